@@ -1,0 +1,55 @@
+"""``lightning-vgg COMMAND``: finds the command and loads only what it needs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from lightning_vgg.experiment.errors import ExperimentError
+
+COMMANDS = {
+    "fit": ("training_cli", "train, then test the best checkpoint"),
+    "validate": ("training_cli", "evaluate a checkpoint on the validation images"),
+    "test": ("training_cli", "evaluate a checkpoint on the test images"),
+    "predict": ("predict", "name the class of image files, by a run"),
+}
+"""Command -> its module, which has main(command, args), and what the help says."""
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """Run one command; returns the exit status: 2 where the user has something to mend."""
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    command, *rest = args
+    try:
+        if command not in COMMANDS:
+            guess = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"did you mean {guess[0]!r}?" if guess else f"there are {', '.join(COMMANDS)}"
+            raise ExperimentError(f"unknown command {command!r}; {hint}")
+        importlib.import_module(f"lightning_vgg.{COMMANDS[command][0]}").main(command, rest)
+    except ExperimentError as error:
+        print(f"lightning-vgg: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def overview() -> str:
+    lines = [f"  {command:<10}{text}" for command, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: lightning-vgg COMMAND ...",
+            "",
+            "VGG networks from recipes, trained with PyTorch Lightning.",
+            "",
+            *lines,
+            "",
+            "lightning-vgg COMMAND --help tells more. To begin:",
+            "  lightning-vgg fit -c configs/quickstart.yaml",
+        ]
+    )

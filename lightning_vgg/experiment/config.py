@@ -1,0 +1,157 @@
+"""YAML files and flags -> specs, without any framework: what every command line of the project has in common."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+
+
+@dataclass(frozen=True)
+class TrainerSpec:
+    """The settings of ``lightning.pytorch.Trainer`` that mean the same in every framework.
+
+    Args:
+        max_epochs: epochs to train.
+        precision: 32-true, 64-true or bf16-mixed.
+        gradient_clip_val: largest norm of all gradients together; null for any.
+        default_root_dir: runs/ goes here; null for the working folder.
+        logger: false to log nothing to W&B.
+        enable_progress_bar: null for a bar on a terminal and a line an epoch elsewhere.
+    """
+
+    max_epochs: int = 10
+    precision: str = "32-true"
+    gradient_clip_val: float | None = None
+    default_root_dir: str | None = None
+    logger: bool | None = None
+    enable_progress_bar: bool | None = None
+
+
+class ExplainsErrors:
+    """For an ArgumentParser: errors name the key, the place and the nearest known key, without a page of usage."""
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        keys = known_keys(self)
+        for path in config_files(sys.argv[1:] if args is None else args):
+            check_yaml(path, keys)
+        return super().parse_args(args, *more, **kwargs)  # type: ignore[misc]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ExperimentError(explain(message, known_keys(self)))
+
+
+class ExplainingParser(ExplainsErrors, ArgumentParser):
+    """Raises ExperimentError where an ArgumentParser exits."""
+
+
+def config_files(args: list[str]) -> list[Path]:
+    """The files given by ``-c FILE``, ``--config FILE`` or ``--config=FILE``."""
+    files = [Path(after) for flag, after in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+    return files + [Path(arg.removeprefix("--config=")) for arg in args if arg.startswith("--config=")]
+
+
+def known_keys(parser: Any) -> list[str]:
+    """Every key of the parser, dotted, those of its subcommands' parsers included."""
+    keys = []
+    for action in parser._actions:
+        if action.dest == "subcommand":
+            for subparser in action.choices.values():
+                keys += known_keys(subparser)
+        keys.append(action.dest)
+    return list(dict.fromkeys(keys))
+
+
+def check_yaml(path: Path, keys: list[str]) -> None:
+    """Refuse a file that is missing, is no mapping, or has a key twice or one that is not among ``keys``.
+
+    Raises:
+        ExperimentError: with the file and the line.
+    """
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExperimentError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path} is no YAML: {error}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise ExperimentError(f"{path} holds no settings: write keys such as 'model:' and 'data:'")
+    _check_mapping(path, root, "", keys)
+
+
+def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, keys: list[str]) -> None:
+    seen = set()
+    for key_node, value_node in node.value:
+        key = f"{prefix}{key_node.value}"
+        place = f"{path}, line {key_node.start_mark.line + 1}"
+        if key in seen:
+            raise ExperimentError(f"{place}: the key {key!r} stands there twice")
+        seen.add(key)
+        has_children = any(known.startswith(f"{key}.") for known in keys)
+        if not has_children and key not in keys:
+            raise ExperimentError(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
+        if has_children and isinstance(value_node, yaml.MappingNode):
+            _check_mapping(path, value_node, f"{key}.", keys)
+
+
+def explain(message: str, keys: list[str]) -> str:
+    """Add the nearest known key to a message of jsonargparse about an unknown flag."""
+    unknown = re.search(
+        r"(?:[Uu]nrecognized arguments: --|ambiguous option: --|Option ')([\w.]+)|Group '(.+)' does not accept option '([\w.]+)",
+        message,
+    )
+    if unknown is None:
+        return message
+    key = unknown[1] or f"{unknown[2]}.{unknown[3]}"
+    return f"unknown flag --{key}{nearest_key(key, keys)}"
+
+
+def nearest_key(key: str, keys: list[str]) -> str:
+    """``; did you mean 'model.network.filters'?``, or nothing where no key is near."""
+    guess = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    if not guess:  # the last word may be right and its place wrong
+        leaves = {known.rpartition(".")[2]: known for known in reversed(keys)}
+        guess = [leaves[name] for name in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.8)]
+    return f"; did you mean {guess[0]!r}?" if guess else ""
+
+
+def add_experiment_arguments(parser: ArgumentParser) -> None:
+    """The keys beside ``trainer`` that every framework reads."""
+    parser.add_argument("--experiment", type=str, default="vgg", help="Runs lie at runs/<experiment>/<name>.")
+    parser.add_argument("--name", type=str | None, default=None, help="Of the run; null for the time and the seed.")
+    parser.add_class_arguments(ModelSpec, "model")
+    parser.add_class_arguments(DataSpec, "data")
+
+
+def framework_free_parser(prog: str, description: str) -> ExplainingParser:
+    """A parser of experiments that loads no framework: for the Keras reference, for checks, and for ``--help``."""
+    parser = ExplainingParser(
+        prog=prog, description=description, usage="%(prog)s -c EXPERIMENT.yaml [-c OVERLAY.yaml] [--KEY VALUE ...]"
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file; later ones win.")
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, order and augmentation.")
+    add_experiment_arguments(parser)
+    parser.add_class_arguments(TrainerSpec, "trainer")
+    return parser
+
+
+def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml keeps: the experiment in full, and the trainer's settings that differ from its defaults.
+
+    Settings that every framework shares are kept in any case.
+    """
+    shared = {field.name for field in fields(TrainerSpec)}
+    kept = {key: config[key] for key in ("experiment", "name", "seed_everything", "model", "data")}
+    kept["trainer"] = {
+        key: value for key, value in config["trainer"].items() if key in shared or value != trainer_defaults[key]
+    }
+    return kept

@@ -1,0 +1,58 @@
+"""Loss and accuracy over the epochs, as a picture for a slide."""
+
+from __future__ import annotations
+
+from typing import IO
+
+_COLOURS = {"train": "#8a96a3", "val": "#1f6feb"}
+_NAMES = {"train": "training", "val": "validation"}
+
+
+def draw_curves(history: list[dict[str, float]], title: str, test_acc: float | None, file: IO[bytes]) -> None:
+    """Draw the rows of history.csv as a PNG of 1,600 x 700 pixels.
+
+    Args:
+        history: rows as RunFolder.read_history gives them.
+        title: of the picture.
+        test_acc: a fraction; drawn as a line where given.
+        file: where the PNG goes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    style = {"fontsize": 13, "color": "#30363d"}
+    figure = Figure(figsize=(16, 7), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=18, fontweight="bold", color="#1b1f24")
+    loss, accuracy = figure.subplots(1, 2)
+    for axes, quantity, factor in ((loss, "loss", 1), (accuracy, "acc", 100)):
+        for part, colour in _COLOURS.items():
+            key = f"{part}_{quantity}"
+            points = [(row["epoch"], row[key] * factor) for row in history if key in row]
+            if not points:
+                continue
+            epochs, values = zip(*points, strict=True)
+            axes.plot(epochs, values, color=colour, linewidth=2.6, marker="o", markersize=5, label=_NAMES[part])
+        axes.set_xlabel("epoch", **style)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="#d8dee4", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=12, colors="#57606a")
+    loss.set_ylabel("cross-entropy (nats)", **style)
+    accuracy.set_ylabel("accuracy (%)", **style)
+    validated = [row for row in history if "val_acc" in row]
+    if validated:
+        best = max(validated, key=lambda row: row["val_acc"])
+        accuracy.plot(
+            best["epoch"], best["val_acc"] * 100, marker="o", markersize=14, fillstyle="none", markeredgewidth=2,
+            color=_COLOURS["val"], linestyle="", label=f"best validation: {best['val_acc']:.2%}, epoch {best['epoch']}",
+        )  # fmt: skip
+    if test_acc is not None:
+        accuracy.axhline(
+            test_acc * 100, color="#cf222e", linestyle="--", linewidth=2, label=f"test images: {test_acc:.2%}"
+        )
+    for axes, place in ((loss, "upper right"), (accuracy, "lower right")):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc=place, fontsize=13, frameon=True, framealpha=0.9, edgecolor="none")
+    figure.savefig(file, format="png")

@@ -1,0 +1,65 @@
+"""DataSpec -> the training, validation and test images, as both frameworks see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_vgg.experiment.batches import Normalization
+from lightning_vgg.experiment.sources import load_images, split_validation, stratified_subset
+from lightning_vgg.experiment.specs import DataSpec
+
+
+class Part(NamedTuple):
+    """uint8 images (N, S, S, 3) and int64 labels (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All images of an experiment.
+
+    Attributes:
+        train, val, test: the parts; val holds no image where the validation fraction is 0.
+        class_names: in the order of the labels.
+        fingerprint: of all images of the source, their labels and class names.
+        normalization: mean and standard deviation of the training images.
+    """
+
+    train: Part
+    val: Part
+    test: Part
+    class_names: tuple[str, ...]
+    fingerprint: str
+    normalization: Normalization
+
+
+def load_dataset(spec: DataSpec) -> Dataset:
+    """Load the images and hold out the validation images.
+
+    Raises:
+        DataError: the images cannot be had, or there are too few.
+    """
+    images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir)
+    chosen = np.arange(len(images.train_labels))
+    if spec.train_images is not None:
+        chosen = stratified_subset(images.train_labels, spec.train_images)
+    train, val = (
+        Part(images.train_images[indices], images.train_labels[indices])
+        for indices in (
+            chosen[part]
+            for part in split_validation(images.train_labels[chosen], spec.validation_fraction, spec.split_seed)
+        )
+    )
+    return Dataset(
+        train=train,
+        val=val,
+        test=Part(images.test_images, images.test_labels),
+        class_names=images.class_names,
+        fingerprint=images.fingerprint,
+        normalization=Normalization.of(train.images),
+    )

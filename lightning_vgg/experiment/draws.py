@@ -1,0 +1,48 @@
+"""(seed, epoch) -> the order of the samples and each one's flip, shift and cutout.
+
+One table of chance for both frameworks, any number of processes, and a resumed run: nothing here has a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_vgg.experiment.specs import AugmentationSpec
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Rows of the table, in the order in which the samples are visited.
+
+    Attributes:
+        index: which image, int64 (N,).
+        flip: whether it is mirrored, bool (N,).
+        shift: pixels down and to the right, int64 (N, 2).
+        cutout: centre of the square, row and column, int64 (N, 2).
+    """
+
+    index: np.ndarray
+    flip: np.ndarray
+    shift: np.ndarray
+    cutout: np.ndarray
+
+    def __getitem__(self, rows: slice) -> Draws:
+        return Draws(self.index[rows], self.flip[rows], self.shift[rows], self.cutout[rows])
+
+
+def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation: AugmentationSpec) -> Draws:
+    """Draw the whole epoch (0, 1, ...) of ``count`` images.
+
+    Each table has a stream of its own, so that switching cutout on leaves the order and the flips as they were.
+    """
+    order, flip, shift, cutout = (
+        np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, stream]))) for stream in range(4)
+    )
+    return Draws(
+        index=order.permutation(count),
+        flip=flip.random(count) < (0.5 if augmentation.flip else 0.0),
+        shift=shift.integers(-augmentation.shift, augmentation.shift + 1, (count, 2)),
+        cutout=cutout.integers(0, image_size, (count, 2)),
+    )

@@ -1,0 +1,8 @@
+"""The one kind of error that is the user's to mend."""
+
+
+class ExperimentError(ValueError):
+    """Something in the experiment cannot be. The message names the thing, the place and the remedy.
+
+    The command line prints it without a traceback.
+    """

@@ -1,0 +1,351 @@
+"""The recipe grammar: ``"conv - batch norm - conv - maxpool - dropout"`` -> :class:`Recipe`.
+
+::
+
+    recipe  = ["Block:"] items
+    items   = item {"-" item}                      an en or em dash will do, too
+    item    = layer | "(" items ")" ["x" N]        a group, repeated N times
+    layer   = word ["(" argument {"," argument} ")"]
+
+Words ignore case and the blanks in them: ``max pool`` is ``maxpool``. As in Keras, ``conv`` and ``dense`` carry an
+activation, ReLU unless an argument names another one: ``conv(5x5, linear)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import ClassVar, Literal
+
+from lightning_vgg.experiment.errors import ExperimentError
+
+ACTIVATIONS = ("linear", "relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid")
+
+BlockKind = Literal["conv", "dense"]
+
+
+class RecipeError(ExperimentError):
+    """A recipe that cannot be read; the message shows the line and points at the word."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Convolution with ``same`` padding, then its activation."""
+
+    word: ClassVar[str] = "conv"
+    kernel: int = 3
+    stride: int = 1
+    activation: str = "relu"
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Fully connected layer, then its activation."""
+
+    word: ClassVar[str] = "dense"
+    activation: str = "relu"
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalization over all but the channel axis."""
+
+    word: ClassVar[str] = "batch norm"
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout; without a rate of its own it takes the network's."""
+
+    word: ClassVar[str] = "dropout"
+    rate: float | None = None
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Max pooling without padding; the stride is the size unless given."""
+
+    word: ClassVar[str] = "maxpool"
+    size: int = 2
+    stride: int | None = None
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """Average pooling without padding; the stride is the size unless given."""
+
+    word: ClassVar[str] = "average pool"
+    size: int = 2
+    stride: int | None = None
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool:
+    """Mean over all pixels: (height, width, channels) -> (channels,)."""
+
+    word: ClassVar[str] = "global average pool"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation that stands alone, such as the ``relu`` after a batch norm."""
+
+    name: str
+
+    @property
+    def word(self) -> str:
+        return self.name
+
+
+Layer = Conv | Dense | BatchNorm | Dropout | MaxPool | AveragePool | GlobalAveragePool | Activation
+
+
+@dataclass(frozen=True)
+class Group:
+    """``(items) xTIMES``; ``times`` is at least 2."""
+
+    items: tuple[Layer | Group, ...]
+    times: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One block of a network: layers and repeated groups of layers, in order.
+
+    ``str`` prints the canonical spelling, and ``parse_recipe(str(recipe)) == recipe``.
+
+    >>> str(parse_recipe("Block: conv – Batch Norm – conv(5) – max pool – dropout(.4)"))
+    'conv - batch norm - conv(5x5) - maxpool - dropout(0.4)'
+    """
+
+    items: tuple[Layer | Group, ...]
+
+    def layers(self) -> Iterator[Layer]:
+        """The layers with every group written out."""
+        return _expand(self.items)
+
+    def __str__(self) -> str:
+        return _spell_items(self.items)
+
+
+def parse_recipe(text: str, kind: BlockKind | None = None) -> Recipe:
+    """Read one block.
+
+    Args:
+        text: the recipe, ``Block:`` prefix allowed.
+        kind: ``"conv"`` or ``"dense"`` admits only the words that make sense in such a block; None admits all.
+
+    Raises:
+        RecipeError: with the line, a caret under the word at fault, and the nearest word known.
+    """
+    return _Parser(text, kind).parse()
+
+
+_WORDS: dict[str, type[Layer]] = {
+    cls.word: cls for cls in (Conv, Dense, BatchNorm, Dropout, MaxPool, AveragePool, GlobalAveragePool)
+}
+_NOT_IN = {"conv": (Dense,), "dense": (Conv, MaxPool, AveragePool, GlobalAveragePool)}
+
+
+def _squeeze(word: str) -> str:
+    return re.sub(r"[\s_]+", "", word).lower()
+
+
+_LAYER_OF = {_squeeze(word): word for word in (*_WORDS, *ACTIVATIONS)}
+_ACTIVATION_OF = {_squeeze(name): name for name in ACTIVATIONS}
+
+
+def _expand(items: tuple[Layer | Group, ...]) -> Iterator[Layer]:
+    for item in items:
+        if isinstance(item, Group):
+            for _ in range(item.times):
+                yield from _expand(item.items)
+        else:
+            yield item
+
+
+def _spell_items(items: tuple[Layer | Group, ...]) -> str:
+    return " - ".join(
+        f"({_spell_items(item.items)}) x{item.times}" if isinstance(item, Group) else spell(item) for item in items
+    )
+
+
+def spell(layer: Layer) -> str:
+    """The canonical spelling of one layer; arguments that equal their default are left out."""
+    if isinstance(layer, Activation):
+        return layer.name
+    arguments = []
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        if value == field.default:
+            continue
+        match field.name:
+            case "kernel" | "size":
+                arguments.append(f"{value}x{value}")
+            case "stride":
+                arguments.append(f"stride {value}")
+            case "bias":
+                arguments.append("no bias")
+            case "rate":
+                arguments.append(format(Decimal(repr(value)), "f"))  # never 1e-05, whose "-" would end the word
+            case _:
+                arguments.append(value)
+    return layer.word + (f"({', '.join(arguments)})" if arguments else "")
+
+
+@dataclass(frozen=True)
+class _Token:
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+class _Parser:
+    """Recursive descent over the tokens of one line."""
+
+    def __init__(self, text: str, kind: BlockKind | None) -> None:
+        self.text = text
+        self.kind = kind
+        prefix = re.match(r"\s*block\s*:", text, re.IGNORECASE)
+        start = prefix.end() if prefix else 0
+        self.tokens = [
+            _Token(match.group().strip(), match.start() + len(match.group()) - len(match.group().lstrip()))
+            for match in re.compile(r"[()–—,-]|[^()–—,-]+").finditer(text, start)
+            if match.group().strip()
+        ]
+        self.position = 0
+
+    def parse(self) -> Recipe:
+        if not self.tokens:
+            raise RecipeError("an empty recipe: write layers such as 'conv - batch norm - maxpool'")
+        items = self._items()
+        if (token := self._peek()) is not None:
+            raise self._error(token, f"unexpected {token.text!r}")
+        return Recipe(items)
+
+    def _peek(self) -> _Token | None:
+        return self.tokens[self.position] if self.position < len(self.tokens) else None
+
+    def _next(self, wanted: str) -> _Token:
+        token = self._peek()
+        if token is None:
+            raise self._error(_Token(" ", len(self.text)), f"the line ends where {wanted} should stand")
+        self.position += 1
+        return token
+
+    def _items(self) -> tuple[Layer | Group, ...]:
+        items = list(self._item())
+        while (token := self._peek()) is not None and token.text in "-–—":
+            self.position += 1
+            items += self._item()
+        return tuple(items)
+
+    def _item(self) -> tuple[Layer | Group, ...]:
+        token = self._next("a layer")
+        if token.text == "(":
+            return self._group()
+        if token.text in ")-–—,":
+            raise self._error(token, f"{token.text!r} where a layer should stand")
+        return (self._layer(token),)
+
+    def _group(self) -> tuple[Layer | Group, ...]:
+        items = self._items()
+        self._close()
+        token = self._peek()
+        if token is None or token.text in ")-–—":
+            return items
+        self.position += 1
+        times = re.fullmatch(r"[x×*]\s*(\d+)", token.text, re.IGNORECASE)
+        if times is None or int(times[1]) < 1:
+            raise self._error(token, f"a group is repeated with 'x3', not with {token.text!r}")
+        return items if int(times[1]) == 1 else (Group(items, int(times[1])),)
+
+    def _close(self) -> None:
+        token = self._next("')'")
+        if token.text != ")":
+            raise self._error(token, f"{token.text!r} where ')' or '-' should stand")
+
+    def _layer(self, token: _Token) -> Layer:
+        word = _LAYER_OF.get(_squeeze(token.text))
+        if word is None:
+            raise self._error(token, f"unknown layer {token.text!r}", nearest=_LAYER_OF)
+        cls = _WORDS.get(word)
+        if self.kind is not None and cls in _NOT_IN[self.kind]:
+            raise self._error(token, f"{word!r} has no place in a {self.kind} block")
+        arguments = self._arguments()
+        if cls is None:
+            if arguments:
+                raise self._error(arguments[0], f"{word!r} takes no arguments")
+            return Activation(word)
+        values: dict[str, object] = {}
+        for argument in arguments:
+            name, value = self._argument(cls, argument)
+            if name in values:
+                raise self._error(argument, f"{word!r} is given two values for its {name}")
+            values[name] = value
+        return cls(**values)  # type: ignore[arg-type]
+
+    def _arguments(self) -> list[_Token]:
+        token = self._peek()
+        if token is None or token.text != "(":
+            return []
+        self.position += 1
+        arguments = [self._next("an argument")]
+        while (token := self._next("')'")).text == ",":
+            arguments.append(self._next("an argument"))
+        if token.text != ")":
+            raise self._error(token, f"{token.text!r} where ')' or ',' should stand")
+        return arguments
+
+    def _argument(self, cls: type[Layer], token: _Token) -> tuple[str, object]:
+        known = {field.name for field in fields(cls)}
+        text = token.text.lower()
+        if "rate" in known:
+            return "rate", self._rate(token)
+        if size := re.fullmatch(r"(\d+)(?:\s*[x×]\s*(\d+))?", text):
+            name = next((name for name in ("kernel", "size") if name in known), None)
+            if name is not None:
+                return name, self._square(token, size)
+        if (stride := re.fullmatch(r"stride\s*(\d+)", text)) and "stride" in known:
+            return "stride", self._positive(token, stride[1])
+        if re.fullmatch(r"no\s*bias", text) and "bias" in known:
+            return "bias", False
+        if "activation" in known:
+            if _squeeze(text) in _ACTIVATION_OF:
+                return "activation", _ACTIVATION_OF[_squeeze(text)]
+            raise self._error(token, f"{cls.word!r} has no argument {token.text!r}", nearest=_ACTIVATION_OF)
+        raise self._error(token, f"{cls.word!r} has no argument {token.text!r}")
+
+    def _square(self, token: _Token, match: re.Match[str]) -> int:
+        if match[2] is not None and int(match[1]) != int(match[2]):
+            raise self._error(token, f"only square windows are known, {token.text!r} is not one")
+        return self._positive(token, match[1])
+
+    def _positive(self, token: _Token, digits: str) -> int:
+        if int(digits) < 1:
+            raise self._error(token, f"{token.text!r} must be at least 1")
+        return int(digits)
+
+    def _rate(self, token: _Token) -> float:
+        try:
+            rate = float(token.text)
+        except ValueError:
+            rate = -1.0
+        if not 0 <= rate < 1:
+            raise self._error(token, f"a dropout rate lies in [0, 1), {token.text!r} does not")
+        return rate
+
+    def _error(self, token: _Token, message: str, nearest: dict[str, str] | None = None) -> RecipeError:
+        guess = difflib.get_close_matches(_squeeze(token.text), nearest or {}, n=1, cutoff=0.5)
+        hint = f"; did you mean {(nearest or {})[guess[0]]!r}?" if guess else ""
+        line_start = self.text.rfind("\n", 0, token.start) + 1
+        line = self.text[line_start:].split("\n")[0]
+        return RecipeError(f"{message}{hint}\n  {line}\n  {' ' * (token.start - line_start)}{'^' * len(token.text)}")

@@ -1,0 +1,89 @@
+"""Where Keras and PyTorch disagree by default: every difference is one field here, and has a value for each.
+
+Sources: the code of Keras 3.15 and PyTorch 2.14.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from lightning_vgg.experiment.errors import ExperimentError
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """One resolved value for each switch.
+
+    Attributes:
+        initialization: Keras: Glorot uniform, biases 0; torch: U(±1/√fan_in) for weights and biases alike.
+        batch_norm_epsilon: added to the variance.
+        batch_norm_momentum: share of the OLD value that a running statistic keeps (torch writes 1 minus that).
+        batch_norm_variance: divisor of the running variance, n (biased) or n - 1 (unbiased).
+        strided_padding: a strided convolution pads the odd pixel at the end, or alike on both sides.
+        adam_epsilon: the default of optimizer.epsilon.
+        adam_formula: epsilon is added to √v before the bias correction, or after it.
+        adamw_decay: AdamW's default of optimizer.weight_decay.
+        weight_decay: of sgd and adam: decoupled, w -= rate · decay · w, or coupled: added to the gradient as L2.
+        sgd_velocity: momentum keeps rate · gradient, or the gradient alone; they part when the rate moves.
+        clip_epsilon: added to the norm of the gradient before dividing by it.
+    """
+
+    initialization: Literal["glorot_uniform", "kaiming_uniform"]
+    batch_norm_epsilon: float
+    batch_norm_momentum: float
+    batch_norm_variance: Literal["biased", "unbiased"]
+    strided_padding: Literal["end", "both"]
+    adam_epsilon: float
+    adam_formula: Literal["uncorrected", "corrected"]
+    adamw_decay: float
+    weight_decay: Literal["decoupled", "coupled"]
+    sgd_velocity: Literal["with_rate", "without_rate"]
+    clip_epsilon: float
+
+
+KERAS = Semantics(
+    initialization="glorot_uniform",
+    batch_norm_epsilon=1e-3,
+    batch_norm_momentum=0.99,
+    batch_norm_variance="biased",
+    strided_padding="end",
+    adam_epsilon=1e-7,
+    adam_formula="uncorrected",
+    adamw_decay=0.004,
+    weight_decay="decoupled",
+    sgd_velocity="with_rate",
+    clip_epsilon=0.0,
+)
+
+TORCH = Semantics(
+    initialization="kaiming_uniform",
+    batch_norm_epsilon=1e-5,
+    batch_norm_momentum=0.9,
+    batch_norm_variance="unbiased",
+    strided_padding="both",
+    adam_epsilon=1e-8,
+    adam_formula="corrected",
+    adamw_decay=0.01,
+    weight_decay="coupled",
+    sgd_velocity="without_rate",
+    clip_epsilon=1e-6,
+)
+
+SWITCHES = tuple(field.name for field in fields(Semantics))
+
+
+def resolve_semantics(semantics: Literal["keras", "torch"], exceptions: list[str]) -> Semantics:
+    """The values of ``semantics``, those of the other framework for the switches in ``exceptions``.
+
+    Raises:
+        ExperimentError: an exception is no switch; the message names the nearest.
+    """
+    base, other = (KERAS, TORCH) if semantics == "keras" else (TORCH, KERAS)
+    for name in exceptions:
+        if name not in SWITCHES:
+            guess = difflib.get_close_matches(name, SWITCHES, n=1)
+            hint = f"did you mean {guess[0]!r}?" if guess else f"the switches are {', '.join(SWITCHES)}"
+            raise ExperimentError(f"model.semantics_except: unknown switch {name!r}; {hint}")
+    return replace(base, **{name: getattr(other, name) for name in exceptions})

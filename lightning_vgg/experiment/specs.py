@@ -1,0 +1,178 @@
+"""What an experiment is, in no framework's words: the dataclasses behind the YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_vgg.experiment.errors import ExperimentError
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A VGG: convolutional blocks, then dense blocks, then the classifier (one logit a class).
+
+    Args:
+        conv_block: recipe of the convolutional blocks: one for all, or a list with one for each of ``filters``.
+        filters: width of each convolutional block.
+        dense_block: recipe of the dense blocks: one for all, or a list with one for each of ``units``.
+        units: width of each dense block; none for a linear classifier.
+        dropout: rate of every ``dropout`` that is written without one.
+    """
+
+    conv_block: str | list[str] = "conv - batch norm - conv - maxpool - dropout"
+    filters: list[int] = field(default_factory=lambda: [32, 64, 128])
+    dense_block: str | list[str] = "dense - dropout"
+    units: list[int] = field(default_factory=lambda: [128])
+    dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ExperimentError(f"network.dropout lies in [0, 1), not {self.dropout}")
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """The optimizer.
+
+    Args:
+        name: sgd, adam or adamw.
+        learning_rate: the schedule's highest rate.
+        momentum: of sgd.
+        nesterov: of sgd.
+        beta1: of adam and adamw: decay of the mean of gradients.
+        beta2: of adam and adamw: decay of the mean of squared gradients.
+        epsilon: of adam and adamw; null for the default of the semantics.
+        weight_decay: null for the default of the semantics.
+        decay_all: whether weight decay shrinks biases and batch norm, too, as both frameworks do.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float | None = None
+    weight_decay: float | None = None
+    decay_all: bool = True
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ExperimentError(f"optimizer.learning_rate must be above 0, not {self.learning_rate}")
+        if self.nesterov and self.momentum == 0:
+            raise ExperimentError("optimizer.nesterov needs optimizer.momentum above 0")
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """How the learning rate moves, step by step.
+
+    Args:
+        name: constant; step: times ``factor`` at each of ``milestones``; cosine: down to ``factor`` times the
+            rate; one_cycle: up to the rate at ``warmup``, then down to ``factor`` times the rate, both along a cosine.
+        warmup: share of the training in which the rate rises linearly from near 0 (for one_cycle: to its peak).
+        milestones: of step: shares of the training, such as 0.5 and 0.75.
+        factor: see name.
+    """
+
+    name: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
+    warmup: float = 0.0
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ExperimentError(f"schedule.warmup is a share of the training in [0, 1), not {self.warmup}")
+        if any(not 0 < milestone < 1 for milestone in self.milestones):
+            raise ExperimentError(f"schedule.milestones are shares of the training between 0 and 1, not {self.milestones}")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The network and how it learns.
+
+    Args:
+        network: the blocks.
+        optimizer: the optimizer.
+        schedule: the learning rate over the steps.
+        semantics: whose defaults the Lightning side follows where the frameworks differ.
+        semantics_except: switches that follow the other framework, by name (``batch_norm_epsilon``, ...).
+        label_smoothing: share of the target spread evenly over all classes.
+        init_from: a .safetensors file to start from instead of random weights.
+        channels_last: store images with their channels last, which is faster for convolutions.
+        compile: compile the network with torch.compile.
+    """
+
+    network: NetworkSpec = field(default_factory=NetworkSpec)
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    semantics: Literal["keras", "torch"] = "keras"
+    semantics_except: list[str] = field(default_factory=list)
+    label_smoothing: float = 0.0
+    init_from: str | None = None
+    channels_last: bool = True
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
+
+
+@dataclass(frozen=True)
+class AugmentationSpec:
+    """Random changes of the training images, drawn anew for each image in each epoch.
+
+    Args:
+        flip: mirror left and right with probability 1/2.
+        shift: move by up to this many pixels along each axis; what comes in is the reflected image.
+        cutout: side of a square that is set to the mean colour; 0 for none.
+    """
+
+    flip: bool = False
+    shift: int = 0
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift < 0 or self.cutout < 0:
+            raise ExperimentError("augmentation.shift and augmentation.cutout are counts of pixels, at least 0")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The images.
+
+    Args:
+        source: cifar10 (downloaded once), digits (1,797 scanned digits that scikit-learn brings), or folder:
+            ``train/<class>/*`` and ``test/<class>/*`` under root, or an archive of that.
+        root: cifar10: a folder, a cifar-10-python.tar.gz, or a mirror's URL; folder: the folder, .zip or .tar(.gz/.xz).
+        image_size: pixels a side; images of another size are resized.
+        train_images: use only this many of the training images, all classes alike.
+        validation_fraction: share of the training images held out to choose the best epoch.
+        split_seed: another number holds out other images.
+        batch_size: images a training step, over all devices.
+        eval_batch_size: images a validation or test step, over all devices.
+        augmentation: random changes of the training images.
+        cache_dir: where downloads and decoded images are kept; null for the user's cache folder.
+    """
+
+    source: Literal["cifar10", "digits", "folder"] = "cifar10"
+    root: str | None = None
+    image_size: int = 32
+    train_images: int | None = None
+    validation_fraction: float = 0.1
+    split_seed: int = 0
+    batch_size: int = 128
+    eval_batch_size: int = 500
+    augmentation: AugmentationSpec = field(default_factory=AugmentationSpec)
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.image_size, self.batch_size, self.eval_batch_size) < 1:
+            raise ExperimentError("data.image_size, data.batch_size and data.eval_batch_size must be at least 1")
+        if not 0 <= self.validation_fraction < 1:
+            raise ExperimentError(f"data.validation_fraction lies in [0, 1), not {self.validation_fraction}")
+        if self.augmentation.shift >= self.image_size:
+            raise ExperimentError(
+                f"data.augmentation.shift ({self.augmentation.shift}) must be below data.image_size ({self.image_size})"
+            )

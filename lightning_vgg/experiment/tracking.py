@@ -1,0 +1,50 @@
+"""How a run shows in Weights & Biases: alike for both frameworks, and never in anybody's way."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from typing import Any
+
+from lightning_vgg.experiment.runs import RunFolder
+
+PROJECT = "lightning-vgg"
+STEP = "trainer/global_step"
+"""The step axis of every curve, as lightning's WandbLogger names it."""
+
+
+def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``wandb.init``.
+
+    Without an API key the run is kept offline in the run folder, to be sent by ``wandb sync``: no prompt, no connection.
+    ``WANDB_MODE``, ``WANDB_PROJECT`` and ``WANDB_ENTITY`` have their usual meaning.
+
+    Args:
+        run: the curves lie in its wandb/.
+        experiment: the group.
+        framework: the job type, ``lightning`` or ``keras``.
+        config: the whole configuration.
+    """
+    import wandb
+
+    os.environ.setdefault("WANDB_MODE", "online" if has_api_key() else "offline")
+    return {
+        "project": os.environ.get("WANDB_PROJECT", PROJECT),
+        "name": run.path.name,
+        "group": experiment,
+        "job_type": framework,
+        "dir": str(run.path),
+        "config": config,
+        "settings": wandb.Settings(silent=os.environ["WANDB_MODE"] == "offline", console="off"),
+    }
+
+
+def has_api_key() -> bool:
+    """Whether wandb would find a key: in WANDB_API_KEY or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0].split(":")[0]
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,147 @@
+"""The LightningCLI of this project: specs instead of classes, and a run folder for every fit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+
+from lightning_vgg.callbacks import RunRecorder
+from lightning_vgg.data import ImageData
+from lightning_vgg.experiment.config import ExplainsErrors, add_experiment_arguments, config_files, readable_config
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.tracking import wandb_arguments
+from lightning_vgg.vgg import VGGClassifier
+
+
+def run_command(command: str, args: list[str]) -> ExperimentCLI:
+    """Run ``fit``, ``validate`` or ``test`` with its command line."""
+    sys.argv = ["lightning-vgg", command, *args]  # LightningCLI reads flags from there and nowhere else without a warning
+    return ExperimentCLI(
+        parser_class=ExperimentParser,
+        save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults={"max_epochs": 10, "log_every_n_steps": 1, "num_sanity_val_steps": 0},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+    )
+
+
+class ExperimentParser(ExplainsErrors, LightningArgumentParser):
+    """LightningArgumentParser with errors that help."""
+
+
+class ExperimentCLI(LightningCLI):
+    """Builds the data, the network, the run folder and the trainer of an experiment."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        add_experiment_arguments(parser)
+
+    def _parse_ckpt_path(self) -> None:
+        """Settings come from YAML and flags alone; a checkpoint holds none."""
+
+    def instantiate_classes(self) -> None:
+        assert self.subcommand is not None
+        self.config_init = self.parser.instantiate(self.config)
+        config = self.config_init[self.subcommand]
+        plan_network(config.model.network, config.data.image_size, num_classes=2)  # refuse before any image is read
+        self.datamodule = ImageData(config.data, seed=config.seed_everything)
+        self.model = VGGClassifier(config.model, config.data.image_size, self.datamodule.num_classes)
+        self.run = self._run_folder(config)
+        config.ckpt_path = self._checkpoint(config.ckpt_path)
+        self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
+
+    def _run_folder(self, config: Any) -> RunFolder:
+        root = Path(config.trainer.default_root_dir or ".")
+        if self.subcommand == "fit" and config.ckpt_path is None:
+            run = RunFolder.create(root, config.experiment, config.name, config.seed_everything)
+            run.write_config(self._config_text())
+            return run
+        if config.ckpt_path not in (None, "best", "last"):
+            return RunFolder.open(Path(config.ckpt_path).parent.parent)
+        given = config_files(sys.argv)
+        if given and (given[-1].parent / "checkpoints").is_dir():
+            return RunFolder.open(given[-1].parent)
+        runs = sorted((root / "runs" / config.experiment).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if config.name is not None:
+            runs = [path for path in runs if path.parent.parent.name == config.name]
+        if not runs:
+            raise ExperimentError(
+                f"{self.subcommand} needs a trained run and finds none in {root / 'runs' / config.experiment}: "
+                "give its settings by -c RUN/config.yaml, or a file by --ckpt_path RUN/checkpoints/last.ckpt"
+            )
+        return RunFolder.open(runs[-1].parent.parent)
+
+    def _checkpoint(self, asked: str | None) -> str | None:
+        if self.subcommand == "fit" and asked is None:
+            return None
+        if asked not in (None, "best", "last"):
+            path = Path(asked)
+        elif asked == "last":
+            path = self.run.checkpoints / "last.ckpt"
+        else:
+            path = max(self.run.checkpoints.glob("best_*.ckpt"), default=self.run.checkpoints / "best_*.ckpt")
+        if not path.is_file():
+            raise ExperimentError(f"there is no checkpoint {path}")
+        return str(path)
+
+    def _trainer_arguments(self, config: Any) -> dict[str, Any]:
+        fitting = self.subcommand == "fit"
+        bar = config.trainer.enable_progress_bar
+        if bar is None:
+            bar = sys.stderr.isatty()
+        recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
+        logger = config.trainer.logger
+        if logger in (None, True):
+            logger = self._wandb_logger(config) if fitting and not config.trainer.fast_dev_run else False
+        return {
+            "callbacks": [*(config.trainer.callbacks or []), recorder],
+            "enable_progress_bar": bar,
+            "enable_model_summary": fitting and bar,
+            "logger": logger,
+        }
+
+    def _wandb_logger(self, config: Any) -> WandbLogger:
+        arguments = wandb_arguments(self.run, config.experiment, "lightning", yaml.safe_load(self._config_text()))
+        return WandbLogger(save_dir=arguments.pop("dir"), **arguments)
+
+    def _config_text(self) -> str:
+        parser = self._parser(self.subcommand)
+        config, defaults = (
+            yaml.safe_load(parser.dump(values, skip_none=False, skip_validation=True))
+            for values in (self.config[self.subcommand], parser.get_defaults())
+        )
+        return yaml.safe_dump(readable_config(config, defaults["trainer"]), sort_keys=False, width=110)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, and say which one it was."""
+        if self.trainer.interrupted or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        recorder = self.trainer.checkpoint_callback
+        assert isinstance(recorder, RunRecorder)
+        self.trainer.test(self.model, self.datamodule, ckpt_path=recorder.best_model_path, verbose=False)
+        self._say_test_result()
+
+    def after_test(self) -> None:
+        self._say_test_result()
+
+    def _say_test_result(self) -> None:
+        record = self.run.read_record()
+        if self.trainer.is_global_zero:
+            print(
+                f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
+                f"run      {self.run.path}\ncurves   {self.run.path / 'curves.png'}"
+            )

@@ -1,0 +1,142 @@
+"""OptimizerSpec -> a torch optimizer that follows the resolved semantics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_vgg.experiment.semantics import Semantics
+from lightning_vgg.experiment.specs import OptimizerSpec
+
+
+def build_optimizer(network: nn.Module, spec: OptimizerSpec, semantics: Semantics) -> Optimizer:
+    """The optimizer over all parameters of ``network`` that require gradients."""
+    decay = spec.weight_decay
+    if decay is None:
+        decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
+    groups = _parameter_groups(network, decay, spec.decay_all)
+    decoupled = spec.name == "adamw" or semantics.weight_decay == "decoupled"
+    if spec.name == "sgd":
+        with_rate = semantics.sgd_velocity == "with_rate"
+        if not with_rate and not decoupled:
+            return torch.optim.SGD(groups, spec.learning_rate, spec.momentum, nesterov=spec.nesterov, fused=True)
+        return VelocitySGD(
+            groups, spec.learning_rate, spec.momentum, spec.nesterov, rate_in_velocity=with_rate, decoupled=decoupled
+        )
+    epsilon = semantics.adam_epsilon if spec.epsilon is None else spec.epsilon
+    adam = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = adam(groups, spec.learning_rate, (spec.beta1, spec.beta2), eps=epsilon, fused=True)
+    if semantics.adam_formula == "uncorrected":
+        for group in optimizer.param_groups:
+            group["uncorrected_eps"], group["steps"] = epsilon, 0
+        optimizer.register_step_pre_hook(correct_epsilon)
+    return optimizer
+
+
+def correct_epsilon(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Keras adds epsilon to √v, torch to √v / √(1 - beta2^t): dividing epsilon by that root makes them equal."""
+    for group in optimizer.param_groups:
+        group["steps"] += 1
+        group["eps"] = group["uncorrected_eps"] / math.sqrt(1 - group["betas"][1] ** group["steps"])
+
+
+def _parameter_groups(network: nn.Module, decay: float, decay_all: bool) -> list[dict[str, Any]]:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if decay_all or not decay:
+        return [{"params": parameters, "weight_decay": decay}]
+    # Biases and batch norm are vectors, kernels are not.
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+class VelocitySGD(Optimizer):
+    """SGD as Keras has it: v = momentum · v - rate · g, then w += v; decoupled decay w -= rate · decay · w comes first.
+
+    torch's SGD leaves the rate out of the velocity, so that a change of the rate acts at once on all past gradients.
+
+    Args:
+        params: parameters or groups with ``weight_decay``.
+        lr: the rate.
+        momentum: share of the velocity that is kept.
+        nesterov: w += momentum · v - rate · g instead.
+        rate_in_velocity: False gives torch's rule.
+        decoupled: False adds decay · w to the gradient instead.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        *,
+        rate_in_velocity: bool = True,
+        decoupled: bool = True,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "nesterov": nesterov,
+                "rate_in_velocity": rate_in_velocity,
+                "decoupled": decoupled,
+                "weight_decay": 0.0,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._update(weights, [weight.grad for weight in weights], group)
+        return loss
+
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """All tensors of a group at once: ``_foreach`` runs one kernel for many small tensors."""
+        rate, momentum = group["lr"], group["momentum"]
+        if group["weight_decay"]:
+            if group["decoupled"]:
+                torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+            else:
+                gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        if not momentum:
+            torch._foreach_add_(weights, gradients, alpha=-rate)
+            return
+        for weight in weights:
+            if "velocity" not in self.state[weight]:
+                self.state[weight]["velocity"] = torch.zeros_like(weight)
+        velocities = [self.state[weight]["velocity"] for weight in weights]
+        # Without the rate the velocity sums plain gradients, and the rate comes in when the weights move.
+        gradient_factor, step_factor = (-rate, 1.0) if group["rate_in_velocity"] else (1.0, -rate)
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, gradients, alpha=gradient_factor)
+        if group["nesterov"]:
+            torch._foreach_add_(weights, velocities, alpha=momentum * step_factor)
+            torch._foreach_add_(weights, gradients, alpha=-rate)
+        else:
+            torch._foreach_add_(weights, velocities, alpha=step_factor)
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float, epsilon: float) -> Tensor:
+    """Scale all gradients by min(1, max_norm / (their common norm + epsilon)), in place; returns the norm.
+
+    torch's own adds 1e-6 to the norm, Keras nothing.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    scale = (max_norm / (norm + epsilon)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, scale)
+    return norm

@@ -1,0 +1,142 @@
+"""The VGG as a LightningModule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassStatScores
+
+from lightning_vgg.blocks import build_network
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.specs import ModelSpec
+from lightning_vgg.optim import build_optimizer, clip_gradients
+
+
+class Scores(nn.Module):
+    """Mean loss and accuracy over all images seen since the last reset, in float64."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self.counts = MulticlassStatScores(num_classes, average="none", validate_args=False)
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch: logits (B, classes), labels (B,), its mean loss ()."""
+        self.loss.update(loss, weight=len(labels))
+        self.counts.update(logits, labels)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy, float64 scalars."""
+        right, total = self._right_and_total()
+        return self.loss.compute(), right.sum() / total.sum()
+
+    def accuracy_per_class(self) -> Tensor:
+        """float64 (classes,); NaN for a class without images."""
+        right, total = self._right_and_total()
+        return right / total
+
+    def _right_and_total(self) -> tuple[Tensor, Tensor]:
+        """Images of each class: rightly classified, and in all."""
+        true_positive, _, _, _, support = self.counts.compute().double().unbind(1)
+        return true_positive, support
+
+    def reset(self) -> None:
+        self.loss.reset()
+        self.counts.reset()
+
+
+class VGGClassifier(LightningModule):
+    """Trains and evaluates the network of a ModelSpec on images (B, 3, S, S) with integer labels (B,).
+
+    Logs train_loss, train_acc, val_loss, val_acc and learning_rate once an epoch; test_loss and test_acc in the test.
+
+    Args:
+        spec: the network and how it learns.
+        image_size: S, in pixels.
+        num_classes: logits.
+    """
+
+    def __init__(self, spec: ModelSpec, image_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.plan = plan_network(spec.network, image_size, num_classes)
+        self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        self.network: nn.Module = build_network(self.plan, self.semantics)
+        if spec.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if spec.compile:
+            self.network.compile()
+        self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in ("train", "val", "test")})
+        self.test_outputs: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes)."""
+        if not self.spec.channels_last:
+            images = images.contiguous()
+        return self.network(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
+        self.scores["train_scores"].update(logits.detach(), labels, loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._log_scores("train")
+        self.log("learning_rate", self.rates[self.global_step - 1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.test_outputs = []
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        logits = self._evaluate("test", batch)
+        self.test_outputs.append((batch[1].cpu(), logits.float().cpu()))
+
+    def on_test_epoch_end(self) -> None:
+        self.test_acc_per_class = self.scores["test_scores"].accuracy_per_class().tolist()
+        self._log_scores("test")
+
+    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        self.scores[f"{part}_scores"].update(logits, labels, F.cross_entropy(logits, labels))
+        return logits
+
+    def _log_scores(self, part: str) -> None:
+        loss, accuracy = self.scores[f"{part}_scores"].compute()
+        self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True)
+        self.scores[f"{part}_scores"].reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics)
+        factors = rate_factors(self.spec.schedule, int(self.trainer.estimated_stepping_batches))
+        self.rates = (factors * self.spec.optimizer.learning_rate).tolist()
+        factors = factors.tolist()  # a numpy number in a checkpoint could not be read back safely
+        # The scheduler asks for one rate more than there are steps.
+        scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val:
+            clip_gradients(self.network.parameters(), gradient_clip_val, self.semantics.clip_epsilon)
