@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from lightning_vgg.experiment.recipe import (
 )
 from lightning_vgg.experiment.semantics import Semantics
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
     "relu": nn.ReLU,
     "leaky relu": lambda: nn.LeakyReLU(0.2),  # Keras's slope; torch's own default is 0.01

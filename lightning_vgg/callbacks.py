@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import re
 import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -75,8 +77,9 @@ class RunRecorder(ModelCheckpoint):
         row = {key: row[key] for key in HISTORY_COLUMNS if key in row}
         self.run.write_history(row)
         self.draw_curves()
-        assert isinstance(trainer.datamodule, ImageData)  # type: ignore[attr-defined]
-        images = min(trainer.num_training_batches * trainer.datamodule.spec.batch_size, trainer.datamodule.count("train"))
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageData)
+        images = min(trainer.num_training_batches * data.spec.batch_size, data.count("train"))
         self.images_per_second.append(images / self.train_seconds)
         self.run.update_record(
             images_per_second=round(statistics.median(self.images_per_second), 1), peak_memory_bytes=peak_memory()
@@ -109,7 +112,9 @@ class RunRecorder(ModelCheckpoint):
 def epoch_line(row: dict[str, float], epochs: int | None) -> str:
     """``epoch  3/10  train_loss 0.8123  train_acc 71.20 %  ...  12.3 s``."""
     words = [f"epoch {row['epoch']:3.0f}/{epochs}"]
-    words += [f"{key} {row[key]:.4f}" if "loss" in key else f"{key} {row[key]:.2%}" for key in row if key[-4:] in ("loss", "_acc")]
+    for key, value in row.items():
+        if key.endswith(("_loss", "_acc")):
+            words.append(f"{key} {value:.4f}" if key.endswith("_loss") else f"{key} {value:.2%}")
     return "  ".join([*words, f"{row['seconds']:.1f} s"])
 
 
@@ -121,8 +126,12 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     device = module.device
     return {
         "framework": "lightning",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "processes": trainer.world_size,
         "precision": str(trainer.precision),
@@ -136,6 +145,16 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in parameters),
         "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
     }
+
+
+def processor_name() -> str:
+    """The processor's model name where the system tells it."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        cpuinfo = ""
+    name = re.search(r"model name\s*:\s*(.+)", cpuinfo)
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:

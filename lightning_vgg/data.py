@@ -22,7 +22,7 @@ from lightning_vgg.experiment.specs import DataSpec
 class TrainRows(NamedTuple):
     """A training batch before it is cut: see :class:`~lightning_vgg.experiment.draws.Draws`."""
 
-    index: Tensor
+    image: Tensor
     flip: Tensor
     shift: Tensor
     cutout: Tensor
@@ -31,7 +31,7 @@ class TrainRows(NamedTuple):
 class EvalRows(NamedTuple):
     """An evaluation batch before it is cut: which images, int64 (B,)."""
 
-    index: Tensor
+    image: Tensor
 
 
 class TrainLoader:
@@ -89,9 +89,7 @@ class EvalLoader:
 class DeviceImages:
     """uint8 images (N, S, S, C) and labels (N,) on one device, and the arithmetic that makes float batches of them."""
 
-    def __init__(
-        self, part: Part, normalization: Normalization, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, part: Part, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
         self.images = torch.from_numpy(part.images).to(device)
         self.labels = torch.from_numpy(part.labels).to(device)
         self.size = part.images.shape[1]
@@ -102,23 +100,23 @@ class DeviceImages:
 
     def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
         """float (B, C, S, S), its channels last in memory, and labels int64 (B,)."""
-        return self._normalized(self.images.index_select(0, rows.index)), self.labels[rows.index]
+        return self._normalized(self.images.index_select(0, rows.image)), self.labels[rows.image]
 
     def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor]:
         """As :func:`lightning_vgg.experiment.batches.cut_batch`, bit for bit, as (B, C, S, S)."""
         size = self.size
-        axis = torch.arange(size, device=rows.index.device)
+        axis = torch.arange(size, device=rows.image.device)
         row = _reflect(axis - rows.shift[:, :1], size)
         column = axis - rows.shift[:, 1:]
         column = _reflect(torch.where(rows.flip[:, None], size - 1 - column, column), size)
         # One gather of whole pixels does the lookup, the flip and the shift.
-        pixel = (rows.index[:, None, None] * size + row[:, :, None]) * size + column[:, None, :]
+        pixel = (rows.image[:, None, None] * size + row[:, :, None]) * size + column[:, None, :]
         batch = self._normalized(self.images.view(-1, self.images.shape[-1]).index_select(0, pixel.view(-1)))
         if cutout:
             first = rows.cutout - cutout // 2
             inside = (axis >= first[..., None]) & (axis < first[..., None] + cutout)
             batch = batch.masked_fill(inside[:, 0, None, :, None] & inside[:, 1, None, None, :], 0)
-        return batch, self.labels[rows.index]
+        return batch, self.labels[rows.image]
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         flat = pixels.view(-1, self.mean.numel()).to(self.mean.dtype).sub_(self.mean).mul_(self.scale)
@@ -185,9 +183,9 @@ class ImageData(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         assert self.trainer is not None
         if isinstance(batch, TrainRows):
-            return self._device_images("train", batch.index.device).training_batch(batch, self.spec.augmentation.cutout)
+            return self._device_images("train", batch.image.device).training_batch(batch, self.spec.augmentation.cutout)
         part = "test" if self.trainer.testing else "val"
-        return self._device_images(part, batch.index.device).evaluation_batch(batch)
+        return self._device_images(part, batch.image.device).evaluation_batch(batch)
 
     def _device_images(self, part: str, device: torch.device) -> DeviceImages:
         if part not in self._on_device:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,21 @@ from lightning_vgg.vgg import VGGClassifier
 
 def run_command(command: str, args: list[str]) -> ExperimentCLI:
     """Run ``fit``, ``validate`` or ``test`` with its command line."""
-    sys.argv = ["lightning-vgg", command, *args]  # LightningCLI reads flags from there and nowhere else without a warning
+    sys.argv = ["lightning-vgg", command, *args]  # LightningCLI reads flags from there; elsewhere it warns
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
+    # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     return ExperimentCLI(
         parser_class=ExperimentParser,
         save_config_callback=None,
         seed_everything_default=0,
-        trainer_defaults={"max_epochs": 10, "log_every_n_steps": 1, "num_sanity_val_steps": 0},
+        trainer_defaults={
+            "max_epochs": 10,
+            "precision": "32-true",
+            "log_every_n_steps": 1,  # nothing is logged by the step; a larger number only warns of short epochs
+            "num_sanity_val_steps": 0,
+        },
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
     )
@@ -75,9 +86,8 @@ class ExperimentCLI(LightningCLI):
         given = config_files(sys.argv)
         if given and (given[-1].parent / "checkpoints").is_dir():
             return RunFolder.open(given[-1].parent)
-        runs = sorted((root / "runs" / config.experiment).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if config.name is not None:
-            runs = [path for path in runs if path.parent.parent.name == config.name]
+        checkpoints = (root / "runs" / config.experiment).glob(f"{config.name or '*'}/checkpoints/last.ckpt")
+        runs = sorted(checkpoints, key=lambda path: path.stat().st_mtime)
         if not runs:
             raise ExperimentError(
                 f"{self.subcommand} needs a trained run and finds none in {root / 'runs' / config.experiment}: "
@@ -88,12 +98,9 @@ class ExperimentCLI(LightningCLI):
     def _checkpoint(self, asked: str | None) -> str | None:
         if self.subcommand == "fit" and asked is None:
             return None
-        if asked not in (None, "best", "last"):
-            path = Path(asked)
-        elif asked == "last":
-            path = self.run.checkpoints / "last.ckpt"
-        else:
-            path = max(self.run.checkpoints.glob("best_*.ckpt"), default=self.run.checkpoints / "best_*.ckpt")
+        if asked is None or asked == "best" or asked == "last":
+            return str(self.run.checkpoint("last" if asked == "last" else "best"))
+        path = Path(asked)
         if not path.is_file():
             raise ExperimentError(f"there is no checkpoint {path}")
         return str(path)
@@ -116,7 +123,9 @@ class ExperimentCLI(LightningCLI):
 
     def _wandb_logger(self, config: Any) -> WandbLogger:
         arguments = wandb_arguments(self.run, config.experiment, "lightning", yaml.safe_load(self._config_text()))
-        return WandbLogger(save_dir=arguments.pop("dir"), **arguments)
+        logger = WandbLogger(save_dir=arguments.pop("dir"), **arguments)
+        logger._wandb_init.pop("anonymous", None)  # lightning always passes it, and wandb 0.31 warns of it
+        return logger
 
     def _config_text(self) -> str:
         parser = self._parser(self.subcommand)
@@ -134,6 +143,9 @@ class ExperimentCLI(LightningCLI):
         assert isinstance(recorder, RunRecorder)
         self.trainer.test(self.model, self.datamodule, ckpt_path=recorder.best_model_path, verbose=False)
         self._say_test_result()
+
+    def test(self, **arguments: Any) -> None:
+        self.trainer.test(**arguments, verbose=False)
 
     def after_test(self) -> None:
         self._say_test_result()

@@ -9,13 +9,13 @@ from lightning_vgg.experiment.config import framework_free_parser
 SUBCOMMANDS = ("fit", "validate", "test")
 
 _HELP_EPILOG = """\
-Every other argument of lightning.pytorch.Trainer is understood, too: --trainer.devices 2, --trainer.max_time 00:01:00:00 ...
+Every other argument of lightning.pytorch.Trainer is understood, too, such as --trainer.devices 2.
 """
 
 
 def main(command: str, args: list[str]) -> None:
     if "-h" in args or "--help" in args:
-        parser = framework_free_parser(f"lightning-vgg {command}", "Settings come from YAML files and flags; flags win.")
+        parser = framework_free_parser(f"lightning-vgg {command}", "YAML files and flags say what; flags win.")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=_CKPT_HELP[command])
         parser.epilog = _HELP_EPILOG
         parser.print_help()

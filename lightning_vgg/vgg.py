@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,7 +14,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassStatScores
 
 from lightning_vgg.blocks import build_network
+from lightning_vgg.experiment.config import read_config
 from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec
@@ -72,7 +74,7 @@ class VGGClassifier(LightningModule):
         self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
         self.network: nn.Module = build_network(self.plan, self.semantics)
         if spec.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
             self.network.compile()
         self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in ("train", "val", "test")})
@@ -88,12 +90,12 @@ class VGGClassifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
-        self.scores["train_scores"].update(logits.detach(), labels, loss.detach())
+        self._scores("train").update(logits.detach(), labels, loss.detach())
         return loss
 
     def on_train_epoch_end(self) -> None:
         self._log_scores("train")
-        self.log("learning_rate", self.rates[self.global_step - 1])
+        self.log("learning_rate", torch.tensor(self.rates[self.global_step - 1], dtype=torch.float64))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -109,19 +111,24 @@ class VGGClassifier(LightningModule):
         self.test_outputs.append((batch[1].cpu(), logits.float().cpu()))
 
     def on_test_epoch_end(self) -> None:
-        self.test_acc_per_class = self.scores["test_scores"].accuracy_per_class().tolist()
+        self.test_acc_per_class = self._scores("test").accuracy_per_class().tolist()
         self._log_scores("test")
 
     def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         logits = self(images)
-        self.scores[f"{part}_scores"].update(logits, labels, F.cross_entropy(logits, labels))
+        self._scores(part).update(logits, labels, F.cross_entropy(logits, labels))
         return logits
 
+    def _scores(self, part: str) -> Scores:
+        scores = self.scores[f"{part}_scores"]
+        assert isinstance(scores, Scores)
+        return scores
+
     def _log_scores(self, part: str) -> None:
-        loss, accuracy = self.scores[f"{part}_scores"].compute()
+        loss, accuracy = self._scores(part).compute()
         self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True)
-        self.scores[f"{part}_scores"].reset()
+        self._scores(part).reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics)
@@ -140,3 +147,12 @@ class VGGClassifier(LightningModule):
     ) -> None:
         if gradient_clip_val:
             clip_gradients(self.network.parameters(), gradient_clip_val, self.semantics.clip_epsilon)
+
+
+def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:
+    """The trained network of a run, on the CPU and in evaluation mode."""
+    config = read_config(run.path / "config.yaml")
+    model = VGGClassifier(config.model, config.data.image_size, len(run.read_record()["class_names"]))
+    checkpoint = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval()

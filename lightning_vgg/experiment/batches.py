@@ -1,4 +1,4 @@
-"""uint8 images and draws -> a float batch, in numpy: what the Keras reference feeds and Lightning must equal bit for bit."""
+"""uint8 images and draws -> a float batch, in numpy: the Keras reference feeds it, Lightning equals it bit for bit."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import sys
 from dataclasses import dataclass, fields
@@ -50,13 +51,13 @@ class ExplainsErrors:
         raise ExperimentError(explain(message, known_keys(self)))
 
 
-class ExplainingParser(ExplainsErrors, ArgumentParser):
+class ExplainingParser(ExplainsErrors, ArgumentParser):  # type: ignore[misc]
     """Raises ExperimentError where an ArgumentParser exits."""
 
 
 def config_files(args: list[str]) -> list[Path]:
     """The files given by ``-c FILE``, ``--config FILE`` or ``--config=FILE``."""
-    files = [Path(after) for flag, after in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+    files = [Path(after) for flag, after in itertools.pairwise(args) if flag in ("-c", "--config")]
     return files + [Path(arg.removeprefix("--config=")) for arg in args if arg.startswith("--config=")]
 
 
@@ -106,7 +107,8 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, keys: list[s
 def explain(message: str, keys: list[str]) -> str:
     """Add the nearest known key to a message of jsonargparse about an unknown flag."""
     unknown = re.search(
-        r"(?:[Uu]nrecognized arguments: --|ambiguous option: --|Option ')([\w.]+)|Group '(.+)' does not accept option '([\w.]+)",
+        r"(?:[Uu]nrecognized arguments: --|ambiguous option: --|Option ')([\w.]+)"
+        r"|Group '(.+)' does not accept option '([\w.]+)",
         message,
     )
     if unknown is None:
@@ -142,6 +144,18 @@ def framework_free_parser(prog: str, description: str) -> ExplainingParser:
     add_experiment_arguments(parser)
     parser.add_class_arguments(TrainerSpec, "trainer")
     return parser
+
+
+def read_config(path: Path) -> Any:
+    """The settings of one YAML file as specs: ``.model``, ``.data``, ``.seed_everything``, ``.experiment``.
+
+    The trainer's settings are left out: each framework reads its own.
+    """
+    parser = ExplainingParser()
+    parser.add_argument("--seed_everything", type=int, default=0)
+    parser.add_argument("--trainer", type=dict[str, Any])
+    add_experiment_arguments(parser)
+    return parser.instantiate(parser.parse_path(path))
 
 
 def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) -> dict[str, Any]:

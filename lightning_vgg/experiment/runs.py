@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -73,6 +73,17 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is no run folder: it holds no config.yaml (runs lie at runs/<experiment>/<name>)")
         return cls(path)
+
+    def checkpoint(self, which: Literal["best", "last"]) -> Path:
+        """The file of the best or the last checkpoint.
+
+        Raises:
+            RunError: the run has none.
+        """
+        files = sorted(self.checkpoints.glob(f"{which}*"), key=lambda path: path.stat().st_mtime)
+        if not files:
+            raise RunError(f"{self.path} holds no {which} checkpoint: {self.checkpoints}/{which}* does not exist")
+        return files[-1]
 
     def write_config(self, text: str) -> None:
         with atomic_write(self.path / "config.yaml") as file:

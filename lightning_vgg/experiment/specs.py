@@ -85,7 +85,7 @@ class ScheduleSpec:
         if not 0 <= self.warmup < 1:
             raise ExperimentError(f"schedule.warmup is a share of the training in [0, 1), not {self.warmup}")
         if any(not 0 < milestone < 1 for milestone in self.milestones):
-            raise ExperimentError(f"schedule.milestones are shares of the training between 0 and 1, not {self.milestones}")
+            raise ExperimentError(f"schedule.milestones are shares of the training in (0, 1), not {self.milestones}")
 
 
 @dataclass(frozen=True)

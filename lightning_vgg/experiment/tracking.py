@@ -16,7 +16,7 @@ STEP = "trainer/global_step"
 def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``wandb.init``.
 
-    Without an API key the run is kept offline in the run folder, to be sent by ``wandb sync``: no prompt, no connection.
+    Without an API key the run is kept offline in the run folder, for ``wandb sync``: no prompt, no connection.
     ``WANDB_MODE``, ``WANDB_PROJECT`` and ``WANDB_ENTITY`` have their usual meaning.
 
     Args:
@@ -28,6 +28,7 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dic
     import wandb
 
     os.environ.setdefault("WANDB_MODE", "online" if has_api_key() else "offline")
+    os.environ.setdefault("WANDB_SILENT", str(os.environ["WANDB_MODE"] == "offline").lower())
     return {
         "project": os.environ.get("WANDB_PROJECT", PROJECT),
         "name": run.path.name,
@@ -35,7 +36,7 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dic
         "job_type": framework,
         "dir": str(run.path),
         "config": config,
-        "settings": wandb.Settings(silent=os.environ["WANDB_MODE"] == "offline", console="off"),
+        "settings": wandb.Settings(console="off"),
     }
 
 

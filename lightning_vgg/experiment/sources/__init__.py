@@ -36,9 +36,7 @@ SOURCES: dict[str, Callable[..., ImageSet]] = {
 }
 
 
-def load_images(
-    source: str, root: str | None, image_size: int = 32, cache_dir: str | None = None
-) -> ImageSet:
+def load_images(source: str, root: str | None, image_size: int = 32, cache_dir: str | None = None) -> ImageSet:
     """All images of a source, `image_size` x `image_size` pixels each.
 
     `root` says where the files are, in the source's own way (see `load_cifar10`, `load_folder`). Downloads

@@ -40,9 +40,7 @@ def remember(cache: Path, key: str, build: Callable[[], ImageSet]) -> ImageSet:
     try:
         _write(entry, built)
     except OSError as error:
-        _log.warning(
-            "Decoded images cannot be kept in %s (%s); next time they are decoded again.", cache, error
-        )
+        _log.warning("Decoded images cannot be kept in %s (%s); next time they are decoded again.", cache, error)
     return built
 
 

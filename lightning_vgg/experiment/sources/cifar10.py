@@ -155,9 +155,7 @@ def _fetch(url: str, path: Path) -> bytes:
             part.flush()
             contents = Path(part.name).read_bytes()
             if _md5(contents) != ARCHIVE_MD5:
-                raise ValueError(
-                    f"what came ({len(contents):,} bytes) has MD5 {_md5(contents)}, not {ARCHIVE_MD5}"
-                )
+                raise ValueError(f"what came ({len(contents):,} bytes) has MD5 {_md5(contents)}, not {ARCHIVE_MD5}")
             os.replace(part.name, path)
         finally:
             Path(part.name).unlink(missing_ok=True)

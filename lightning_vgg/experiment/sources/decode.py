@@ -127,9 +127,7 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray((grey >> 8).astype(np.uint8))
 
 
-def decode_all(
-    encoded: Iterable[tuple[Key, bytes]], image_size: int
-) -> tuple[dict[Key, Images], dict[Key, str]]:
+def decode_all(encoded: Iterable[tuple[Key, bytes]], image_size: int) -> tuple[dict[Key, Images], dict[Key, str]]:
     """Decode files on all cores: the images, and the reasons for those that cannot be decoded.
 
     `encoded` is read in its order and in the calling thread. Where a key comes twice, the later file counts.

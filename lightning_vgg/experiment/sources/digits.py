@@ -31,6 +31,4 @@ def load_digits(root: str | None, image_size: int, _cache: Path) -> ImageSet:
     labels = labels.astype(np.int64)
     test = stratified_subset(labels, TEST_COUNT)
     train = np.setdiff1d(np.arange(len(labels)), test)
-    return make_image_set(
-        (images[train], labels[train]), (images[test], labels[test]), [str(i) for i in range(10)]
-    )
+    return make_image_set((images[train], labels[train]), (images[test], labels[test]), [str(i) for i in range(10)])

@@ -191,9 +191,7 @@ def _checked_classes(survey: _Survey, top: str, filled: set[Place]) -> list[str]
         raise DataError(f"{survey.path}: train/ and test/ must have the same class folders; {differ}.")
     empty = sorted(_in_words(place) for place in survey.folders if place.top == top and place not in filled)
     if empty:
-        raise DataError(
-            f"{survey.path}: no image in the class folder {', '.join(empty)}. Remove it or fill it."
-        )
+        raise DataError(f"{survey.path}: no image in the class folder {', '.join(empty)}. Remove it or fill it.")
     if len(train) < 2:
         raise DataError(f"{survey.path}: there is one class only, {', '.join(train)}; two are needed.")
     return sorted(train)

@@ -47,9 +47,7 @@ class ImageSet:
         return int(self.train_images.shape[1])
 
 
-def make_image_set(
-    train: tuple[Images, Labels], test: tuple[Images, Labels], class_names: Sequence[str]
-) -> ImageSet:
+def make_image_set(train: tuple[Images, Labels], test: tuple[Images, Labels], class_names: Sequence[str]) -> ImageSet:
     """An ImageSet with its fingerprint computed; `train` and `test` are (images, labels)."""
     digest = hashlib.sha256(json.dumps(list(class_names)).encode())
     for array in (*train, *test):

@@ -58,7 +58,6 @@ def _choose(labels: npt.ArrayLike, classes: Labels, shares: Labels, seed: int) -
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels, dtype=np.int64)
     chosen = [
-        rng.permutation(np.flatnonzero(labels == name))[:share]
-        for name, share in zip(classes, shares, strict=True)
+        rng.permutation(np.flatnonzero(labels == name))[:share] for name, share in zip(classes, shares, strict=True)
     ]
     return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
