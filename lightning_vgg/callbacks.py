@@ -49,11 +49,24 @@ class RunRecorder(ModelCheckpoint):
         self.run = run
         self.echo = echo
         self.images_per_second: list[float] = []
+        self.generators: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if self.generators is not None:
+            torch.set_rng_state(self.generators["cpu"])
+            torch.cuda.set_rng_state_all(self.generators["cuda"])
         if trainer.is_global_zero:
             self.run.update_record(**describe_run(trainer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Dropout's chance goes into the checkpoint, too: a resumed run draws the masks it would have drawn."""
+        generators = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        return {**super().state_dict(), "generators": generators}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.generators = state_dict["generators"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch_started = time.perf_counter()

@@ -50,24 +50,27 @@ class TrainLoader:
         self.draw = draw
         self.epoch = epoch
         self.share = share
-        self.position = 0
+        self.place = {"epoch": 0, "position": 0}
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[TrainRows]:
-        draws = self.draw(self.epoch())
+        epoch = self.epoch()
+        # The place belongs to its epoch: one that was left early (trainer.limit_train_batches) does not shift the next.
+        first = self.place["position"] % len(self) if self.place["epoch"] == epoch else 0
+        draws = self.draw(epoch)
         tensors = [torch.from_numpy(table) for table in (draws.index, draws.flip, draws.shift, draws.cutout)]
-        for batch in range(self.position % len(self), len(self)):
+        for batch in range(first, len(self)):
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            self.position = batch + 1
+            self.place = {"epoch": epoch, "position": batch + 1}
             yield TrainRows(*(table[rows][self.share] for table in tensors))
 
     def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
+        return self.place
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = state["position"]
+        self.place = state
 
 
 class EvalLoader:

@@ -19,6 +19,7 @@ from lightning_vgg.experiment.config import ExplainsErrors, add_experiment_argum
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.tracking import wandb_arguments
 from lightning_vgg.vgg import VGGClassifier
 
@@ -68,42 +69,37 @@ class ExperimentCLI(LightningCLI):
         assert self.subcommand is not None
         self.config_init = self.parser.instantiate(self.config)
         config = self.config_init[self.subcommand]
-        plan_network(config.model.network, config.data.image_size, num_classes=2)  # refuse before any image is read
+        # Whatever can be refused is refused before an image is read or a folder made.
+        plan_network(config.model.network, config.data.image_size, num_classes=2)
+        resolve_semantics(config.model.semantics, config.model.semantics_except)
+        fresh = self.subcommand == "fit" and config.ckpt_path is None
+        if not fresh:
+            self.run, config.ckpt_path = self._trained_run(config)
         self.datamodule = ImageData(config.data, seed=config.seed_everything)
         self.model = VGGClassifier(config.model, config.data.image_size, self.datamodule.num_classes)
-        self.run = self._run_folder(config)
-        config.ckpt_path = self._checkpoint(config.ckpt_path)
+        if fresh:
+            root = Path(config.trainer.default_root_dir or ".")
+            self.run = RunFolder.create(root, config.experiment, config.name, config.seed_everything)
+            self.run.write_config(self._config_text())
         self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
 
-    def _run_folder(self, config: Any) -> RunFolder:
-        root = Path(config.trainer.default_root_dir or ".")
-        if self.subcommand == "fit" and config.ckpt_path is None:
-            run = RunFolder.create(root, config.experiment, config.name, config.seed_everything)
-            run.write_config(self._config_text())
-            return run
-        if config.ckpt_path not in (None, "best", "last"):
-            return RunFolder.open(Path(config.ckpt_path).parent.parent)
+    def _trained_run(self, config: Any) -> tuple[RunFolder, str]:
+        """The run that ckpt_path means, and its checkpoint's file.
+
+        A file says it itself; otherwise it is the run whose config.yaml was given, or the newest of the experiment.
+        """
+        asked = config.ckpt_path or "best"
+        if asked not in ("best", "last"):
+            path = Path(asked)
+            if not path.is_file():
+                raise ExperimentError(f"--ckpt_path: there is no checkpoint {path}")
+            return RunFolder.open(path.parent.parent), asked
         given = config_files(sys.argv)
         if given and (given[-1].parent / "checkpoints").is_dir():
-            return RunFolder.open(given[-1].parent)
-        checkpoints = (root / "runs" / config.experiment).glob(f"{config.name or '*'}/checkpoints/last.ckpt")
-        runs = sorted(checkpoints, key=lambda path: path.stat().st_mtime)
-        if not runs:
-            raise ExperimentError(
-                f"{self.subcommand} needs a trained run and finds none in {root / 'runs' / config.experiment}: "
-                "give its settings by -c RUN/config.yaml, or a file by --ckpt_path RUN/checkpoints/last.ckpt"
-            )
-        return RunFolder.open(runs[-1].parent.parent)
-
-    def _checkpoint(self, asked: str | None) -> str | None:
-        if self.subcommand == "fit" and asked is None:
-            return None
-        if asked is None or asked == "best" or asked == "last":
-            return str(self.run.checkpoint("last" if asked == "last" else "best"))
-        path = Path(asked)
-        if not path.is_file():
-            raise ExperimentError(f"there is no checkpoint {path}")
-        return str(path)
+            run = RunFolder.open(given[-1].parent)
+        else:
+            run = RunFolder.newest(Path(config.trainer.default_root_dir or "."), config.experiment, config.name)
+        return run, str(run.checkpoint(asked))
 
     def _trainer_arguments(self, config: Any) -> dict[str, Any]:
         fitting = self.subcommand == "fit"
@@ -145,7 +141,7 @@ class ExperimentCLI(LightningCLI):
         self._say_test_result()
 
     def test(self, **arguments: Any) -> None:
-        self.trainer.test(**arguments, verbose=False)
+        self.trainer.test(**{**arguments, "verbose": False})
 
     def after_test(self) -> None:
         self._say_test_result()

@@ -33,6 +33,8 @@ class Scores(nn.Module):
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: logits (B, classes), labels (B,), its mean loss ()."""
+        if not len(labels):  # a process's share of a small last batch: its loss is NaN
+            return
         self.loss.update(loss, weight=len(labels))
         self.counts.update(logits, labels)
 

@@ -277,6 +277,16 @@ def test_threads_keep_the_images_in_order(big: bool, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(images.train_images[:, 0, 0, 0], [*range(100)] * 2)
 
 
+def test_of_two_members_of_the_same_name_the_later_counts(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "set.tar", small_set())
+    with tarfile.open(path, "a") as archive:
+        for contents in (b"damaged", png(250)):
+            info = tarfile.TarInfo("train/cat/0.png")
+            info.size = len(contents)
+            archive.addfile(info, io.BytesIO(contents))
+    assert load(path).train_images[0, 0, 0, 0] == 250
+
+
 def without(*starts: str) -> Files:
     return {name: contents for name, contents in small_set().items() if not name.startswith(starts)}
 
@@ -533,7 +543,16 @@ def test_a_damaged_cache_is_made_again(
     assert_same(load(path), first)
 
 
-def test_two_at_the_same_time_both_succeed(tmp_path: Path) -> None:
+def test_a_file_of_the_same_size_that_changed_is_decoded_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "set", small_set() | {"train/cat/0.bmp": encoded(Image.new("RGB", (4, 4), RED), "BMP")})
+    first = load(path)
+    (path / "train/cat/0.bmp").write_bytes(encoded(Image.new("RGB", (4, 4), BLUE), "BMP"))
+    os.utime(path / "train/cat/0.bmp", ns=(1, 1))
+    assert first.train_images[0, 0, 0].tolist() == [*RED]
+    assert load(path).train_images[0, 0, 0].tolist() == [*BLUE]
+
+
+def test_two_at_the_same_time_both_succeed(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     images = load(write(tmp_path / "set", small_set()))
     both_are_building = threading.Barrier(2)
     results: list[ImageSet] = []
@@ -551,6 +570,7 @@ def test_two_at_the_same_time_both_succeed(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(results) == 2
+    assert caplog.text == ""
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["images-key"]
     assert_same(cache.remember(tmp_path / "shared", "key", pytest.fail), images)
 
@@ -722,7 +742,7 @@ def test_a_damaged_cifar10_file_is_named_and_left_alone(tiny: Cifar, tmp_path: P
 
 
 def test_cifar10_that_is_not_there(tiny: Cifar, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"which holds neither cifar-10-batches-py/ or cifar-10-python\.tar\.gz"):
+    with pytest.raises(DataError, match=r"which holds no cifar-10-batches-py/ or cifar-10-python\.tar\.gz"):
         load_cifar(tmp_path, tmp_path)
     with pytest.raises(DataError, match=r"elsewhere, which does not exist"):
         load_cifar(tmp_path / "elsewhere", tmp_path)

@@ -41,6 +41,9 @@ class TrainerSpec:
 class ExplainsErrors:
     """For an ArgumentParser: errors name the key, the place and the nearest known key, without a page of usage."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
         keys = known_keys(self)
         for path in config_files(sys.argv[1:] if args is None else args):

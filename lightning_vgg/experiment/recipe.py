@@ -158,6 +158,11 @@ def _squeeze(word: str) -> str:
 
 _LAYER_OF = {_squeeze(word): word for word in (*_WORDS, *ACTIVATIONS)}
 _ACTIVATION_OF = {_squeeze(name): name for name in ACTIVATIONS}
+# What an argument at fault may have meant, by field.
+_ARGUMENTS_OF = {"activation": _ACTIVATION_OF, "stride": {"stride2": "stride 2"}, "bias": {"nobias": "no bias"}}
+
+_NUMBER = r"(\d{1,4})"  # bounded, since int() refuses thousands of digits
+_MAX_DEPTH = 50  # of groups in groups; the parser calls itself for each
 
 
 def _expand(items: tuple[Layer | Group, ...]) -> Iterator[Layer]:
@@ -222,6 +227,7 @@ class _Parser:
             if match.group().strip()
         ]
         self.position = 0
+        self.depth = 0
 
     def parse(self) -> Recipe:
         if not self.tokens:
@@ -237,7 +243,7 @@ class _Parser:
     def _next(self, wanted: str) -> _Token:
         token = self._peek()
         if token is None:
-            raise self._error(_Token(" ", len(self.text)), f"the line ends where {wanted} should stand")
+            raise self._error(_Token(" ", len(self.text.rstrip())), f"the line ends where {wanted} should stand")
         self.position += 1
         return token
 
@@ -251,19 +257,23 @@ class _Parser:
     def _item(self) -> tuple[Layer | Group, ...]:
         token = self._next("a layer")
         if token.text == "(":
-            return self._group()
+            return self._group(token)
         if token.text in ")-–—,":
             raise self._error(token, f"{token.text!r} where a layer should stand")
         return (self._layer(token),)
 
-    def _group(self) -> tuple[Layer | Group, ...]:
+    def _group(self, opening: _Token) -> tuple[Layer | Group, ...]:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self._error(opening, f"groups nest at most {_MAX_DEPTH} deep")
         items = self._items()
         self._close()
+        self.depth -= 1
         token = self._peek()
         if token is None or token.text in ")-–—":
             return items
         self.position += 1
-        times = re.fullmatch(r"[x×*]\s*(\d+)", token.text, re.IGNORECASE)
+        times = re.fullmatch(rf"[x×*]\s*{_NUMBER}", token.text, re.IGNORECASE)
         if times is None or int(times[1]) < 1:
             raise self._error(token, f"a group is repeated with 'x3', not with {token.text!r}")
         return items if int(times[1]) == 1 else (Group(items, int(times[1])),)
@@ -298,9 +308,13 @@ class _Parser:
         if token is None or token.text != "(":
             return []
         self.position += 1
-        arguments = [self._next("an argument")]
-        while (token := self._next("')'")).text == ",":
-            arguments.append(self._next("an argument"))
+        arguments: list[_Token] = []
+        while not arguments or token.text == ",":
+            argument = self._next("an argument")
+            if argument.text in "()–—,-":
+                raise self._error(argument, f"{argument.text!r} where an argument should stand")
+            arguments.append(argument)
+            token = self._next("')'")
         if token.text != ")":
             raise self._error(token, f"{token.text!r} where ')' or ',' should stand")
         return arguments
@@ -310,19 +324,20 @@ class _Parser:
         text = token.text.lower()
         if "rate" in known:
             return "rate", self._rate(token)
-        if size := re.fullmatch(r"(\d+)(?:\s*[x×]\s*(\d+))?", text):
+        if size := re.fullmatch(rf"{_NUMBER}(?:\s*[x×]\s*{_NUMBER})?", text):
             name = next((name for name in ("kernel", "size") if name in known), None)
             if name is not None:
                 return name, self._square(token, size)
-        if (stride := re.fullmatch(r"stride\s*(\d+)", text)) and "stride" in known:
+        if (stride := re.fullmatch(rf"stride\s*{_NUMBER}", text)) and "stride" in known:
             return "stride", self._positive(token, stride[1])
         if re.fullmatch(r"no\s*bias", text) and "bias" in known:
             return "bias", False
-        if "activation" in known:
-            if _squeeze(text) in _ACTIVATION_OF:
-                return "activation", _ACTIVATION_OF[_squeeze(text)]
-            raise self._error(token, f"{cls.word!r} has no argument {token.text!r}", nearest=_ACTIVATION_OF)
-        raise self._error(token, f"{cls.word!r} has no argument {token.text!r}")
+        if "activation" in known and _squeeze(text) in _ACTIVATION_OF:
+            return "activation", _ACTIVATION_OF[_squeeze(text)]
+        nearest: dict[str, str] = {}
+        for field, words in _ARGUMENTS_OF.items():
+            nearest |= words if field in known else {}
+        raise self._error(token, f"{cls.word!r} has no argument {token.text!r}", nearest)
 
     def _square(self, token: _Token, match: re.Match[str]) -> int:
         if match[2] is not None and int(match[1]) != int(match[2]):
@@ -347,5 +362,7 @@ class _Parser:
         guess = difflib.get_close_matches(_squeeze(token.text), nearest or {}, n=1, cutoff=0.5)
         hint = f"; did you mean {(nearest or {})[guess[0]]!r}?" if guess else ""
         line_start = self.text.rfind("\n", 0, token.start) + 1
-        line = self.text[line_start:].split("\n")[0]
-        return RecipeError(f"{message}{hint}\n  {line}\n  {' ' * (token.start - line_start)}{'^' * len(token.text)}")
+        # Each tab as one blank, so that the caret stands under the word.
+        line = re.sub(r"\s", " ", self.text[line_start:].split("\n")[0])
+        width = len(token.text.split("\n")[0])
+        return RecipeError(f"{message}{hint}\n  {line}\n  {' ' * (token.start - line_start)}{'^' * width}")

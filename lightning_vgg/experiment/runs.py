@@ -74,6 +74,22 @@ class RunFolder:
             raise RunError(f"{path} is no run folder: it holds no config.yaml (runs lie at runs/<experiment>/<name>)")
         return cls(path)
 
+    @classmethod
+    def newest(cls, root: Path, experiment: str, name: str | None) -> RunFolder:
+        """The run of an experiment, of this name where one is given, whose checkpoint is the newest.
+
+        Raises:
+            RunError: there is none.
+        """
+        parent = root / "runs" / experiment
+        checkpoints = sorted(parent.glob(f"{name or '*'}/checkpoints/last*"), key=lambda path: path.stat().st_mtime)
+        if not checkpoints:
+            raise RunError(
+                f"there is no trained run in {parent}/{name or ''}: "
+                "give the settings of one by -c RUN/config.yaml, or a file by --ckpt_path RUN/checkpoints/last.ckpt"
+            )
+        return cls(checkpoints[-1].parent.parent)
+
     def checkpoint(self, which: Literal["best", "last"]) -> Path:
         """The file of the best or the last checkpoint.
 

@@ -83,7 +83,7 @@ def _official_files(root: str | None, downloads: Path) -> dict[str, bytes]:
             return _from_folder(folder)
     if (path / ARCHIVE).is_file():
         return _unpacked(_verified(path / ARCHIVE, ARCHIVE_MD5))
-    there = "which holds neither" if path.is_dir() else "which does not exist; it should hold"
+    there = "which holds no" if path.is_dir() else "which does not exist; it should hold"
     raise DataError(f"CIFAR-10: data.root is {path}, {there} {FOLDER}/ or {ARCHIVE}. Get it from {URL}.")
 
 

@@ -1,0 +1,212 @@
+"""The command line as users run it: real processes, real files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import socketserver
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CONFIGS, Command, history_without_seconds, only_run, run_in
+from PIL import Image
+from sklearn.metrics import accuracy_score, log_loss, recall_score
+
+QUICKSTART = CONFIGS / "quickstart.yaml"
+SHORT = ("-c", QUICKSTART, "--trainer.max_epochs", "2", "--data.train_images", "400")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which one fit has run."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = run_in(folder)("fit", *SHORT)
+    (folder / "output.txt").write_text(result.stdout + result.stderr)
+    return folder
+
+
+def test_fit_leaves_a_whole_run_folder_and_nothing_else(trained: Path) -> None:
+    run = only_run(trained)
+    assert sorted(path.name for path in trained.iterdir()) == ["output.txt", "runs"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints", "config.yaml", "curves.png", "history.csv", "run.json", "test_predictions.npz", "wandb",
+    ]  # fmt: skip
+    with Image.open(run / "curves.png") as picture:
+        assert picture.size == (1600, 700)
+    with (run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "12"), ("2", "24")]
+    assert all(float(row[column]) > 0 for row in rows for column in row)
+
+
+def test_fit_says_an_epoch_a_line_and_which_checkpoint_it_tested(trained: Path) -> None:
+    output = (trained / "output.txt").read_text()
+    record = json.loads((only_run(trained) / "run.json").read_text())
+    assert [line.split()[1] for line in output.splitlines() if line.startswith("epoch")] == ["1/2", "2/2"]
+    assert f"test_acc {record['test_acc']:.2%}" in output
+    assert record["checkpoint"] in output
+    assert Path(record["checkpoint"]).name.startswith("best_step")
+    assert "Traceback" not in output and "Warning" not in output
+
+
+def test_recorded_test_results_equal_those_of_scikit_learn(trained: Path) -> None:
+    run = only_run(trained)
+    record = json.loads((run / "run.json").read_text())
+    with np.load(run / "test_predictions.npz") as arrays:
+        labels, logits = arrays["labels"], arrays["logits"].astype(np.float64)
+    assert len(labels) == 360
+    assert record["test_acc"] == accuracy_score(labels, logits.argmax(1))
+    assert record["test_acc_per_class"] == pytest.approx(recall_score(labels, logits.argmax(1), average=None))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert record["test_loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-5)
+
+
+def test_the_tested_checkpoint_has_the_best_validation_accuracy(trained: Path) -> None:
+    run = only_run(trained)
+    with (run / "history.csv").open() as file:
+        best = max(csv.DictReader(file), key=lambda row: float(row["val_acc"]))
+    assert json.loads((run / "run.json").read_text())["checkpoint"].endswith(f"best_step{best['step']}.ckpt")
+
+
+def test_a_runs_config_trains_it_again_to_the_last_digit(trained: Path, command: Command, tmp_path: Path) -> None:
+    run = only_run(trained)
+    for _ in range(2):
+        command("fit", "-c", run / "config.yaml")
+    again = sorted(path.parent for path in tmp_path.glob("runs/*/*/config.yaml"))
+    assert len(again) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    for other in again:
+        assert history_without_seconds(other) == history_without_seconds(run)
+        assert (other / "config.yaml").read_text() == (run / "config.yaml").read_text()
+
+
+def test_another_seed_trains_other_weights_on_the_same_validation_images(
+    trained: Path, command: Command, tmp_path: Path
+) -> None:
+    command("fit", *SHORT, "--seed_everything", "1", "--name", "other", "--trainer.logger", "false")
+    other = only_run(tmp_path)
+    assert other.name == "other"
+    assert history_without_seconds(other) != history_without_seconds(only_run(trained))
+    records = [json.loads((run / "run.json").read_text()) for run in (other, only_run(trained))]
+    assert records[0]["normalization"] == records[1]["normalization"]  # of the training part, so the split is the same
+
+
+def test_test_and_validate_repeat_the_results_of_the_best_checkpoint(trained: Path, command: Command) -> None:
+    run = only_run(trained)
+    before = json.loads((run / "run.json").read_text())
+    result = command("test", "-c", run / "config.yaml")
+    assert f"test_acc {before['test_acc']:.2%}" in result.stdout
+    assert json.loads((run / "run.json").read_text()) == before
+    with (run / "history.csv").open() as file:
+        best = max(float(row["val_acc"]) for row in csv.DictReader(file))
+    result = command("validate", "-c", run / "config.yaml", "--ckpt_path", "best")
+    assert f"{best:.10f}"[:12] in result.stdout
+
+
+def test_predict_names_the_class_and_its_probability(trained: Path, command: Command, tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    for number, image in enumerate(load_digits().images[:3]):
+        Image.fromarray((image * 255 / 16).astype(np.uint8)).save(tmp_path / f"{number}.png")
+    lines = command("predict", only_run(trained), tmp_path / "0.png", tmp_path).stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == lines[1]
+    for line in lines:
+        _, name, probability = line.split()
+        assert name in "0123456789"
+        assert 10 <= float(probability.rstrip("%")) <= 100
+
+
+def test_predict_refuses_what_is_no_run_and_what_is_no_image(trained: Path, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "note.png").write_text("no image")
+    assert "is no run folder" in command("predict", tmp_path, tmp_path, status=2).stderr
+    assert "note.png" in command("predict", only_run(trained), tmp_path / "note.png", status=2).stderr
+
+
+def test_wandb_holds_every_curve_and_the_configuration_once_without_a_connection(
+    command: Command, tmp_path: Path
+) -> None:
+    connections = []
+
+    class Count(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            connections.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Count) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command("fit", *SHORT, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+    assert connections == []
+    (file,) = only_run(tmp_path).glob("wandb/offline-run-*/*.wandb")
+    inspect = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", file]
+    records = [json.loads(line) for line in subprocess.check_output(inspect, text=True).splitlines()]
+    points = [record["history"]["item"] for record in records if record["type"] == "history"]
+    with (only_run(tmp_path) / "history.csv").open() as csv_file:
+        rows = list(csv.DictReader(csv_file))
+    for name in ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate"):
+        curve = [(point["trainer/global_step"], point[name]) for point in points if name in point]
+        assert curve == [(int(row["step"]) - 1, float(row[name])) for row in rows], name
+    configuration = next(record["run"]["config"]["update"] for record in records if record["type"] == "run")
+    saved = yaml.safe_load((only_run(tmp_path) / "config.yaml").read_text())
+    assert {key: value for key, value in configuration.items() if key != "_wandb"} == saved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["fitt"], "unknown command 'fitt'; did you mean 'fit'?"),
+        (["fit", "--model.network.filter", "[1]"], "--model.network.filter; did you mean 'model.network.filters'?"),
+        (["fit", "--trainer.max_epoch", "1"], "--trainer.max_epoch; did you mean 'trainer.max_epochs'?"),
+        (["fit", "-c", "missing.yaml"], "missing.yaml: No such file"),
+        (["fit", "-c", "typo.yaml"], "typo.yaml, line 3: unknown key 'model.network.filtres'; did you mean 'model.net"),
+        (["fit", "--model.network.conv_block", "maxpol"], "did you mean 'maxpool'?\n  maxpol\n  ^^^^^^"),
+        (["fit", "--model.network.filters", "[8,8,8,8,8,8]"], "block6 (conv"),
+        (["fit", "--data.source", "folder", "--data.root", "nowhere"], "nowhere"),
+        (["fit", "--model.optimizer.learning_rate", "-1"], "optimizer.learning_rate must be above 0"),
+        (["fit", "--model.semantics_except", "[batch_norm_epsilom]"], "did you mean 'batch_norm_epsilon'?"),
+        (["test"], "there is no trained run in runs/vgg"),
+        (["test", "--ckpt_path", "nowhere/checkpoints/last.ckpt"], "nowhere"),
+    ],
+)  # fmt: skip
+def test_what_the_user_can_mend_is_said_without_a_traceback_and_before_anything_is_written(
+    arguments: list[str], complaint: str, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "typo.yaml").write_text("model:\n  network:\n    filtres: [1]\n")
+    error = command(*arguments, status=2).stderr
+    assert complaint in error
+    assert error.startswith("lightning-vgg: error: ")
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["typo.yaml"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["test", "--help"], ["predict", "--help"]])
+def test_help_loads_no_framework(arguments: list[str]) -> None:
+    code = (
+        "import sys, contextlib\nfrom lightning_vgg.cli import run\n"
+        f"with contextlib.suppress(SystemExit): run({arguments})\n"
+        "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'sklearn', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "usage: lightning-vgg" in output
+    assert output.splitlines()[-1] == "[]"
+
+
+def test_a_resumed_run_goes_on_in_its_own_folder_and_ends_like_an_uninterrupted_one(
+    command: Command, tmp_path: Path
+) -> None:
+    command("fit", *SHORT, "--name", "whole", "--trainer.logger", "false")
+    command("fit", *SHORT, "--name", "stopped", "--trainer.logger", "false", "--trainer.limit_train_batches", "12",
+            "--trainer.max_steps", "12")  # fmt: skip
+    runs = tmp_path / "runs" / "quickstart"
+    assert len(history_without_seconds(runs / "stopped")) == 2
+    command("fit", *SHORT, "--name", "stopped", "--trainer.logger", "false", "--ckpt_path", "last")
+    assert sorted(path.name for path in runs.iterdir()) == ["stopped", "whole"]
+    assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
+    logits = [np.load(runs / name / "test_predictions.npz")["logits"] for name in ("stopped", "whole")]
+    np.testing.assert_array_equal(*logits)
