@@ -99,7 +99,7 @@ class ExperimentCLI(LightningCLI):
             run = RunFolder.open(given[-1].parent)
         else:
             run = RunFolder.newest(Path(config.trainer.default_root_dir or "."), config.experiment, config.name)
-        return run, str(run.checkpoint(asked))
+        return run, str(run.checkpoint("last" if asked == "last" else "best"))
 
     def _trainer_arguments(self, config: Any) -> dict[str, Any]:
         fitting = self.subcommand == "fit"

@@ -105,7 +105,7 @@ def test_test_and_validate_repeat_the_results_of_the_best_checkpoint(trained: Pa
     with (run / "history.csv").open() as file:
         best = max(float(row["val_acc"]) for row in csv.DictReader(file))
     result = command("validate", "-c", run / "config.yaml", "--ckpt_path", "best")
-    assert f"{best:.10f}"[:12] in result.stdout
+    assert str(best)[:8] in result.stdout
 
 
 def test_predict_names_the_class_and_its_probability(trained: Path, command: Command, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_sgd_takes_a_closure() -> None:
         loss.backward()
         return loss
 
-    assert optimizer.step(closure) == pytest.approx((START**2).sum())
+    assert optimizer.step(closure).item() == pytest.approx((START**2).sum())
     assert_allclose(weight.detach().numpy(), 0, atol=1e-15)  # w - 0.5 * 2 w
 
 
