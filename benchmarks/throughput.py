@@ -77,7 +77,8 @@ def run_folder_speed(program: str, options: argparse.Namespace, precision: str, 
         command = [
             BIN / program, "fit", "-c", HERE.parent / "configs" / "vgg" / "base.yaml", "--data.source", "folder",
             "--data.root", options.root, "--data.train_images", str(options.images), "--data.validation_fraction", "0",
-            "--model.network.units", "[256]", "--trainer.max_epochs", str(options.epochs), "--trainer.precision", precision,
+            "--model.network.units", "[256]", "--trainer.max_epochs", str(options.epochs),
+            "--trainer.precision", precision,
             "--trainer.default_root_dir", folder, *more,
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})

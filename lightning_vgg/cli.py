@@ -9,10 +9,12 @@ import sys
 from lightning_vgg.experiment.errors import ExperimentError
 
 COMMANDS = {
-    "fit": ("training_cli", "train, then test the best checkpoint"),
-    "validate": ("training_cli", "evaluate a checkpoint on the validation images"),
-    "test": ("training_cli", "evaluate a checkpoint on the test images"),
-    "predict": ("predict", "name the class of image files, by a run"),
+    "fit": ("lightning_vgg.training_cli", "train, then test the best checkpoint"),
+    "validate": ("lightning_vgg.training_cli", "evaluate a checkpoint on the validation images"),
+    "test": ("lightning_vgg.training_cli", "evaluate a checkpoint on the test images"),
+    "predict": ("lightning_vgg.predict", "name the class of image files, by a run"),
+    "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
+    "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }
 """Command -> its module, which has main(command, args), and what the help says."""
 
@@ -32,7 +34,7 @@ def run(args: list[str]) -> int:
             guess = difflib.get_close_matches(command, COMMANDS, n=1)
             hint = f"did you mean {guess[0]!r}?" if guess else f"there are {', '.join(COMMANDS)}"
             raise ExperimentError(f"unknown command {command!r}; {hint}")
-        importlib.import_module(f"lightning_vgg.{COMMANDS[command][0]}").main(command, rest)
+        importlib.import_module(COMMANDS[command][0]).main(command, rest)
     except ExperimentError as error:
         print(f"lightning-vgg: error: {error}", file=sys.stderr)
         return 2

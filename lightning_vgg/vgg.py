@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +23,7 @@ from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec
 from lightning_vgg.optim import build_optimizer, clip_gradients
+from lightning_vgg.weights import load_network
 
 
 class Scores(nn.Module):
@@ -75,6 +78,8 @@ class VGGClassifier(LightningModule):
         self.plan = plan_network(spec.network, image_size, num_classes)
         self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
         self.network: nn.Module = build_network(self.plan, self.semantics)
+        if spec.init_from is not None:
+            load_network(self.network, Path(spec.init_from))
         if spec.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
@@ -87,6 +92,10 @@ class VGGClassifier(LightningModule):
         if not self.spec.channels_last:
             images = images.contiguous()
         return self.network(images)
+
+    def on_fit_start(self) -> None:
+        if self.spec.init_from is not None and self.dtype == torch.float64 and self.trainer.ckpt_path is None:
+            load_network(self.network, Path(self.spec.init_from))  # once more, for the digits that float32 cut off
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -154,7 +163,8 @@ class VGGClassifier(LightningModule):
 def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:
     """The trained network of a run, on the CPU and in evaluation mode."""
     config = read_config(run.path / "config.yaml")
-    model = VGGClassifier(config.model, config.data.image_size, len(run.read_record()["class_names"]))
+    spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
+    model = VGGClassifier(spec, config.data.image_size, len(run.read_record()["class_names"]))
     checkpoint = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()

@@ -190,9 +190,14 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
 def test_an_error_leaves_the_old_file(tmp_path: Path, kind: type[BaseException]) -> None:
     path = tmp_path / "run.json"
     path.write_text("old")
-    with pytest.raises(kind), atomic_write(path) as file:
-        file.write(b"half")
-        raise kind
+
+    def write_half() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise kind
+
+    with pytest.raises(kind):
+        write_half()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["run.json"]
 
@@ -278,16 +283,17 @@ def test_each_curve_is_drawn_where_it_belongs() -> None:
     history = [full_row(epoch) for epoch in range(1, 6)]
     both = picture(history)
     for half in (LEFT, RIGHT):
-        assert colour_share(both, TRAINING, half) > 5e-4
-        assert colour_share(both, VALIDATION, half) > 5e-4
+        assert colour_share(both, TRAINING, half) > 3e-4
+        assert colour_share(both, VALIDATION, half) > 3e-4
         assert colour_share(both, TEST, half) == 0
     alone = picture([{key: value for key, value in each.items() if "val" not in key} for each in history])
     assert colour_share(alone, VALIDATION, LEFT) == colour_share(alone, VALIDATION, RIGHT) == 0
     tested = picture(history, test_acc=0.0)
     assert colour_share(tested, TEST, LEFT) == 0
-    assert colour_share(tested, TEST, RIGHT) > 5e-4
+    assert colour_share(tested, TEST, RIGHT) > 3e-4
 
 
 def test_curves_in_the_run_folder(run: RunFolder) -> None:
     run.write_curves(lambda file: draw_curves([full_row(1)], "title", 0.75, file))
-    assert Image.open(run.path / "curves.png").size == (1600, 700)
+    with Image.open(run.path / "curves.png") as image:
+        assert image.size == (1600, 700)

@@ -71,7 +71,8 @@ def known_keys(parser: Any) -> list[str]:
         if action.dest == "subcommand":
             for subparser in action.choices.values():
                 keys += known_keys(subparser)
-        keys.append(action.dest)
+        if not action.dest.endswith(".help"):  # a flag beside each setting that takes a class
+            keys.append(action.dest)
     return list(dict.fromkeys(keys))
 
 
@@ -103,8 +104,11 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, keys: list[s
         has_children = any(known.startswith(f"{key}.") for known in keys)
         if not has_children and key not in keys:
             raise ExperimentError(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
-        if has_children and isinstance(value_node, yaml.MappingNode):
-            _check_mapping(path, value_node, f"{key}.", keys)
+        if isinstance(value_node, yaml.MappingNode):
+            if has_children:
+                _check_mapping(path, value_node, f"{key}.", keys)
+        elif has_children:
+            raise ExperimentError(f"{place}: {key!r} has settings of its own: write them below it, indented")
 
 
 def explain(message: str, keys: list[str]) -> str:
@@ -158,6 +162,7 @@ def read_config(path: Path) -> Any:
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--trainer", type=dict[str, Any])
     add_experiment_arguments(parser)
+    check_yaml(path, known_keys(parser))
     return parser.instantiate(parser.parse_path(path))
 
 

@@ -1,0 +1,47 @@
+"""A torch network's tensors to and from the neutral file; and ``lightning-vgg export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightning_vgg.experiment.neutral import read_neutral, write_neutral
+from lightning_vgg.experiment.runs import RunFolder
+
+
+def main(command: str, args: list[str]) -> None:
+    parser = argparse.ArgumentParser(f"lightning-vgg {command}", description="Write a run's best weights as one file.")
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
+    arguments = parser.parse_args(args)
+    from lightning_vgg.vgg import load_classifier
+
+    output = arguments.output or arguments.run / "weights.safetensors"
+    write_neutral(output, network_tensors(load_classifier(RunFolder.open(arguments.run)).network))
+    print(output)
+
+
+def network_tensors(network: nn.Module) -> dict[str, np.ndarray]:
+    """Parameters and batch-norm statistics, copied, under their neutral names."""
+    return {
+        name: tensor.detach().cpu().contiguous().numpy().copy()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def load_network(network: nn.Module, path: Path) -> None:
+    """Start from the tensors of a neutral file.
+
+    Raises:
+        ExperimentError: the file does not fit; every tensor at fault is named.
+    """
+    state = network.state_dict()
+    shapes = {name: tuple(state[name].shape) for name in state if not name.endswith("num_batches_tracked")}
+    with torch.no_grad():
+        for name, tensor in read_neutral(path, shapes).items():
+            state[name].copy_(torch.from_numpy(tensor))

@@ -1,0 +1,99 @@
+"""Which default matters? The switches of ``semantics`` turned one at a time, on the Lightning side alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lightning_vgg.blocks import build_network
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.semantics import SWITCHES, resolve_semantics
+from lightning_vgg.experiment.specs import ModelSpec
+from lightning_vgg.optim import build_optimizer, clip_gradients
+from lightning_vgg.weights import network_tensors
+from parity_tests.compare import distance
+
+AFTER = (1, 10, 50)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """How far one switch takes the parameters.
+
+    Attributes:
+        switch: its name.
+        distances: worst tensor's max|difference| / max|reference| after 1, 10 and 50 steps.
+        loss_change: of the 50th step, in nats.
+    """
+
+    switch: str
+    distances: tuple[float, ...]
+    loss_change: float
+
+
+def ablate(
+    spec: ModelSpec,
+    image_size: int,
+    num_classes: int,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    clip: float | None,
+) -> list[Ablation]:
+    """Train in float64 with the experiment's own optimizer and schedule, as it is and with each switch turned.
+
+    Both start from the same weights, but for the switch ``initialization``. Dropout is off, so that nothing but the
+    switch differs.
+
+    Args:
+        spec: the experiment's model.
+        image_size, num_classes: of the data.
+        batches: at least 50 of float64 images (B, C, S, S) and labels (B,).
+        clip: norm to which gradients are clipped, if any.
+
+    Returns:
+        the switches, the most effective after 50 steps first.
+    """
+    reference, reference_loss = _train(spec, image_size, num_classes, batches, clip, None)
+    found = []
+    for switch in SWITCHES:
+        turned = replace(spec, semantics_except=sorted({*spec.semantics_except} ^ {switch}))
+        tensors, loss = _train(
+            turned, image_size, num_classes, batches, clip, spec if switch != "initialization" else None
+        )
+        distances = tuple(distance(reference[step], tensors[step]).value for step in AFTER)
+        found.append(Ablation(switch, distances, loss - reference_loss))
+    return sorted(found, key=lambda ablation: -ablation.distances[-1])
+
+
+def _train(
+    spec: ModelSpec, image_size: int, num_classes: int, batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    clip: float | None, start: ModelSpec | None,
+) -> tuple[dict[int, dict[str, np.ndarray]], float]:  # fmt: skip
+    """Tensors after each of AFTER steps, and the last loss; ``start`` names the semantics that draw the weights."""
+    plan = plan_network(spec.network, image_size, num_classes)
+    semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+    first = start or spec
+    torch.manual_seed(0)
+    initial = build_network(plan, resolve_semantics(first.semantics, first.semantics_except)).state_dict()
+    network = build_network(plan, semantics).double()
+    network.load_state_dict(initial, strict=False)
+    optimizer = build_optimizer(network, spec.optimizer, semantics)
+    rates = rate_factors(spec.schedule, AFTER[-1]) * spec.optimizer.learning_rate
+    snapshots, loss = {}, torch.tensor(0.0)
+    for step, ((images, labels), rate) in enumerate(zip(batches, rates, strict=False), start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        logits = network(torch.from_numpy(images))
+        loss = F.cross_entropy(logits, torch.from_numpy(labels), label_smoothing=spec.label_smoothing)
+        loss.backward()
+        if clip:
+            clip_gradients(network.parameters(), clip, semantics.clip_epsilon)
+        optimizer.step()
+        if step in AFTER:
+            snapshots[step] = network_tensors(network)
+    return snapshots, loss.item()

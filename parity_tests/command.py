@@ -1,0 +1,119 @@
+"""``lightning-vgg parity -c X.yaml``: the ladder on the user's own experiment, as a table."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_vgg.experiment.config import framework_free_parser
+
+if TYPE_CHECKING:
+    from parity_tests.ablation import Ablation
+    from parity_tests.ladder import Rung
+
+
+def main(command: str, args: list[str]) -> None:
+    parser = framework_free_parser(
+        f"lightning-vgg {command}",
+        "Measure, rung by rung, how far Lightning and Keras lie apart on an experiment. Exit status 1 if a rung fails.",
+    )
+    parser.add_argument("--json", type=str | None, default=None, help="write the figures to this file, too")
+    parser.add_argument("--ablate", type=bool, default=False, help="say instead how much each default matters")
+    if "-h" in args or "--help" in args:
+        parser.print_help()
+        return
+    args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
+    config = parser.instantiate(parser.parse_args(args))
+    passed = (_ablate if config.ablate else _climb)(config)
+    if not passed:
+        sys.exit(1)
+
+
+def _climb(config: Any) -> bool:
+    from rich.console import Console
+
+    from lightning_vgg.experiment.dataset import load_dataset
+    from parity_tests.ladder import Ladder
+
+    started = time.monotonic()
+    rungs = []
+    console = Console()
+    dataset = load_dataset(config.data)
+    with console.status("climbing") as status:
+        for rung in Ladder(config.model, config.data, dataset).rungs():
+            rungs.append(rung)
+            status.update(f"{len(rungs)} rungs climbed, last: {rung.name}, {rung.precision}")
+    console.print(ladder_table(rungs))
+    failed = [rung for rung in rungs if not rung.passed]
+    seconds = time.monotonic() - started
+    console.print(f"{len(rungs) - len(failed)} of {len(rungs)} rungs passed, {seconds:.0f} s", highlight=False)
+    _write_json(config.json, {"rungs": [rung.as_dict() for rung in rungs], "passed": not failed, "seconds": seconds})
+    return not failed
+
+
+def _ablate(config: Any) -> bool:
+    from rich.console import Console
+
+    from lightning_vgg.experiment.dataset import load_dataset
+    from parity_tests.ablation import AFTER, ablate
+    from parity_tests.ladder import Ladder
+    from parity_tests.pair import without_dropout
+
+    dataset = load_dataset(config.data)
+    spec = without_dropout(config.model)
+    batches = [
+        (batch.images.transpose(0, 3, 1, 2), batch.labels)
+        for batch in Ladder(config.model, config.data, dataset).batches(AFTER[-1], "float64")
+    ]
+    found = ablate(spec, config.data.image_size, len(dataset.class_names), batches, config.trainer.gradient_clip_val)
+    Console().print(ablation_table(found))
+    _write_json(config.json, {"ablation": [vars(ablation) for ablation in found]})
+    return True
+
+
+def ladder_table(rungs: list[Rung]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Parity of Lightning and Keras")
+    for column in (
+        "rung",
+        "precision",
+        "measured",
+        "may reach",
+        "one ulp (torch to itself)",
+        "farthest tensor",
+        "verdict",
+    ):
+        table.add_column(column, justify="right" if column in ("measured", "may reach") else "left")
+    for rung in rungs:
+        control = "" if rung.control is None else f"{rung.control:.1e}"
+        verdict = "[green]passed" if rung.passed else "[bold red]FAILED"
+        table.add_row(
+            rung.name, rung.precision, f"{rung.measured:.1e}", f"{rung.limit:.1e}", control, rung.worst, verdict
+        )
+    return table
+
+
+def ablation_table(found: list[Ablation]) -> Any:
+    from rich.table import Table
+
+    table = Table(
+        title="What each default does to the parameters",
+        caption="max|difference| / max|reference| of the worst tensor, float64, the other framework's default against ours",
+    )
+    for column in ("switch", "1 step", "10 steps", "50 steps", "loss of step 50"):
+        table.add_column(column, justify="left" if column == "switch" else "right")
+    for ablation in found:
+        table.add_row(
+            ablation.switch, *(f"{distance:.1e}" for distance in ablation.distances), f"{ablation.loss_change:+.4f}"
+        )
+    return table
+
+
+def _write_json(path: str | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(figures, indent=2) + "\n")
+        print(f"written to {path}")

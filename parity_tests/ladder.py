@@ -1,0 +1,329 @@
+"""The rungs: each measures how far the two frameworks lie apart in one thing, and says how far they may.
+
+In float64 a rung may reach ten times the floor: the distance measured between two right implementations, which only
+the order of additions sets apart. In float32 chaos is larger than that floor, so a rung may reach ten times the
+distance that torch has to itself when one weight moves by one unit in the last place, or the float32 gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightning_vgg.experiment.batches import Normalization, cut_batch, normalize
+from lightning_vgg.experiment.dataset import Dataset
+from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
+from parity_tests.batches import evaluation_batches, training_batches
+from parity_tests.compare import Distance, distance
+from parity_tests.masks import keras_kept_values, keras_masks, torch_kept_values, torch_masks
+from parity_tests.pair import (
+    Batch,
+    Pair,
+    Precision,
+    Tensors,
+    initial_tensors,
+    parameters,
+    statistics,
+    without_idle_biases,
+)
+
+MARGIN = 10.0
+BATCH = 32
+STEPS = 50
+
+# Fractions that float32 holds exactly: TensorFlow casts an optimizer's constants through it, also in float64.
+MOMENTUM, BETA1, BETA2, RATE = 0.875, 0.875, 1 - 2.0**-10, 2.0**-10
+OPTIMIZERS = {
+    "sgd": OptimizerSpec(name="sgd", learning_rate=2.0**-7, momentum=MOMENTUM),
+    "nesterov": OptimizerSpec(
+        name="sgd", learning_rate=2.0**-7, momentum=MOMENTUM, nesterov=True, weight_decay=2.0**-10
+    ),
+    "adam": OptimizerSpec(name="adam", learning_rate=RATE, beta1=BETA1, beta2=BETA2),
+    "adamw": OptimizerSpec(
+        name="adamw", learning_rate=RATE, beta1=BETA1, beta2=BETA2, weight_decay=2.0**-8, decay_all=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a rung found.
+
+    Attributes:
+        name: of the rung.
+        precision: float64, float32, or exact where nothing may differ.
+        measured: the distance.
+        worst: the tensor that lies farthest apart.
+        limit: the largest distance that passes.
+        control: the distance of torch to itself with one weight moved by one ulp; float32 only.
+    """
+
+    name: str
+    precision: str
+    measured: float
+    worst: str
+    limit: float
+    control: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.measured <= self.limit
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Distances of two right implementations: in float64 as measured, in float32 what passes at once."""
+
+    float64: float
+    float32: float
+
+
+FLOORS = {
+    "forward": Floor(6e-16, 1e-6),
+    "loss": Floor(6e-16, 1e-6),
+    "gradients": Floor(1.9e-14, 5e-5),
+    "sgd": Floor(1.9e-14, 5e-5),
+    "nesterov": Floor(1.9e-14, 5e-5),
+    "adam": Floor(4.7e-12, 1e-5),
+    "adamw": Floor(4.7e-12, 1e-5),
+    "batch norm statistics": Floor(4e-14, 1e-5),
+}
+"""float64: measured over a VGG of six convolutions, batch 32, one to fifty steps, Keras 3.15.1 against torch 2.14.1."""
+
+
+class Ladder:
+    """All rungs for one experiment.
+
+    Args:
+        spec: the network under test; its own optimizer is one of those tried.
+        data: the images.
+        image_size: pixels a side.
+    """
+
+    def __init__(self, spec: ModelSpec, data: DataSpec, dataset: Dataset) -> None:
+        self.spec = replace(spec, init_from=None)
+        self.data = data
+        self.dataset = dataset
+        self.classes = len(dataset.class_names)
+
+    def rungs(self) -> Iterator[Rung]:
+        """Climb; each rung is yielded as soon as it is measured."""
+        yield self.specification()
+        yield self.initialization()
+        yield self.preprocessing()
+        yield self.augmentation()
+        for precision in ("float64", "float32"):
+            yield self.forward(precision)
+            yield self.loss(precision)
+            yield self.gradients(precision)
+            yield self.dropout(precision)
+            yield self.frozen(precision)
+            yield self.clipping(precision)
+            for name in (*OPTIMIZERS, "own"):
+                yield from self.steps(name, precision)
+        yield self.evaluation()
+
+    def pair(self, precision: Precision, **changes: Any) -> Pair:
+        return Pair(replace(self.spec, **changes), self.data.image_size, self.classes, precision)
+
+    def batches(self, count: int, precision: Precision) -> list[Batch]:
+        """``count`` batches of the training images, again from the start where there are too few."""
+        images, labels = self.dataset.train
+        order = np.resize(draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index, count * BATCH)
+        return [
+            Batch(normalize(images[rows], self.dataset.normalization, np.dtype(precision)), labels[rows])
+            for rows in np.split(order, count)
+        ]
+
+    # What must be equal exactly
+
+    def specification(self) -> Rung:
+        pair = self.pair("float32")
+        ours = {name: np.array(tensor.shape) for name, tensor in pair.torch_tensors().items()}
+        theirs = {name: np.array(tensor.shape) for name, tensor in pair.keras_tensors().items()}
+        counts = [
+            sum(parameter.numel() for parameter in pair.torch_network.parameters()),
+            sum(int(np.prod(variable.shape)) for variable in pair.keras_model.trainable_variables),
+            pair.plan.trainable_parameters,
+        ]
+        found = distance(ours, theirs)
+        return _exact(
+            "specification", found if len(set(counts)) == 1 else Distance(float("inf"), f"parameters {counts}")
+        )
+
+    def initialization(self) -> Rung:
+        """Spread of each tensor's initial values, in standard errors apart: chance alone stays below 5."""
+        ours, theirs = initial_tensors(self.spec, self.data.image_size, self.classes)
+        worst = Distance(0.0, "")
+        for name, tensor in ours.items():
+            other = theirs[name]
+            if tensor.std() == 0 and other.std() == 0:  # constants: equal or not
+                apart = 0.0 if np.array_equal(tensor, other) else float("inf")
+            else:
+                # The variance of a sample variance of uniform numbers is 0.8 σ⁴/n.
+                apart = abs(np.log(tensor.var() / other.var())) / np.sqrt(2 * 0.8 / tensor.size)
+            worst = max(worst, Distance(float(apart), name))
+        return Rung("initialization (standard errors)", "float32", worst.value, worst.tensor, limit=5.0)
+
+    def preprocessing(self) -> Rung:
+        """The evaluation batch of either side, bit for bit."""
+        return _exact("preprocessing", distance(*evaluation_batches(self.data, self.dataset)))
+
+    def augmentation(self) -> Rung:
+        """Two epochs of training batches of either side, bit for bit: order, flips, shifts and cutout."""
+        lively = replace(self.data, augmentation=AugmentationSpec(flip=True, shift=4, cutout=8))
+        return _exact("order and augmentation", distance(*training_batches(lively, self.dataset)))
+
+    # What may differ by rounding
+
+    def forward(self, precision: Precision) -> Rung:
+        (batch,) = self.batches(1, precision)
+        return self._rung(
+            "forward", precision, FLOORS["forward"],
+            ours=lambda pair: {"logits": pair.torch_logits(batch)},
+            theirs=lambda pair: {"logits": pair.keras_logits(batch)},
+        )  # fmt: skip
+
+    def loss(self, precision: Precision) -> Rung:
+        """Training mode; once more with logits so large that clipped probabilities would show."""
+        (batch,) = self.batches(1, precision)
+        logits = 40 * np.eye(self.classes)[(batch.labels + 1) % self.classes].astype(precision)
+
+        def ours(pair: Pair) -> Tensors:
+            return {
+                "loss": pair.torch_loss(batch).detach().numpy(),
+                "of sure logits": pair.torch_loss_of(logits, batch),
+            }
+
+        return self._rung(
+            "loss", precision, FLOORS["loss"], ours,
+            theirs=lambda pair: {"loss": pair.keras_loss(batch), "of sure logits": pair.keras_loss_of(logits, batch)},
+        )  # fmt: skip
+
+    def gradients(self, precision: Precision) -> Rung:
+        (batch,) = self.batches(1, precision)
+        return self._rung(
+            "gradients", precision, FLOORS["gradients"],
+            ours=lambda pair: without_idle_biases(pair.torch_gradients(batch), pair.plan),
+            theirs=lambda pair: without_idle_biases(pair.keras_gradients(batch), pair.plan),
+        )  # fmt: skip
+
+    def dropout(self, precision: Precision) -> Rung:
+        """Gradients with the same masks in both, and what either framework multiplies the kept values by."""
+        (batch,) = self.batches(1, precision)
+
+        def ours(pair: Pair) -> Tensors:
+            with torch_masks(pair.plan, BATCH):
+                return without_idle_biases(pair.torch_gradients(batch), pair.plan) | torch_kept_values(pair.plan)
+
+        def theirs(pair: Pair) -> Tensors:
+            with keras_masks(pair.plan, BATCH):
+                return without_idle_biases(pair.keras_gradients(batch), pair.plan) | keras_kept_values(pair.plan)
+
+        return self._rung("dropout, masks injected", precision, FLOORS["gradients"], ours, theirs, dropout=True)
+
+    def frozen(self, precision: Precision) -> Rung:
+        """Three steps with the first block frozen: it must stay as it is, statistics included."""
+        batches, rates = self.batches(3, precision), [2.0**-7] * 3
+        first = next(iter(self.pair(precision).plan.blocks))
+
+        def after(pair: Pair, steps: Callable[..., Iterator[None]], tensors: Callable[[], Tensors]) -> Tensors:
+            before = {name: value for name, value in tensors().items() if name.startswith(f"{first}.")}
+            pair.freeze(first)
+            for _ in steps(batches, OPTIMIZERS["sgd"], rates):
+                pass
+            moved = sum(not np.array_equal(tensors()[name], value) for name, value in before.items())
+            return {**tensors(), "frozen tensors that moved": np.array(float("nan") if moved else 1.0)}
+
+        return self._rung(
+            f"frozen {first}, 3 steps", precision, FLOORS["sgd"],
+            ours=lambda pair: after(pair, pair.torch_steps, pair.torch_tensors),
+            theirs=lambda pair: after(pair, pair.keras_steps, pair.keras_tensors),
+        )  # fmt: skip
+
+    def clipping(self, precision: Precision) -> Rung:
+        """One step with the gradients' common norm clipped to about a hundredth of itself."""
+        batches, optimizer = self.batches(1, precision), OPTIMIZERS["sgd"]
+        rates = [1.0]  # so that the step is as large as the clipped gradient
+
+        def moved(pair: Pair, steps: Callable[..., Iterator[None]], tensors: Callable[[], Tensors]) -> Tensors:
+            before = parameters(tensors())
+            list(steps(batches, optimizer, rates, clip=2.0**-6))
+            step = {name: value - before[name] for name, value in parameters(tensors()).items()}
+            return without_idle_biases(step, pair.plan)
+
+        return self._rung(
+            "global-norm clipping", precision, Floor(1e-11, 1e-3),  # small steps on large weights cost digits
+            ours=lambda pair: moved(pair, pair.torch_steps, pair.torch_tensors),
+            theirs=lambda pair: moved(pair, pair.keras_steps, pair.keras_tensors),
+        )  # fmt: skip
+
+    def steps(self, name: str, precision: Precision) -> Iterator[Rung]:
+        """Parameters after one step and after fifty, and the batch-norm statistics after fifty."""
+        optimizer = {**OPTIMIZERS, "own": float32_exact(self.spec.optimizer)}[name]
+        schedule = {"nesterov": ScheduleSpec("one_cycle", warmup=0.3), "adamw": ScheduleSpec("cosine")}
+        rates = rate_factors(schedule.get(name, ScheduleSpec()), STEPS) * optimizer.learning_rate
+        batches = self.batches(STEPS, precision)
+        pair = self.pair(precision)
+
+        def trajectory(steps: Iterator[None], tensors: Callable[[], Tensors]) -> tuple[Tensors, Tensors]:
+            next(steps)
+            first = tensors()
+            for _ in steps:
+                pass
+            return first, tensors()
+
+        twins = [pair.torch_twin(), pair.torch_twin(nudged=True)] if precision == "float32" else []
+        ours = trajectory(pair.torch_steps(batches, optimizer, rates), pair.torch_tensors)
+        theirs = trajectory(pair.keras_steps(batches, optimizer, rates), pair.keras_tensors)
+        controls = [trajectory(twin.torch_steps(batches, optimizer, rates), twin.torch_tensors) for twin in twins]
+        floor = FLOORS["adam" if optimizer.name != "sgd" else "sgd"]
+        for when, label in enumerate(("1 step", f"{STEPS} steps")):
+            for part, what, of in (
+                (parameters, label, floor),
+                (statistics, f"{label}, batch norm statistics", FLOORS["batch norm statistics"]),
+            ):
+                sides = [without_idle_biases(part(side[when]), pair.plan) for side in (ours, theirs, *controls)]
+                if sides[0]:
+                    yield _verdict(
+                        f"{name}, {what}",
+                        precision,
+                        of,
+                        distance(*sides[:2]),
+                        distance(*sides[2:]).value if controls else None,
+                    )
+
+    def _rung(
+        self, name: str, precision: Precision, floor: Floor,
+        ours: Callable[[Pair], Tensors], theirs: Callable[[Pair], Tensors], dropout: bool = False,
+    ) -> Rung:  # fmt: skip
+        pair = Pair(self.spec, self.data.image_size, self.classes, precision, dropout)
+        control = None
+        if precision == "float32":
+            control = distance(ours(pair.torch_twin()), ours(pair.torch_twin(nudged=True))).value
+        return _verdict(name, precision, floor, distance(ours(pair), theirs(pair)), control)
+
+
+def float32_exact(optimizer: OptimizerSpec) -> OptimizerSpec:
+    """The optimizer with its constants rounded to float32, as TensorFlow rounds them anyway."""
+    constants = {name: float(np.float32(getattr(optimizer, name))) for name in ("momentum", "beta1", "beta2")}
+    return replace(optimizer, **constants)
+
+
+def _verdict(name: str, precision: Precision, floor: Floor, found: Distance, control: float | None) -> Rung:
+    limit = MARGIN * floor.float64 if control is None else max(floor.float32, MARGIN * control)
+    return Rung(name, precision, found.value, found.tensor, limit, control)
+
+
+def _exact(name: str, found: Distance) -> Rung:
+    return Rung(name, "exact", found.value, found.tensor, limit=0.0)

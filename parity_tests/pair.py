@@ -1,0 +1,250 @@
+"""One network in both frameworks, with the same weights, and what can be computed with it on either side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from keras_reference import blocks as keras_blocks
+from keras_reference import optim as keras_optim
+from keras_reference import weights as keras_weights
+from lightning_vgg.blocks import build_network
+from lightning_vgg.experiment.network import Plan, plan_network
+from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
+from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
+from lightning_vgg.optim import build_optimizer, clip_gradients
+from lightning_vgg.weights import network_tensors
+from parity_tests.frameworks import keras
+
+Precision = Literal["float64", "float32"]
+Tensors = dict[str, np.ndarray]
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normalized images (B, S, S, C), channels last, and labels int64 (B,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Pair:
+    """The network of ``spec`` in torch and in Keras, dropout off unless masks are given.
+
+    All tensors, batch-norm statistics included, start from random values, so that none is trivially 0 or 1.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision, dropout: bool = False
+    ) -> None:
+        if not dropout:
+            spec = without_dropout(spec)
+        self.spec = spec
+        self.frozen_block: str | None = None
+        self.precision = precision
+        self.plan = plan_network(spec.network, image_size, num_classes)
+        self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        torch.manual_seed(0)
+        self.torch_network: nn.Module = build_network(self.plan, self.semantics).to(getattr(torch, precision))
+        randomize(self.torch_network)
+        with keras_precision(precision):
+            self.keras_model = keras_blocks.build_model(self.plan)
+            keras_weights.load_weights(self.keras_model, self.plan, self.torch_tensors())
+
+    def torch_twin(self, nudged: bool = False) -> Pair:
+        """A pair whose torch network is a copy; nudged: with one weight moved by one unit in the last place."""
+        twin = copy(self)
+        twin.torch_network = deepcopy(self.torch_network)
+        if nudged:
+            kernel = next(parameter for parameter in twin.torch_network.parameters() if parameter.ndim > 1)
+            flat = kernel.data.view(-1)
+            flat[0] = torch.nextafter(flat[0], flat[0] + 1)
+        return twin
+
+    def freeze(self, block: str) -> None:
+        """Neither weights nor statistics of the block move any more, in both frameworks."""
+        self.frozen_block = block
+        self.torch_network.get_submodule(block).requires_grad_(False)
+        for layer in self.keras_model.layers:
+            if layer.name.startswith(f"{block}_"):
+                layer.trainable = False
+
+    # Weights and statistics
+
+    def torch_tensors(self) -> Tensors:
+        return network_tensors(self.torch_network)
+
+    def keras_tensors(self) -> Tensors:
+        return keras_weights.read_weights(self.keras_model, self.plan)
+
+    # One batch
+
+    def torch_logits(self, batch: Batch, training: bool = False) -> np.ndarray:
+        self.torch_network.train(training)
+        with torch.no_grad():
+            return self.torch_network(_nchw(batch.images)).numpy()
+
+    def keras_logits(self, batch: Batch) -> np.ndarray:
+        return np.asarray(self.keras_model(batch.images, training=False))
+
+    def torch_loss(self, batch: Batch) -> torch.Tensor:
+        """Training loss, with the graph."""
+        self.torch_network.train()
+        if self.frozen_block is not None:
+            self.torch_network.get_submodule(self.frozen_block).eval()
+        logits = self.torch_network(_nchw(batch.images))
+        return F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=self.spec.label_smoothing)
+
+    def keras_loss(self, batch: Batch) -> np.ndarray:
+        return self.keras_loss_of(self.keras_model(batch.images, training=True), batch)
+
+    def torch_loss_of(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        labels = torch.from_numpy(batch.labels)
+        return F.cross_entropy(torch.from_numpy(logits), labels, label_smoothing=self.spec.label_smoothing).numpy()
+
+    def keras_loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
+        with keras_precision(self.precision):
+            loss = keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes)
+            return np.asarray(loss(batch.labels, logits))
+
+    def torch_gradients(self, batch: Batch) -> Tensors:
+        self.torch_network.zero_grad()
+        self.torch_loss(batch).backward()
+        return {
+            name: parameter.grad.numpy().copy()
+            for name, parameter in self.torch_network.named_parameters()
+            if parameter.grad is not None
+        }
+
+    def keras_gradients(self, batch: Batch) -> Tensors:
+        """In torch's names and layouts: the gradients are put into a second model, and read back like weights."""
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            logits = self.keras_model(batch.images, training=True)
+            loss = keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes)(batch.labels, logits)
+        gradients = tape.gradient(loss, [variable.value for variable in self.keras_model.trainable_variables])
+        with keras_precision(self.precision):
+            holder = keras_blocks.build_model(self.plan)
+        for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
+            variable.assign(gradient)
+        tensors = keras_weights.read_weights(holder, self.plan)
+        return {name: value for name, value in tensors.items() if not name.endswith(_STATISTICS)}
+
+    # Many batches
+
+    def torch_steps(
+        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        """Train batch after batch; yields after each step."""
+        stepper = build_optimizer(self.torch_network, optimizer, self.semantics)
+        for batch, rate in zip(batches, rates, strict=True):
+            for group in stepper.param_groups:
+                group["lr"] = rate
+            stepper.zero_grad()
+            self.torch_loss(batch).backward()
+            if clip is not None:
+                clip_gradients(self.torch_network.parameters(), clip, self.semantics.clip_epsilon)
+            stepper.step()
+            yield
+
+    def keras_steps(
+        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        """The same by Keras's own ``train_on_batch``."""
+        with keras_precision(self.precision):
+            self.keras_model.compile(
+                optimizer=keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, self.keras_model),
+                loss=keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes),
+                jit_compile=False,
+            )
+            for batch in batches:
+                self.keras_model.train_on_batch(batch.images, batch.labels)
+                yield
+
+
+def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int) -> tuple[Tensors, Tensors]:
+    """Freshly initialized, by torch and by Keras, each with its own chance."""
+    plan = plan_network(spec.network, image_size, num_classes)
+    torch.manual_seed(0)
+    ours = network_tensors(build_network(plan, resolve_semantics(spec.semantics, spec.semantics_except)))
+    keras.utils.set_random_seed(0)
+    return ours, keras_weights.read_weights(keras_blocks.build_model(plan), plan)
+
+
+def statistics(tensors: Tensors) -> Tensors:
+    return {name: value for name, value in tensors.items() if name.endswith(_STATISTICS)}
+
+
+def parameters(tensors: Tensors) -> Tensors:
+    return {name: value for name, value in tensors.items() if not name.endswith(_STATISTICS)}
+
+
+def without_idle_biases(tensors: Tensors, plan: Plan) -> Tensors:
+    """Leave out the biases that a batch norm takes away: their gradient is truly 0, and Adam blows up its noise."""
+    idle = {
+        f"{layer.name}.bias"
+        for layer, after in zip(plan.layers, plan.layers[1:], strict=False)
+        if isinstance(layer.layer, Conv | Dense)
+        and layer.layer.activation == "linear"
+        and isinstance(after.layer, BatchNorm)
+    }
+    return {name: value for name, value in tensors.items() if name not in idle}
+
+
+def without_dropout(spec: ModelSpec) -> ModelSpec:
+    """The same layers, every dropout at rate 0."""
+
+    def off(recipe: str) -> str:
+        return re.sub(r"dropout\s*\([^)]*\)", "dropout", recipe, flags=re.IGNORECASE)
+
+    def off_all(block: str | list[str]) -> str | list[str]:
+        return off(block) if isinstance(block, str) else [off(recipe) for recipe in block]
+
+    network = spec.network
+    return replace(
+        spec,
+        network=replace(
+            network, conv_block=off_all(network.conv_block), dense_block=off_all(network.dense_block), dropout=0.0
+        ),
+    )
+
+
+def randomize(network: nn.Module) -> None:
+    """Random biases, batch-norm weights and statistics; kernels stay as initialized."""
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim != 1:
+            continue
+        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+        around_one = name.endswith("running_var") or (name.endswith("weight") and "norm" in name)
+        tensor.copy_(0.5 + noise if around_one else 0.2 * noise - 0.1)
+
+
+@contextmanager
+def keras_precision(precision: Precision) -> Iterator[None]:
+    """Keras's float type for the layers, optimizers and metrics made inside."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(precision)
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
+        keras.config.set_dtype_policy(before)
+
+
+def _nchw(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
