@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lightning_vgg.callbacks import processor_name
+from lightning_vgg.experiment.hardware import processor_name
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import platform
-import re
-import resource
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -18,7 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.curves import draw_curves
-from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder
+from lightning_vgg.experiment.hardware import processor_name, resident_memory
+from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder, epoch_line
 from lightning_vgg.vgg import VGGClassifier
 
 
@@ -122,15 +119,6 @@ class RunRecorder(ModelCheckpoint):
             self.draw_curves()
 
 
-def epoch_line(row: dict[str, float], epochs: int | None) -> str:
-    """``epoch  3/10  train_loss 0.8123  train_acc 71.20 %  ...  12.3 s``."""
-    words = [f"epoch {row['epoch']:3.0f}/{epochs}"]
-    for key, value in row.items():
-        if key.endswith(("_loss", "_acc")):
-            words.append(f"{key} {value:.4f}" if key.endswith("_loss") else f"{key} {value:.2%}")
-    return "  ".join([*words, f"{row['seconds']:.1f} s"])
-
-
 def describe_run(trainer: Trainer) -> dict[str, Any]:
     """What run.json says of a run before its results are known."""
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
@@ -151,28 +139,12 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "seed": data.seed,
         "semantics": module.spec.semantics,
         "semantics_except": module.spec.semantics_except,
-        "data_fingerprint": data.dataset.fingerprint,
-        "class_names": list(data.dataset.class_names),
-        "normalization": {"mean": data.dataset.normalization.mean, "std": data.dataset.normalization.std},
-        "images": {part: data.count(part) for part in ("train", "val", "test")},
+        **data.dataset.describe(),
         "parameters": sum(parameter.numel() for parameter in parameters),
         "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
     }
 
 
-def processor_name() -> str:
-    """The processor's model name where the system tells it."""
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        cpuinfo = ""
-    name = re.search(r"model name\s*:\s*(.+)", cpuinfo)
-    return name[1] if name else platform.processor() or platform.machine()
-
-
 def peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else the process's largest resident size."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    # Linux counts kilobytes, macOS bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Bytes: of the GPU where there is one, else of the process."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_memory()

@@ -224,11 +224,13 @@ class Ladder:
 
         def ours(pair: Pair) -> Tensors:
             with torch_masks(pair.plan, BATCH):
-                return without_idle_biases(pair.torch_gradients(batch), pair.plan) | torch_kept_values(pair.plan)
+                gradients = pair.torch_gradients(batch)
+            return without_idle_biases(gradients, pair.plan) | torch_kept_values(pair.torch_network)
 
         def theirs(pair: Pair) -> Tensors:
             with keras_masks(pair.plan, BATCH):
-                return without_idle_biases(pair.keras_gradients(batch), pair.plan) | keras_kept_values(pair.plan)
+                gradients = pair.keras_gradients(batch)
+            return without_idle_biases(gradients, pair.plan) | keras_kept_values(pair.keras_model)
 
         return self._rung("dropout, masks injected", precision, FLOORS["gradients"], ours, theirs, dropout=True)
 

@@ -52,25 +52,19 @@ def draw_masks(plan: Plan, batch: int) -> list[np.ndarray]:
     ]
 
 
-def torch_kept_values(plan: Plan) -> dict[str, np.ndarray]:
-    """What torch's own dropout makes of a kept 1, for each layer."""
+def torch_kept_values(network: torch.nn.Module) -> dict[str, np.ndarray]:
+    """What each dropout layer of a torch network makes of a kept 1."""
+    layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Dropout) and layer.p]
     return {
-        f"{name} kept": torch.nn.functional.dropout(torch.ones(4096, dtype=torch.float64), rate, True).numpy().max()
-        for name, rate in _rates(plan)
+        f"dropout {number} keeps 1 as": layer.train()(torch.ones(4096, dtype=torch.float64)).numpy().max()
+        for number, layer in enumerate(layers)
     }
 
 
-def keras_kept_values(plan: Plan) -> dict[str, np.ndarray]:
-    """What Keras's own dropout makes of a kept 1, for each layer."""
+def keras_kept_values(model: Any) -> dict[str, np.ndarray]:
+    """What each dropout layer of a Keras model makes of a kept 1."""
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
     return {
-        f"{name} kept": np.asarray(keras.layers.Dropout(rate, dtype="float64")(np.ones(4096), training=True)).max()
-        for name, rate in _rates(plan)
+        f"dropout {number} keeps 1 as": np.asarray(layer(np.ones(4096), training=True)).max()
+        for number, layer in enumerate(layers)
     }
-
-
-def _rates(plan: Plan) -> list[tuple[str, float]]:
-    return [
-        (planned.name, planned.layer.rate)
-        for planned in plan.layers
-        if isinstance(planned.layer, Dropout) and planned.layer.rate
-    ]

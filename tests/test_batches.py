@@ -17,6 +17,7 @@ from lightning_vgg.experiment.batches import Normalization, cut_batch, normalize
 from lightning_vgg.experiment.dataset import Part
 from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec
+from lightning_vgg.vgg import Scores
 
 NORMALIZATION = Normalization(mean=(125.3, 122.95, 113.87), std=(62.99, 62.09, 66.7))
 DTYPES = [(np.float32, torch.float32), (np.float64, torch.float64)]
@@ -266,6 +267,16 @@ def test_evaluation_sees_every_image_once(count: int, batch_size: int, processes
         if processes == 1:
             assert seen == list(range(count))  # in order
     assert sorted(seen) == list(range(count))
+
+
+def test_scores_take_an_empty_share() -> None:
+    """With more processes than images in the last batch one process gets none; its mean loss is NaN."""
+    scores = Scores(3)
+    scores.update(torch.eye(3), torch.tensor([0, 1, 1]), torch.tensor(0.5))
+    scores.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), torch.tensor(math.nan))
+    loss, accuracy = scores.compute()
+    assert loss.item() == 0.5
+    assert accuracy.item() == pytest.approx(2 / 3)
 
 
 # --- all together -----------------------------------------------------------------------------------------------------

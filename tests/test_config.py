@@ -196,6 +196,7 @@ def test_nearest_key() -> None:
     keys = ["model.optimizer.momentum", "model.network.filters", "seed_everything"]
     assert nearest_key("model.optimizer.momentun", keys) == "; did you mean 'model.optimizer.momentum'?"
     assert nearest_key("data.filters", keys) == "; did you mean 'model.network.filters'?"
+    assert nearest_key("filtrs", keys) == "; did you mean 'model.network.filters'?"
     assert nearest_key("xyzzy", keys) == ""
 
 

@@ -90,12 +90,27 @@ def test_checkpoints(run: RunFolder) -> None:
     with pytest.raises(RunError, match="holds no best checkpoint"):
         run.checkpoint("best")
     run.checkpoints.mkdir()
-    for age, name in enumerate(("last.ckpt", "best_step9.ckpt", "best_step30.ckpt", "best_step100.ckpt")):
+    # The newest, whatever its number: after a resume step 30 can come after step 100.
+    for time, name in enumerate(("best_step100.ckpt", "best_step9.ckpt", "best_step30.ckpt", "last.ckpt")):
         (run.checkpoints / name).touch()
-        os.utime(run.checkpoints / name, (100 - age, 100 - age))
-    # The newest, whatever its number: after a resume step 9 can come after step 100.
-    assert run.checkpoint("best").name == "best_step9.ckpt"
+        os.utime(run.checkpoints / name, (time, time))
+    assert run.checkpoint("best").name == "best_step30.ckpt"
     assert run.checkpoint("last").name == "last.ckpt"
+
+
+def test_the_newest_run_is_that_of_the_newest_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no trained run in"):
+        RunFolder.newest(tmp_path, "vgg", None)
+    folders = {name: RunFolder.create(tmp_path, "vgg", name, 0) for name in ("b", "c", "a", "untrained")}
+    for time, name in enumerate(("b", "c", "a")):
+        folders[name].checkpoints.mkdir()
+        (folders[name].checkpoints / "last.ckpt").touch()
+        os.utime(folders[name].checkpoints / "last.ckpt", (time, time))
+    assert RunFolder.newest(tmp_path, "vgg", None).path == folders["a"].path
+    assert RunFolder.newest(tmp_path, "vgg", "b").path == folders["b"].path
+    for experiment, run_name in (("other", None), ("vgg", "untrained"), ("vgg", "absent")):
+        with pytest.raises(RunError, match="there is no trained run in"):
+            RunFolder.newest(tmp_path, experiment, run_name)
 
 
 # --- history and record -----------------------------------------------------------------------------------------------

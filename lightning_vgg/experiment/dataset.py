@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,15 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     normalization: Normalization
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of the images."""
+        return {
+            "data_fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "normalization": {"mean": self.normalization.mean, "std": self.normalization.std},
+            "images": {name: len(getattr(self, name).labels) for name in ("train", "val", "test")},
+        }
 
 
 def load_dataset(spec: DataSpec) -> Dataset:

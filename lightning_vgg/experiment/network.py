@@ -72,7 +72,12 @@ class PlannedLayer:
 class Plan:
     """The layers of a network in order, grouped by block; the last group is the classifier."""
 
+    input_shape: Shape
     blocks: dict[str, tuple[PlannedLayer, ...]]
+
+    @property
+    def num_classes(self) -> int:
+        return self.layers[-1].width
 
     @property
     def layers(self) -> tuple[PlannedLayer, ...]:
@@ -104,7 +109,7 @@ def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels:
             shape = blocks[name][-1].output_shape
     classifier = Dense(activation="linear")
     blocks[CLASSIFIER] = (PlannedLayer(CLASSIFIER, classifier, num_classes, shape, (num_classes,)),)
-    return Plan(blocks)
+    return Plan((image_size, image_size, channels), blocks)
 
 
 def _recipes(block: str | list[str], widths: list[int], kind: BlockKind) -> list[Recipe]:

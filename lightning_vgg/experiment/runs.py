@@ -150,6 +150,15 @@ class RunFolder:
             draw(file)
 
 
+def epoch_line(row: dict[str, float], epochs: int | None) -> str:
+    """``epoch  3/10  train_loss 0.8123  train_acc 71.20 %  ...  12.3 s``."""
+    words = [f"epoch {row['epoch']:3.0f}/{epochs}"]
+    for key, value in row.items():
+        if key.endswith(("_loss", "_acc")):
+            words.append(f"{key} {value:.4f}" if key.endswith("_loss") else f"{key} {value:.2%}")
+    return "  ".join([*words, f"{row['seconds']:.1f} s"])
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Write beside ``path``, then move into place; on an error the old file stays as it was."""

@@ -1,0 +1,107 @@
+"""Keeping the run folder, and the curves in W&B, during a training."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_reference.backend import peak_memory
+from keras_reference.batches import TrainingBatches
+from lightning_vgg.experiment.curves import draw_curves
+from lightning_vgg.experiment.runs import RunFolder, epoch_line
+from lightning_vgg.experiment.tracking import STEP
+
+_LOGS = {
+    "train_loss": "loss",
+    "train_acc": "acc",
+    "val_loss": "val_cross_entropy",  # "val_loss" in Keras's logs has the label smoothing in it
+    "val_acc": "val_acc",
+}
+"""Column of the history -> its name in Keras's logs."""
+
+
+class NextEpoch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Draws the epoch's batches."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.batches.start_epoch(epoch)
+
+
+class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes history.csv, curves.png and the speed in run.json, and says an epoch a line.
+
+    Args:
+        run: the folder.
+        rates: the learning rate of every step.
+        images: training images an epoch.
+        echo: print the lines.
+    """
+
+    def __init__(self, run: RunFolder, rates: np.ndarray, images: int, echo: bool) -> None:
+        super().__init__()
+        self.run = run
+        self.rates = rates
+        self.images = images
+        self.echo = echo
+        self.images_per_second: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch_started = time.perf_counter()
+        self.train_seconds: float | None = None
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.train_seconds = time.perf_counter() - self.epoch_started
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        seconds = time.perf_counter() - self.epoch_started
+        step = int(self.model.optimizer.iterations)
+        row: dict[str, float] = {"epoch": epoch + 1, "step": step}
+        row |= {column: logs[name] for column, name in _LOGS.items() if name in logs}
+        row |= {"learning_rate": float(self.rates[step - 1]), "seconds": round(seconds, 3)}
+        self.run.write_history(row)
+        draw_run_curves(self.run)
+        self.images_per_second.append(self.images / (self.train_seconds or seconds))
+        self.run.update_record(
+            images_per_second=round(statistics.median(self.images_per_second), 1), peak_memory_bytes=peak_memory()
+        )
+        if self.echo:
+            print(epoch_line(row, self.params["epochs"]), flush=True)
+
+
+class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sends each row of history.csv to W&B, under the names and steps that Lightning's logger gives them."""
+
+    def __init__(self, run: RunFolder, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        import wandb
+
+        self.run = run
+        self.wandb = wandb.init(**arguments)
+        self.wandb.define_metric(STEP)
+        self.wandb.define_metric("*", step_metric=STEP, step_sync=True)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        row = self.run.read_history()[-1]
+        curves = {name: row[name] for name in (*_LOGS, "learning_rate") if name in row}
+        self.wandb.log({"epoch": epoch, STEP: int(row["step"]) - 1, **curves})
+
+    def finish(self, results: dict[str, float]) -> None:
+        """Send the test results, too, and close the W&B run."""
+        row = self.run.read_history()[-1]
+        self.wandb.log({"epoch": int(row["epoch"]), STEP: int(row["step"]), **results})
+        self.wandb.finish()
+
+
+def draw_run_curves(run: RunFolder) -> None:
+    """Draw history.csv anew, the test accuracy included once it is known."""
+    title = f"{run.path.parent.name} · {run.path.name}"
+    test_acc = run.read_record().get("test_acc")
+    run.write_curves(lambda file: draw_curves(run.read_history(), title, test_acc, file))

@@ -1,0 +1,55 @@
+"""``keras-reference COMMAND``: finds the command and loads only what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+from lightning_vgg.experiment.errors import ExperimentError
+
+COMMANDS = {
+    "fit": "train in Keras, then test the best checkpoint",
+    "test": "evaluate the best checkpoint of a run on the test images",
+    "export": "write a run's weights as a file that both frameworks start from",
+}
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """Run one command; returns the exit status: 2 where the user has something to mend."""
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    command, *rest = args
+    try:
+        if command not in COMMANDS:
+            raise ExperimentError(f"unknown command {command!r}; there are {', '.join(COMMANDS)}")
+        _run(command, rest)
+    except ExperimentError as error:
+        print(f"keras-reference: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(command: str, args: list[str]) -> None:
+    if command == "export":
+        from keras_reference import export
+
+        export.main(args)
+    elif "-h" in args or "--help" in args:
+        from keras_reference.config import show_help
+
+        show_help(command)
+    else:
+        from keras_reference import train
+
+        (train.fit if command == "fit" else train.test)(args)
+
+
+def overview() -> str:
+    lines = [f"  {command:<8}{text}" for command, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: keras-reference COMMAND ...", "", "The experiments of lightning-vgg, trained with Keras.", "", *lines]
+    )

@@ -1,0 +1,118 @@
+"""The experiment as the Keras reference reads it, and what it refuses because it does not implement it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from lightning_vgg.experiment.config import (
+    ExplainingParser,
+    TrainerSpec,
+    config_files,
+    framework_free_parser,
+    readable_config,
+)
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+
+PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_bfloat16"}
+"""trainer.precision -> Keras's dtype policy."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment; ``text`` is the config.yaml that describes it in full."""
+
+    experiment: str
+    name: str | None
+    seed: int
+    model: ModelSpec
+    data: DataSpec
+    trainer: TrainerSpec
+    text: str
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds runs/."""
+        return Path(self.trainer.default_root_dir or ".")
+
+
+def read_experiment(command: str, args: list[str]) -> Experiment:
+    """The experiment of a command line.
+
+    Raises:
+        ExperimentError: it cannot be read or built, or asks for what the Keras reference does not implement.
+    """
+    parser = _parser(command)
+    try:
+        config = parser.parse_args(args)
+    except ExperimentError as error:
+        raise _explain_trainer(error) from None
+    values = yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
+    text = yaml.safe_dump(readable_config(values, {}), sort_keys=False, width=110)
+    specs = parser.instantiate(config)
+    experiment = Experiment(
+        specs.experiment, specs.name, specs.seed_everything, specs.model, specs.data, specs.trainer, text
+    )
+    refuse_unimplemented(experiment.model, experiment.trainer)
+    plan_network(experiment.model.network, experiment.data.image_size, num_classes=2)  # before an image is read
+    return experiment
+
+
+def show_help(command: str) -> None:
+    _parser(command).print_help()
+
+
+def _parser(command: str) -> ExplainingParser:
+    return framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
+
+
+def _explain_trainer(error: ExperimentError) -> ExperimentError:
+    """Say of an unknown setting of the trainer that Lightning may know it, and Keras does not."""
+    if not re.search(r"unknown (key '|flag --)trainer\.", str(error)):
+        return error
+    known = ", ".join(field.name for field in fields(TrainerSpec))
+    return ExperimentError(f"{error}\nOf the trainer's settings the Keras reference implements {known}.")
+
+
+def refuse_unimplemented(model: ModelSpec, trainer: TrainerSpec) -> None:
+    """Raise ExperimentError for the first setting that Keras would ignore."""
+    allowed = (
+        ("model.semantics", model.semantics, ("keras",)),
+        ("model.semantics_except", model.semantics_except, ([],)),
+        ("model.channels_last", model.channels_last, (True,)),
+        ("model.compile", model.compile, (False,)),
+        ("trainer.precision", trainer.precision, tuple(PRECISIONS)),
+    )
+    for key, value, known in allowed:
+        if value not in known:
+            choices = " or ".join(yaml.safe_dump(choice).split("\n")[0] for choice in known)
+            raise ExperimentError(f"the Keras reference does not implement {key}: {value}; set it to {choices}")
+    if trainer.max_epochs < 1:
+        raise ExperimentError(f"trainer.max_epochs must be at least 1, not {trainer.max_epochs}")
+
+
+def trained_run(experiment: Experiment, args: list[str]) -> RunFolder:
+    """The run whose config.yaml is given, or else the newest of the experiment.
+
+    Raises:
+        ExperimentError: there is none, or Lightning trained it.
+    """
+    files = config_files(args)
+    if files and (files[-1].parent / "checkpoints").is_dir():
+        run = RunFolder.open(files[-1].parent)
+    else:
+        run = RunFolder.newest(experiment.root, experiment.experiment, experiment.name)
+    require_keras(run)
+    return run
+
+
+def require_keras(run: RunFolder) -> None:
+    framework = run.read_record().get("framework")
+    if framework != "keras":
+        raise ExperimentError(f"{run.path} was trained by {framework or 'nothing yet'}, not by Keras")

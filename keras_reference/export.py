@@ -1,0 +1,40 @@
+"""``keras-reference export RUN``: a run's best weights as the neutral file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from keras_reference.config import require_keras
+from lightning_vgg.experiment.config import read_config
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.neutral import write_neutral
+from lightning_vgg.experiment.runs import RunFolder
+
+
+def main(args: list[str]) -> None:
+    parser = argparse.ArgumentParser("keras-reference export", description="Write a run's best weights as one file.")
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
+    arguments = parser.parse_args(args)
+    run = RunFolder.open(arguments.run)
+    output = arguments.output or run.path / "weights.safetensors"
+    write_neutral(output, best_weights(run))
+    print(output)
+
+
+def best_weights(run: RunFolder) -> dict[str, np.ndarray]:
+    """The tensors of a run's best checkpoint, in the precision they were trained in."""
+    require_keras(run)
+    from keras_reference.backend import prepare_keras
+    from keras_reference.blocks import build_model
+    from keras_reference.weights import read_weights
+
+    config, record = read_config(run.path / "config.yaml"), run.read_record()
+    prepare_keras(record["precision"], record["seed"])
+    plan = plan_network(config.model.network, config.data.image_size, len(record["class_names"]))
+    model = build_model(plan)
+    model.load_weights(run.checkpoint("best"))
+    return read_weights(model, plan)

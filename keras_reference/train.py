@@ -1,0 +1,153 @@
+"""``keras-reference fit | test``: one experiment by ``model.compile`` and ``model.fit``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import yaml
+
+from keras_reference.backend import describe_backend, prepare_keras
+from keras_reference.batches import EvaluationBatches, TrainingBatches
+from keras_reference.blocks import build_model
+from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, draw_run_curves
+from keras_reference.config import Experiment, read_experiment, trained_run
+from keras_reference.optim import build_optimizer, training_loss
+from keras_reference.weights import load_file
+from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.tracking import wandb_arguments
+
+
+def fit(args: list[str]) -> None:
+    """Train, then test the best checkpoint."""
+    experiment = read_experiment("fit", args)
+    spec, trainer = experiment.model, experiment.trainer
+    dataset = load_dataset(experiment.data)
+    prepare_keras(trainer.precision, experiment.seed)
+    plan = plan_network(spec.network, experiment.data.image_size, len(dataset.class_names))
+    model = build_model(plan)
+    if spec.init_from is not None:
+        load_file(model, plan, Path(spec.init_from))
+    batches = TrainingBatches(
+        dataset.train, experiment.data, dataset.normalization, experiment.seed, keras.config.floatx()
+    )
+    rates = spec.optimizer.learning_rate * rate_factors(spec.schedule, trainer.max_epochs * len(batches))
+    compile_model(model, experiment, rates)
+    run = RunFolder.create(experiment.root, experiment.experiment, experiment.name, experiment.seed)
+    run.write_config(experiment.text)
+    run.update_record(**describe_run(model, experiment, dataset))
+    bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
+    recorder = RunRecorder(run, rates, len(dataset.train.labels), echo=not bar)
+    curves = WandbCurves(run, _wandb_arguments(run, experiment)) if trainer.logger is not False else None
+    model.fit(
+        batches,
+        epochs=trainer.max_epochs,
+        shuffle=False,  # the batches are shuffled already
+        validation_data=evaluation_batches(dataset.val, experiment, dataset) if len(dataset.val.labels) else None,
+        verbose=1 if bar else 0,
+        callbacks=[NextEpoch(batches), recorder, *checkpoints(run, dataset), *([curves] if curves else [])],
+    )
+    results = test_best(model, run, experiment, dataset)
+    if curves is not None:
+        curves.finish(results)
+    say_test_result(run)
+
+
+def test(args: list[str]) -> None:
+    """Test the best checkpoint of a run once more."""
+    experiment = read_experiment("test", args)
+    run = trained_run(experiment, args)
+    dataset = load_dataset(experiment.data)
+    prepare_keras(experiment.trainer.precision, experiment.seed)
+    model = build_model(plan_network(experiment.model.network, experiment.data.image_size, len(dataset.class_names)))
+    test_best(model, run, experiment, dataset)
+    say_test_result(run)
+
+
+def compile_model(model: keras.Model, experiment: Experiment, rates: np.ndarray) -> None:
+    """Optimizer, loss and metrics. Metrics are running means over the epoch's images."""
+    spec = experiment.model
+    model.compile(
+        optimizer=build_optimizer(spec.optimizer, rates, experiment.trainer.gradient_clip_val, model),
+        loss=training_loss(spec.label_smoothing, model.output_shape[-1]),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="acc"),
+            keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True),
+        ],
+        jit_compile=keras.config.backend() == "jax",  # XLA for TensorFlow costs a minute and reorders sums
+    )
+
+
+def checkpoints(run: RunFolder, dataset: Dataset) -> list[keras.callbacks.Callback]:
+    """The first epoch with the highest validation accuracy (without validation images: the last one), and the last."""
+    run.checkpoints.mkdir()
+    best, last = (str(run.checkpoints / f"{which}.weights.h5") for which in ("best", "last"))
+    return [
+        keras.callbacks.ModelCheckpoint(
+            best, monitor="val_acc", mode="max", save_best_only=len(dataset.val.labels) > 0, save_weights_only=True
+        ),
+        keras.callbacks.ModelCheckpoint(last, save_weights_only=True),
+    ]
+
+
+def evaluation_batches(part: Part, experiment: Experiment, dataset: Dataset) -> EvaluationBatches:
+    return EvaluationBatches(part, experiment.data, dataset.normalization, keras.config.floatx())
+
+
+def test_best(model: keras.Model, run: RunFolder, experiment: Experiment, dataset: Dataset) -> dict[str, float]:
+    """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
+    checkpoint = run.checkpoint("best")
+    model.load_weights(checkpoint)
+    logits = model.predict(evaluation_batches(dataset.test, experiment, dataset), verbose=0)
+    logits = logits.astype(keras.config.floatx())
+    labels = dataset.test.labels
+    right = logits.argmax(1) == labels
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits)
+    results = {"test_loss": float(loss), "test_acc": float(right.mean())}
+    with np.errstate(invalid="ignore"):  # a class without test images has no accuracy
+        counts = np.bincount(labels, minlength=len(dataset.class_names))
+        per_class = np.bincount(labels, weights=right, minlength=len(dataset.class_names)) / counts
+    run.write_predictions(labels, logits.astype(np.float32))
+    run.update_record(checkpoint=str(checkpoint), **results, test_acc_per_class=per_class.tolist())
+    draw_run_curves(run)
+    return results
+
+
+def describe_run(model: keras.Model, experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+    """What run.json says of a run before its results are known."""
+    return {
+        **describe_backend(),
+        "precision": experiment.trainer.precision,
+        "seed": experiment.seed,
+        "semantics": experiment.model.semantics,
+        "semantics_except": experiment.model.semantics_except,
+        "data_fingerprint": dataset.fingerprint,
+        "class_names": list(dataset.class_names),
+        "normalization": {"mean": dataset.normalization.mean, "std": dataset.normalization.std},
+        "images": {part: len(getattr(dataset, part).labels) for part in ("train", "val", "test")},
+        # Keras counts batch norm's statistics among the parameters; here, as in torch, they are none.
+        "parameters": _count(model.trainable_variables),
+        "trainable_parameters": _count(model.trainable_variables),
+    }
+
+
+def _count(variables: list[keras.Variable]) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+def say_test_result(run: RunFolder) -> None:
+    record = run.read_record()
+    print(
+        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
+        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
+    )
+
+
+def _wandb_arguments(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
+    return wandb_arguments(run, experiment.experiment, "keras", yaml.safe_load(experiment.text))

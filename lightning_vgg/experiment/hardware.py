@@ -1,0 +1,25 @@
+"""What run.json says of the machine, as far as no framework is needed to know it."""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import sys
+from pathlib import Path
+
+
+def processor_name() -> str:
+    """The processor's model name where the system tells it."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        cpuinfo = ""
+    name = re.search(r"model name\s*:\s*(.+)", cpuinfo)
+    return name[1] if name else platform.processor() or platform.machine()
+
+
+def resident_memory() -> int:
+    """Bytes: the largest resident size of this process so far."""
+    # Linux counts kilobytes, macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

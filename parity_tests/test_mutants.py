@@ -1,0 +1,29 @@
+"""The ladder can fail: each planted fault is caught by the rung that is there for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lightning_vgg.experiment.dataset import Dataset, load_dataset
+from lightning_vgg.experiment.specs import DataSpec
+from parity_tests.ladder import Ladder
+from parity_tests.mutants import MUTANTS, Mutant, plain_spec
+
+DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load_dataset(DATA)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_planted_fault_is_caught_and_without_it_the_rungs_pass(mutant: Mutant, dataset: Dataset) -> None:
+    spec = mutant.spec(plain_spec())
+    assert [rung for rung in mutant.climb(Ladder(spec, DATA, dataset)) if not rung.passed] == []
+    wrong = replace(spec, semantics_except=[*spec.semantics_except, *mutant.switches])
+    with mutant.plant():
+        rungs = list(mutant.climb(Ladder(wrong, DATA, dataset)))
+    assert [rung for rung in rungs if not rung.passed] != [], "no rung catches it"
