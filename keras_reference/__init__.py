@@ -1,6 +1,7 @@
 """The same experiments in Keras 3: an independent build of every network, to compare the Lightning side with."""
 
 import contextlib
+import importlib
 import os
 
 # Before anything imports Keras or TensorFlow, which read them once.
@@ -11,4 +12,4 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow loaded first, a program that also uses torch dies with a segmentation fault (tensorflow#124205). Triton's
 # library loaded first is the cure, here for every program that sees both.
 with contextlib.suppress(ImportError):
-    import triton._C.libtriton  # noqa: F401
+    importlib.import_module("triton._C.libtriton")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
-from lightning_vgg.experiment.network import Plan, PlannedLayer, Shape
+from lightning_vgg.experiment.network import Plan, PlannedLayer
 from lightning_vgg.experiment.recipe import (
     Activation,
     AveragePool,
@@ -25,22 +26,13 @@ def build_model(plan: Plan) -> keras.Model:
 
     Its precision is that of ``keras.config.dtype_policy()``.
     """
-    images = keras.Input(image_shape(plan), name="images")
+    images = keras.Input(plan.input_shape, name="images")
     outputs = images
     for planned in plan.layers:
         if len(outputs.shape) == 4 and len(planned.input_shape) == 1:
             outputs = keras.layers.Flatten(name="flatten")(outputs)
         outputs = build_layer(planned)(outputs)
     return keras.Model(images, outputs)
-
-
-def image_shape(plan: Plan) -> Shape:
-    """(S, S, C) of the images that go in."""
-    shape = plan.layers[0].input_shape
-    if len(shape) == 3:
-        return shape
-    size = math.isqrt(shape[0] // 3)  # without convolutional blocks the plan begins behind the flatten
-    return size, size, 3
 
 
 def layer_name(planned: PlannedLayer) -> str:
@@ -73,6 +65,12 @@ def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
             return layers.Activation(_activation(activation), name=name)
 
 
-def _activation(name: str) -> str:
-    """Keras's name; its defaults are meant: a leaky ReLU's slope is 0.2, and GELU is the exact one."""
-    return name.replace(" ", "_")
+def _activation(name: str) -> str | Callable[[Any], Any]:
+    """Keras's name; its defaults are meant: a leaky ReLU's slope is 0.2."""
+    return gelu if name == "gelu" else name.replace(" ", "_")
+
+
+def gelu(inputs: Any) -> Any:
+    """The exact GELU, ``keras.activations.gelu``; TensorFlow's rounds √2 to float32, also in float64."""
+    root = keras.ops.sqrt(keras.ops.cast(2, inputs.dtype))
+    return inputs * (1 + keras.ops.erf(inputs / root)) / 2

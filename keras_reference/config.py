@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -82,7 +83,7 @@ def _explain_trainer(error: ExperimentError) -> ExperimentError:
 
 def refuse_unimplemented(model: ModelSpec, trainer: TrainerSpec) -> None:
     """Raise ExperimentError for the first setting that Keras would ignore."""
-    allowed = (
+    allowed: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("model.semantics", model.semantics, ("keras",)),
         ("model.semantics_except", model.semantics_except, ([],)),
         ("model.channels_last", model.channels_last, (True,)),

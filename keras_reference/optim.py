@@ -64,7 +64,7 @@ def build_optimizer(
     epsilon = KERAS.adam_epsilon if spec.epsilon is None else spec.epsilon
     shared: dict[str, Any] = {
         "learning_rate": RateTable(rates),
-        "weight_decay": exact(decay) if decay else 0.0 if spec.name == "adamw" else None,
+        "weight_decay": None if decay is None else exact(decay),
         "global_clipnorm": clip or None,
     }
     betas = {"beta_1": exact(spec.beta1), "beta_2": exact(spec.beta2), "epsilon": epsilon}

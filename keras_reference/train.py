@@ -73,14 +73,16 @@ def test(args: list[str]) -> None:
 def compile_model(model: keras.Model, experiment: Experiment, rates: np.ndarray) -> None:
     """Optimizer, loss and metrics. Metrics are running means over the epoch's images."""
     spec = experiment.model
+    on_jax = keras.config.backend() == "jax"
+    dtype = None if on_jax else "float64"  # sums over many images; JAX has no float64 unless told at its start
     model.compile(
         optimizer=build_optimizer(spec.optimizer, rates, experiment.trainer.gradient_clip_val, model),
         loss=training_loss(spec.label_smoothing, model.output_shape[-1]),
         metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="acc"),
-            keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True),
+            keras.metrics.SparseCategoricalAccuracy(name="acc", dtype=dtype),
+            keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True, dtype=dtype),
         ],
-        jit_compile=keras.config.backend() == "jax",  # XLA for TensorFlow costs a minute and reorders sums
+        jit_compile=on_jax,  # without it JAX runs operation by operation; TensorFlow compiles graphs anyway
     )
 
 
@@ -127,10 +129,7 @@ def describe_run(model: keras.Model, experiment: Experiment, dataset: Dataset) -
         "seed": experiment.seed,
         "semantics": experiment.model.semantics,
         "semantics_except": experiment.model.semantics_except,
-        "data_fingerprint": dataset.fingerprint,
-        "class_names": list(dataset.class_names),
-        "normalization": {"mean": dataset.normalization.mean, "std": dataset.normalization.std},
-        "images": {part: len(getattr(dataset, part).labels) for part in ("train", "val", "test")},
+        **dataset.describe(),
         # Keras counts batch norm's statistics among the parameters; here, as in torch, they are none.
         "parameters": _count(model.trainable_variables),
         "trainable_parameters": _count(model.trainable_variables),

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_reference.blocks import image_shape, layer_name
+from keras_reference.blocks import layer_name
 from lightning_vgg.experiment.network import Plan, Shape
 from lightning_vgg.experiment.neutral import check_tensors, read_neutral
 from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
@@ -111,7 +111,7 @@ def _tensors(model: keras.Model, plan: Plan) -> Iterator[_Tensor]:
 
 def flattened_layers(plan: Plan) -> dict[str, Shape]:
     """The layers that see flattened pixels, up to the first dense one, and the (H, W, C) that were flattened."""
-    shape = image_shape(plan)
+    shape = plan.input_shape
     layers: dict[str, Shape] = {}
     for planned in plan.layers:
         if len(planned.input_shape) == 1 and len(shape) == 3:

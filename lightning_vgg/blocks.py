@@ -25,7 +25,8 @@ from lightning_vgg.experiment.semantics import Semantics
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
     "relu": nn.ReLU,
-    "leaky relu": lambda: nn.LeakyReLU(0.2),  # Keras's slope; torch's own default is 0.01
+    # Keras's slope (torch's is 0.01), with the digits that TensorFlow's float32 attribute leaves of it.
+    "leaky relu": lambda: nn.LeakyReLU(0.20000000298023224),
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
 from lightning_vgg.blocks import build_network
@@ -26,25 +26,45 @@ from lightning_vgg.optim import build_optimizer, clip_gradients
 from lightning_vgg.weights import load_network
 
 
+class LossSum(Metric):
+    """Sum of the losses of all images, in float64 whatever the precision of the training.
+
+    torchmetrics 1.9's own means will not do: let through NaNs, as they must be, and MeanMetric forgets its weights; and
+    on its way through a trainer an aggregator is set back to float32.
+    """
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, mean_loss: Tensor, count: int) -> None:
+        self.total += mean_loss.double() * count
+
+    def compute(self) -> Tensor:
+        return self.total
+
+
 class Scores(nn.Module):
     """Mean loss and accuracy over all images seen since the last reset, in float64."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self.loss = LossSum()
         self.counts = MulticlassStatScores(num_classes, average="none", validate_args=False)
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: logits (B, classes), labels (B,), its mean loss ()."""
         if not len(labels):  # a process's share of a small last batch: its loss is NaN
             return
-        self.loss.update(loss, weight=len(labels))
+        self.loss.update(loss, len(labels))
         self.counts.update(logits, labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Loss and accuracy, float64 scalars."""
         right, total = self._right_and_total()
-        return self.loss.compute(), right.sum() / total.sum()
+        return self.loss.compute() / total.sum(), right.sum() / total.sum()
 
     def accuracy_per_class(self) -> Tensor:
         """float64 (classes,); NaN for a class without images."""

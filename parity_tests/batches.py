@@ -34,9 +34,9 @@ def training_batches(data: DataSpec, dataset: Dataset) -> tuple[Tensors, Tensors
         for number, rows in enumerate(loader):
             pixels, labels = images.training_batch(rows, data.augmentation.cutout)
             ours_of |= _named(f"epoch {epoch} batch {number}", pixels.permute(0, 2, 3, 1).numpy(), labels.numpy())
+        theirs.start_epoch(epoch)
         for number in range(len(theirs)):
             theirs_of |= _named(f"epoch {epoch} batch {number}", *theirs[number])
-        theirs.on_epoch_end()
     return ours_of, theirs_of
 
 

@@ -33,14 +33,12 @@ def main(command: str, args: list[str]) -> None:
 
 
 def _climb(config: Any) -> bool:
-    from rich.console import Console
-
     from lightning_vgg.experiment.dataset import load_dataset
     from parity_tests.ladder import Ladder
 
     started = time.monotonic()
     rungs = []
-    console = Console()
+    console = wide_console()
     dataset = load_dataset(config.data)
     with console.status("climbing") as status:
         for rung in Ladder(config.model, config.data, dataset).rungs():
@@ -55,8 +53,6 @@ def _climb(config: Any) -> bool:
 
 
 def _ablate(config: Any) -> bool:
-    from rich.console import Console
-
     from lightning_vgg.experiment.dataset import load_dataset
     from parity_tests.ablation import AFTER, ablate
     from parity_tests.ladder import Ladder
@@ -69,9 +65,16 @@ def _ablate(config: Any) -> bool:
         for batch in Ladder(config.model, config.data, dataset).batches(AFTER[-1], "float64")
     ]
     found = ablate(spec, config.data.image_size, len(dataset.class_names), batches, config.trainer.gradient_clip_val)
-    Console().print(ablation_table(found))
+    wide_console().print(ablation_table(found))
     _write_json(config.json, {"ablation": [vars(ablation) for ablation in found]})
     return True
+
+
+def wide_console() -> Any:
+    """As wide as the terminal; into a file or a pipe, as wide as the tables."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 130)
 
 
 def ladder_table(rungs: list[Rung]) -> Any:
@@ -102,7 +105,7 @@ def ablation_table(found: list[Ablation]) -> Any:
 
     table = Table(
         title="What each default does to the parameters",
-        caption="max|difference| / max|reference| of the worst tensor, float64, the other framework's default against ours",
+        caption="max|difference| / max|reference| of the worst tensor, float64; other default against ours",
     )
     for column in ("switch", "1 step", "10 steps", "50 steps", "loss of step 50"):
         table.add_column(column, justify="left" if column == "switch" else "right")

@@ -14,6 +14,6 @@ import lightning  # noqa: F401  (first, see above)
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras  # noqa: E402
+import keras
 
 __all__ = ["keras"]

@@ -7,21 +7,20 @@ distance that torch has to itself when one weight moves by one unit in the last 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from lightning_vgg.experiment.batches import Normalization, cut_batch, normalize
-from lightning_vgg.experiment.dataset import Dataset
+from lightning_vgg.experiment.batches import normalize
+from lightning_vgg.experiment.dataset import Dataset, Part
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from parity_tests.batches import evaluation_batches, training_batches
 from parity_tests.compare import Distance, distance
+from parity_tests.evaluate import keras_scores, lightning_scores
 from parity_tests.masks import keras_kept_values, keras_masks, torch_kept_values, torch_masks
 from parity_tests.pair import (
     Batch,
@@ -37,6 +36,7 @@ from parity_tests.pair import (
 MARGIN = 10.0
 BATCH = 32
 STEPS = 50
+EVALUATED = 200
 
 # Fractions that float32 holds exactly: TensorFlow casts an optimizer's constants through it, also in float64.
 MOMENTUM, BETA1, BETA2, RATE = 0.875, 0.875, 1 - 2.0**-10, 2.0**-10
@@ -167,7 +167,7 @@ class Ladder:
         worst = Distance(0.0, "")
         for name, tensor in ours.items():
             other = theirs[name]
-            if tensor.std() == 0 and other.std() == 0:  # constants: equal or not
+            if tensor.std() == 0 or other.std() == 0:  # constants: equal or not
                 apart = 0.0 if np.array_equal(tensor, other) else float("inf")
             else:
                 # The variance of a sample variance of uniform numbers is 0.8 σ⁴/n.
@@ -293,7 +293,7 @@ class Ladder:
         for when, label in enumerate(("1 step", f"{STEPS} steps")):
             for part, what, of in (
                 (parameters, label, floor),
-                (statistics, f"{label}, batch norm statistics", FLOORS["batch norm statistics"]),
+                (statistics, f"{label}, statistics", FLOORS["batch norm statistics"]),
             ):
                 sides = [without_idle_biases(part(side[when]), pair.plan) for side in (ours, theirs, *controls)]
                 if sides[0]:
@@ -304,6 +304,15 @@ class Ladder:
                         distance(*sides[:2]),
                         distance(*sides[2:]).value if controls else None,
                     )
+
+    def evaluation(self) -> Rung:
+        """Loss and accuracy of the test images by either side's own loop, float64; the last batch is a smaller one."""
+        part = Part(self.dataset.test.images[:EVALUATED], self.dataset.test.labels[:EVALUATED])
+        data = replace(self.data, eval_batch_size=EVALUATED // 3 - 1)
+        pair = self.pair("float64")
+        dataset = replace(self.dataset, val=part)
+        found = distance(lightning_scores(pair, data, dataset), keras_scores(pair, data, dataset))
+        return _verdict("evaluation", "float64", FLOORS["loss"], found, None)
 
     def _rung(
         self, name: str, precision: Precision, floor: Floor,

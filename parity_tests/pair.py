@@ -132,12 +132,12 @@ class Pair:
         """In torch's names and layouts: the gradients are put into a second model, and read back like weights."""
         import tensorflow as tf
 
-        with tf.GradientTape() as tape:
-            logits = self.keras_model(batch.images, training=True)
-            loss = keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes)(batch.labels, logits)
-        gradients = tape.gradient(loss, [variable.value for variable in self.keras_model.trainable_variables])
         with keras_precision(self.precision):
+            loss = keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes)
             holder = keras_blocks.build_model(self.plan)
+        with tf.GradientTape() as tape:
+            value = loss(batch.labels, self.keras_model(batch.images, training=True))
+        gradients = tape.gradient(value, [variable.value for variable in self.keras_model.trainable_variables])
         for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
             variable.assign(gradient)
         tensors = keras_weights.read_weights(holder, self.plan)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from lightning_vgg.experiment.dataset import Dataset, load_dataset
+from lightning_vgg.experiment.batches import Normalization
+from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
 from lightning_vgg.experiment.specs import DataSpec
 from parity_tests.ladder import Ladder
 from parity_tests.mutants import MUTANTS, Mutant, plain_spec
@@ -16,7 +18,13 @@ DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return load_dataset(DATA)
+    """The digits, tinted: in grey images swapped channels would not show."""
+    grey = load_dataset(DATA)
+    train, val, test = (
+        Part((part.images * np.array([1.0, 0.8, 0.5])).astype(np.uint8), part.labels)
+        for part in (grey.train, grey.val, grey.test)
+    )
+    return replace(grey, train=train, val=val, test=test, normalization=Normalization.of(train.images))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
-SHORT = ("-c", QUICKSTART, "--trainer.max_epochs", "2", "--data.train_images", "400")
+SHORT = ("-c", QUICKSTART, "--trainer.max_epochs", "2", "--data.train_images", "400", "--data.eval_batch_size", "100")
 
 
 @pytest.fixture(scope="module")

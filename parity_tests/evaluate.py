@@ -1,0 +1,46 @@
+"""Loss and accuracy of the validation images, by each side's own loop."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import numpy as np
+from lightning.pytorch import Trainer
+
+from keras_reference.batches import EvaluationBatches
+from keras_reference.config import Experiment
+from keras_reference.train import compile_model
+from lightning_vgg.data import ImageData
+from lightning_vgg.experiment.config import TrainerSpec
+from lightning_vgg.experiment.dataset import Dataset
+from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.vgg import VGGClassifier
+from parity_tests.pair import Pair, Tensors, keras_precision
+
+
+def lightning_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
+    """By ``Trainer.validate``."""
+    module = VGGClassifier(pair.spec, data.image_size, len(dataset.class_names))
+    module.network = pair.torch_network
+    images = ImageData(data)
+    images.dataset = dataset
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        trainer = Trainer(
+            accelerator="cpu", precision="64-true", logger=False, enable_progress_bar=False,
+            enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+        (scores,) = trainer.validate(module, images, verbose=False)
+    return {name: np.array(value) for name, value in scores.items()}
+
+
+def keras_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
+    """By ``model.evaluate``."""
+    experiment = Experiment("", None, 0, pair.spec, data, TrainerSpec(precision="64-true"), "")
+    with keras_precision("float64"):
+        compile_model(pair.keras_model, experiment, np.ones(1))
+        batches = EvaluationBatches(dataset.val, data, dataset.normalization, "float64")
+        scores = pair.keras_model.evaluate(batches, verbose=0, return_dict=True)
+    return {"val_loss": np.array(scores["cross_entropy"]), "val_acc": np.array(scores["acc"])}
