@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.runs import RunFolder
 
 COMMANDS = {
     "fit": "train in Keras, then test the best checkpoint",
@@ -38,14 +39,25 @@ def _run(command: str, args: list[str]) -> None:
         from keras_reference import export
 
         export.main(args)
-    elif "-h" in args or "--help" in args:
-        from keras_reference.config import show_help
+        return
+    from keras_reference.config import read_experiment, show_help, trained_run
 
+    if "-h" in args or "--help" in args:
         show_help(command)
-    else:
-        from keras_reference import train
+        return
+    experiment = read_experiment(command, args)
+    run = trained_run(experiment, args) if command == "test" else None
+    from keras_reference import train  # seconds, and not before what can be refused is refused
 
-        (train.fit if command == "fit" else train.test)(args)
+    say_test_result(train.fit(experiment) if run is None else train.test(experiment, run))
+
+
+def say_test_result(run: RunFolder) -> None:
+    record = run.read_record()
+    print(
+        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
+        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
+    )
 
 
 def overview() -> str:

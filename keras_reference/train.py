@@ -14,7 +14,7 @@ from keras_reference.backend import describe_backend, prepare_keras
 from keras_reference.batches import EvaluationBatches, TrainingBatches
 from keras_reference.blocks import build_model
 from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, draw_run_curves
-from keras_reference.config import Experiment, read_experiment, trained_run
+from keras_reference.config import Experiment
 from keras_reference.optim import build_optimizer, training_loss
 from keras_reference.weights import load_file
 from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
@@ -24,9 +24,8 @@ from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.tracking import wandb_arguments
 
 
-def fit(args: list[str]) -> None:
-    """Train, then test the best checkpoint."""
-    experiment = read_experiment("fit", args)
+def fit(experiment: Experiment) -> RunFolder:
+    """Train, then test the best checkpoint; returns the new run folder."""
     spec, trainer = experiment.model, experiment.trainer
     dataset = load_dataset(experiment.data)
     prepare_keras(trainer.precision, experiment.seed)
@@ -56,18 +55,16 @@ def fit(args: list[str]) -> None:
     results = test_best(model, run, experiment, dataset)
     if curves is not None:
         curves.finish(results)
-    say_test_result(run)
+    return run
 
 
-def test(args: list[str]) -> None:
-    """Test the best checkpoint of a run once more."""
-    experiment = read_experiment("test", args)
-    run = trained_run(experiment, args)
+def test(experiment: Experiment, run: RunFolder) -> RunFolder:
+    """Test the best checkpoint of a run once more; returns the run's folder."""
     dataset = load_dataset(experiment.data)
     prepare_keras(experiment.trainer.precision, experiment.seed)
     model = build_model(plan_network(experiment.model.network, experiment.data.image_size, len(dataset.class_names)))
     test_best(model, run, experiment, dataset)
-    say_test_result(run)
+    return run
 
 
 def compile_model(model: keras.Model, experiment: Experiment, rates: np.ndarray) -> None:
@@ -138,14 +135,6 @@ def describe_run(model: keras.Model, experiment: Experiment, dataset: Dataset) -
 
 def _count(variables: list[keras.Variable]) -> int:
     return sum(int(np.prod(variable.shape)) for variable in variables)
-
-
-def say_test_result(run: RunFolder) -> None:
-    record = run.read_record()
-    print(
-        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
-        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
-    )
 
 
 def _wandb_arguments(run: RunFolder, experiment: Experiment) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -86,17 +87,18 @@ def ladder_table(rungs: list[Rung]) -> Any:
         "precision",
         "measured",
         "may reach",
-        "one ulp (torch to itself)",
+        "1 ulp in torch",
+        "ratio",
         "farthest tensor",
         "verdict",
     ):
-        table.add_column(column, justify="right" if column in ("measured", "may reach") else "left")
+        table.add_column(column, justify="left" if column in ("rung", "precision", "farthest tensor") else "right")
     for rung in rungs:
         control = "" if rung.control is None else f"{rung.control:.1e}"
-        verdict = "[green]passed" if rung.passed else "[bold red]FAILED"
-        table.add_row(
-            rung.name, rung.precision, f"{rung.measured:.1e}", f"{rung.limit:.1e}", control, rung.worst, verdict
-        )
+        ratio = f"{rung.measured / rung.control:.2g}" if rung.control else ""
+        limit = "" if math.isinf(rung.limit) else f"{rung.limit:.1e}"
+        verdict = ("[green]passed" if limit else "told") if rung.passed else "[bold red]FAILED"
+        table.add_row(rung.name, rung.precision, f"{rung.measured:.1e}", limit, control, ratio, rung.worst, verdict)
     return table
 
 

@@ -18,8 +18,8 @@ from keras_reference import blocks as keras_blocks
 from keras_reference import optim as keras_optim
 from keras_reference import weights as keras_weights
 from lightning_vgg.blocks import build_network
-from lightning_vgg.experiment.network import Plan, plan_network
-from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
+from lightning_vgg.experiment.network import Plan, PlannedLayer, plan_network
+from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Dropout, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.optim import build_optimizer, clip_gradients
@@ -63,14 +63,15 @@ class Pair:
             self.keras_model = keras_blocks.build_model(self.plan)
             keras_weights.load_weights(self.keras_model, self.plan, self.torch_tensors())
 
-    def torch_twin(self, nudged: bool = False) -> Pair:
-        """A pair whose torch network is a copy; nudged: with one weight moved by one unit in the last place."""
+    def torch_twin(self, nudge: int | None = None) -> Pair:
+        """A pair whose torch network is a copy; ``nudge`` seeds a step of one ulp up or down for every weight."""
         twin = copy(self)
         twin.torch_network = deepcopy(self.torch_network)
-        if nudged:
-            kernel = next(parameter for parameter in twin.torch_network.parameters() if parameter.ndim > 1)
-            flat = kernel.data.view(-1)
-            flat[0] = torch.nextafter(flat[0], flat[0] + 1)
+        if nudge is not None:
+            generator = torch.Generator().manual_seed(nudge)
+            for parameter in twin.torch_network.parameters():
+                up = torch.rand(parameter.shape, generator=generator) < 0.5
+                parameter.data = torch.nextafter(parameter.data, torch.where(up, torch.inf, -torch.inf).to(parameter))
         return twin
 
     def freeze(self, block: str) -> None:
@@ -193,15 +194,35 @@ def parameters(tensors: Tensors) -> Tensors:
 
 
 def without_idle_biases(tensors: Tensors, plan: Plan) -> Tensors:
-    """Leave out the biases that a batch norm takes away: their gradient is truly 0, and Adam blows up its noise."""
-    idle = {
-        f"{layer.name}.bias"
-        for layer, after in zip(plan.layers, plan.layers[1:], strict=False)
-        if isinstance(layer.layer, Conv | Dense)
-        and layer.layer.activation == "linear"
-        and isinstance(after.layer, BatchNorm)
-    }
+    """Leave out biases that a batch norm takes away wholly: their gradient is truly 0, and Adam blows up its noise."""
+    idle = set()
+    for layer, following in zip(plan.layers, plan.layers[1:], strict=False):
+        linear = isinstance(layer.layer, BatchNorm) or getattr(layer.layer, "activation", "") == "linear"
+        if linear and _meets_norm(plan, following):
+            idle.add(f"{layer.name}.bias")
     return {name: value for name, value in tensors.items() if name not in idle}
+
+
+def _meets_norm(plan: Plan, layer: PlannedLayer) -> bool:
+    """Whether a batch norm comes next, or after nothing but layers through which a constant passes unchanged."""
+    for following in plan.layers[plan.layers.index(layer) :]:
+        if isinstance(following.layer, BatchNorm):
+            return True
+        if not isinstance(following.layer, Dropout | MaxPool | AveragePool | GlobalAveragePool):
+            return False
+    return False
+
+
+def damped_scales(gradients: Tensors, plan: Plan) -> dict[str, float]:
+    """What the gradients of vectors before a batch norm are measured against: the network's largest gradient.
+
+    A batch norm takes away a constant that is added before it, wholly, or in part where an activation lies between. The
+    gradient of such a vector is a sum whose terms cancel, so its own size says nothing of the rounding in it.
+    """
+    norms = [number for number, layer in enumerate(plan.layers) if isinstance(layer.layer, BatchNorm)]
+    before = {layer.name for layer in plan.layers[: max(norms, default=0)]}
+    largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
+    return {name: largest for name, value in gradients.items() if value.ndim == 1 and name.rpartition(".")[0] in before}
 
 
 def without_dropout(spec: ModelSpec) -> ModelSpec:

@@ -14,7 +14,10 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec
+
+OPTIONAL_GROUPS = {"model.backbone": BackboneSpec}
+"""Keys that are null or have settings of their own; a parser knows each of these as one key."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def known_keys(parser: Any) -> list[str]:
                 keys += known_keys(subparser)
         if not action.dest.endswith(".help"):  # a flag beside each setting that takes a class
             keys.append(action.dest)
+        if action.dest in OPTIONAL_GROUPS:
+            keys += [f"{action.dest}.{field.name}" for field in fields(OPTIONAL_GROUPS[action.dest])]
     return list(dict.fromkeys(keys))
 
 
@@ -107,12 +112,15 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, keys: list[s
         if isinstance(value_node, yaml.MappingNode):
             if has_children:
                 _check_mapping(path, value_node, f"{key}.", keys)
-        elif has_children:
+        elif has_children and not (key in OPTIONAL_GROUPS and value_node.tag.endswith(":null")):
             raise ExperimentError(f"{place}: {key!r} has settings of its own: write them below it, indented")
 
 
 def explain(message: str, keys: list[str]) -> str:
-    """Add the nearest known key to a message of jsonargparse about an unknown flag."""
+    """Add the nearest known key to a message of jsonargparse about an unknown flag, and cut what helps nobody."""
+    optional = re.match(r"Parser key \"([\w.]+)\":\n.*Errors:\n    - (.*)\n    - Expected a .*NoneType", message, re.DOTALL)
+    if optional is not None:
+        return f"{optional[1]}: {optional[2]}"
     unknown = re.search(
         r"(?:[Uu]nrecognized arguments: --|ambiguous option: --|Option ')([\w.]+)"
         r"|Group '(.+)' does not accept option '([\w.]+)",

@@ -89,11 +89,41 @@ class ScheduleSpec:
 
 
 @dataclass(frozen=True)
+class BackboneSpec:
+    """Pretrained convolutions below the network.
+
+    Args:
+        weights: VGG16 as torchvision has it, IMAGENET1K_V1 or IMAGENET1K_FEATURES; a file with VGG16's weights: torch's
+            names (.safetensors, .pth) or Keras's (.h5); a run folder of this project; none for a VGG16 with random weights.
+        preprocessing: what the weights expect of pixels: torchvision, torchvision_features, keras_caffe, or cifar (mean 0
+            and deviation 1 over the training images). A file needs it; named weights and a run bring their own.
+        layer: the last layer, by Keras's name: block1_conv1 ... block5_pool.
+        pooling: what of the last layer goes up: all pixels (flatten), or each channel's average or maximum.
+        image_size: pixels a side to which the device resizes the images (bilinear, no antialiasing); null for as stored.
+        freeze_until: the last layer that does not train, such as block3_pool; all, or null for none.
+        unfreeze: epochs done -> freeze_until from then on, such as {2: block4_pool, 4: block3_pool}.
+        rate_factor: learning rate of the topmost block, as a share of the head's.
+        layer_decay: what each block further down has its rate multiplied by.
+    """
+
+    weights: str = "IMAGENET1K_FEATURES"
+    preprocessing: Literal["torchvision", "torchvision_features", "keras_caffe", "cifar"] | None = None
+    layer: str = "block5_pool"
+    pooling: Literal["flatten", "average", "max"] = "flatten"
+    image_size: int | None = None
+    freeze_until: str | None = "all"
+    unfreeze: dict[int, str | None] = field(default_factory=dict)
+    rate_factor: float = 1.0
+    layer_decay: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """The network and how it learns.
 
     Args:
         network: the blocks.
+        backbone: pretrained convolutions below them, for transfer learning; null for none.
         optimizer: the optimizer.
         schedule: the learning rate over the steps.
         semantics: whose defaults the Lightning side follows where the frameworks differ.
@@ -105,6 +135,7 @@ class ModelSpec:
     """
 
     network: NetworkSpec = field(default_factory=NetworkSpec)
+    backbone: BackboneSpec | None = None
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     semantics: Literal["keras", "torch"] = "keras"
@@ -146,7 +177,7 @@ class DataSpec:
         source: cifar10 (downloaded once), digits (1,797 scanned digits that scikit-learn brings), or folder:
             ``train/<class>/*`` and ``test/<class>/*`` under root, or an archive of that.
         root: cifar10: a folder, a cifar-10-python.tar.gz, or a mirror's URL; folder: the folder, .zip or .tar(.gz/.xz).
-        image_size: pixels a side; images of another size are resized.
+        image_size: pixels a side in memory; images of another size are resized once, when they are read.
         train_images: use only this many of the training images, all classes alike.
         validation_fraction: share of the training images held out to choose the best epoch.
         split_seed: another number holds out other images.

@@ -1,0 +1,76 @@
+"""A short training by each side's own command line, from the same weights, compared by their histories."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from lightning_vgg.blocks import build_network
+from lightning_vgg.experiment.dataset import Dataset
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.neutral import write_neutral
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.weights import network_tensors
+from parity_tests.pair import Tensors, without_dropout
+
+COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
+
+
+def histories(spec: ModelSpec, data: DataSpec, dataset: Dataset, epochs: int = 1) -> tuple[Tensors, Tensors]:
+    """Lightning's and Keras's columns of history.csv, and their test loss and accuracy.
+
+    Both train in float64, dropout off, augmentation as the experiment has it.
+
+    Raises:
+        ExperimentError: a command line failed; its last words are told.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        weights = root / "initial.safetensors"
+        spec = replace(without_dropout(spec), init_from=str(weights))
+        write_neutral(weights, initial_weights(spec, data.image_size, len(dataset.class_names)))
+        config = root / "experiment.yaml"
+        config.write_text(yaml.safe_dump(_as_config(spec, data, epochs)))
+        # Keras follows Keras, whatever the Lightning side is told.
+        as_keras = ("--model.semantics", "keras", "--model.semantics_except", "[]")
+        return _history("lightning-vgg", config, root), _history("keras-reference", config, root, *as_keras)
+
+
+def initial_weights(spec: ModelSpec, image_size: int, num_classes: int) -> Tensors:
+    """Fresh weights in float64, drawn in float32."""
+    torch.manual_seed(0)
+    plan = plan_network(spec.network, image_size, num_classes)
+    network = build_network(plan, resolve_semantics(spec.semantics, spec.semantics_except))
+    return network_tensors(network.double())
+
+
+def _as_config(spec: ModelSpec, data: DataSpec, epochs: int) -> dict[str, Any]:
+    return {
+        "model": asdict(spec),
+        "data": asdict(data),
+        "trainer": {"max_epochs": epochs, "precision": "64-true", "logger": False, "enable_progress_bar": False},
+    }
+
+
+def _history(program: str, config: Path, root: Path, *flags: str) -> Tensors:
+    command = [Path(sys.executable).parent / program, "fit", "-c", config, "--name", program]
+    command += ["--trainer.default_root_dir", root, *flags]
+    result = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ExperimentError(f"{program} fit failed:\n{result.stderr[-2000:]}")
+    run = RunFolder.open(root / "runs" / "vgg" / program)
+    rows, record = run.read_history(), run.read_record()
+    columns = {name: np.array([row[name] for row in rows if name in row]) for name in COLUMNS}
+    return columns | {name: np.array(record[name]) for name in ("test_loss", "test_acc")}
