@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from lightning_vgg.experiment.specs import DataSpec, ModelSpec
 
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_bfloat16"}
 """trainer.precision -> Keras's dtype policy."""
+
+IMPLEMENTED = {"network", "optimizer", "schedule", "label_smoothing", "init_from"}
+"""Settings below ``model``; all others must be as they are by default."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
         config = parser.parse_args(args)
     except ExperimentError as error:
         raise _explain_trainer(error) from None
-    values = yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
+    values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
     text = yaml.safe_dump(readable_config(values, {}), sort_keys=False, width=110)
     specs = parser.instantiate(config)
     experiment = Experiment(
@@ -83,19 +86,24 @@ def _explain_trainer(error: ExperimentError) -> ExperimentError:
 
 def refuse_unimplemented(model: ModelSpec, trainer: TrainerSpec) -> None:
     """Raise ExperimentError for the first setting that Keras would ignore."""
-    allowed: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
-        ("model.semantics", model.semantics, ("keras",)),
-        ("model.semantics_except", model.semantics_except, ([],)),
-        ("model.channels_last", model.channels_last, (True,)),
-        ("model.compile", model.compile, (False,)),
-        ("trainer.precision", trainer.precision, tuple(PRECISIONS)),
-    )
-    for key, value, known in allowed:
-        if value not in known:
-            choices = " or ".join(yaml.safe_dump(choice).split("\n")[0] for choice in known)
-            raise ExperimentError(f"the Keras reference does not implement {key}: {value}; set it to {choices}")
+    usual = ModelSpec()
+    for name in (field.name for field in fields(ModelSpec) if field.name not in IMPLEMENTED):
+        if getattr(model, name) != getattr(usual, name):
+            value, known = (_yaml(getattr(spec, name)) for spec in (model, usual))
+            raise ExperimentError(f"the Keras reference does not implement model.{name}: {value}; leave it at {known}")
+    if trainer.precision not in PRECISIONS:
+        known = " or ".join(PRECISIONS)
+        raise ExperimentError(
+            f"the Keras reference does not implement trainer.precision: {trainer.precision}; set it to {known}"
+        )
     if trainer.max_epochs < 1:
         raise ExperimentError(f"trainer.max_epochs must be at least 1, not {trainer.max_epochs}")
+
+
+def _yaml(value: Any) -> str:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).split("\n")[0]
 
 
 def trained_run(experiment: Experiment, args: list[str]) -> RunFolder:

@@ -42,19 +42,21 @@ def fit(experiment: Experiment) -> RunFolder:
     run.write_config(experiment.text)
     run.update_record(**describe_run(model, experiment, dataset))
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
+    validation = evaluation_batches(dataset.val, experiment, dataset) if len(dataset.val.labels) else None
+    curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
     recorder = RunRecorder(run, rates, len(dataset.train.labels), echo=not bar)
-    curves = WandbCurves(run, _wandb_arguments(run, experiment)) if trainer.logger is not False else None
     model.fit(
         batches,
         epochs=trainer.max_epochs,
         shuffle=False,  # the batches are shuffled already
-        validation_data=evaluation_batches(dataset.val, experiment, dataset) if len(dataset.val.labels) else None,
+        validation_data=validation,
         verbose=1 if bar else 0,
-        callbacks=[NextEpoch(batches), recorder, *checkpoints(run, dataset), *([curves] if curves else [])],
+        # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
+        callbacks=[NextEpoch(batches), recorder, *checkpoints(run, validation is not None), *curves],
     )
     results = test_best(model, run, experiment, dataset)
-    if curves is not None:
-        curves.finish(results)
+    for wandb_curves in curves:
+        wandb_curves.finish(results)
     return run
 
 
@@ -83,13 +85,13 @@ def compile_model(model: keras.Model, experiment: Experiment, rates: np.ndarray)
     )
 
 
-def checkpoints(run: RunFolder, dataset: Dataset) -> list[keras.callbacks.Callback]:
+def checkpoints(run: RunFolder, validated: bool) -> list[keras.callbacks.Callback]:
     """The first epoch with the highest validation accuracy (without validation images: the last one), and the last."""
     run.checkpoints.mkdir()
     best, last = (str(run.checkpoints / f"{which}.weights.h5") for which in ("best", "last"))
     return [
         keras.callbacks.ModelCheckpoint(
-            best, monitor="val_acc", mode="max", save_best_only=len(dataset.val.labels) > 0, save_weights_only=True
+            best, monitor="val_acc", mode="max", save_best_only=validated, save_weights_only=True
         ),
         keras.callbacks.ModelCheckpoint(last, save_weights_only=True),
     ]
@@ -101,7 +103,7 @@ def evaluation_batches(part: Part, experiment: Experiment, dataset: Dataset) -> 
 
 def test_best(model: keras.Model, run: RunFolder, experiment: Experiment, dataset: Dataset) -> dict[str, float]:
     """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
-    checkpoint = run.checkpoint("best")
+    checkpoint = run.checkpoint("best").resolve()
     model.load_weights(checkpoint)
     logits = model.predict(evaluation_batches(dataset.test, experiment, dataset), verbose=0)
     logits = logits.astype(keras.config.floatx())
@@ -130,6 +132,7 @@ def describe_run(model: keras.Model, experiment: Experiment, dataset: Dataset) -
         # Keras counts batch norm's statistics among the parameters; here, as in torch, they are none.
         "parameters": _count(model.trainable_variables),
         "trainable_parameters": _count(model.trainable_variables),
+        "frozen_parameters": 0,
     }
 
 

@@ -16,6 +16,7 @@ from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.hardware import processor_name, resident_memory
 from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder, epoch_line
+from lightning_vgg.transfer import count_parameters
 from lightning_vgg.vgg import VGGClassifier
 
 
@@ -141,7 +142,9 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "semantics_except": module.spec.semantics_except,
         **data.dataset.describe(),
         "parameters": sum(parameter.numel() for parameter in parameters),
-        "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "trainable_parameters": count_parameters(module.network, frozen=False),
+        "frozen_parameters": count_parameters(module.network, frozen=True),
+        **({"backbone": module.pretrained.description} if module.pretrained else {}),
     }
 
 

@@ -6,6 +6,7 @@ A loader here yields rows of the table of chance (which images, flipped and shif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,6 +127,31 @@ class DeviceImages:
         return flat.view(-1, self.size, self.size, self.images.shape[-1]).permute(0, 3, 1, 2).to(self.dtype)
 
 
+class DeviceFeatures:
+    """What a frozen network makes of the images, float (N, ..., C), and labels (N,), in place of `DeviceImages`.
+
+    Memory-mapped features stay on the disk unless a GPU has room for them.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, device: torch.device) -> None:
+        self.features = torch.from_numpy(features)
+        self.labels = torch.from_numpy(labels).to(device)
+        if device.type == "cuda" and features.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            self.features = self.features.to(device)
+
+    def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
+        """float (B, C, ...), its channels last in memory, and labels int64 (B,)."""
+        return self._gather(rows.image)
+
+    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor]:
+        """The same; flips, shifts and cutouts of the images would come too late."""
+        return self._gather(rows.image)
+
+    def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        batch = self.features.index_select(0, index.to(self.features.device)).to(index.device)
+        return batch.movedim(-1, 1), self.labels[index]
+
+
 def _reflect(index: Tensor, size: int) -> Tensor:
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
@@ -136,17 +162,20 @@ class ImageData(LightningDataModule):
     Args:
         spec: the images.
         seed: of the order and the augmentation; the validation images do not depend on it.
+        normalization: None for mean 0 and deviation 1 over the training images.
 
     Attributes:
         dataset: the images as numpy has them.
     """
 
-    def __init__(self, spec: DataSpec, seed: int = 0) -> None:
+    def __init__(self, spec: DataSpec, seed: int = 0, normalization: Normalization | None = None) -> None:
         super().__init__()
         self.spec = spec
         self.seed = seed
         self.dataset = load_dataset(spec)
-        self._on_device: dict[str, DeviceImages] = {}
+        if normalization is not None:
+            self.dataset = replace(self.dataset, normalization=normalization)
+        self._on_device: dict[str, DeviceImages | DeviceFeatures] = {}
 
     @property
     def num_classes(self) -> int:
@@ -154,9 +183,9 @@ class ImageData(LightningDataModule):
 
     def count(self, part: str) -> int:
         """Images in ``train``, ``val`` or ``test``."""
-        return len(self._part(part).labels)
+        return len(self.part(part).labels)
 
-    def _part(self, part: str) -> Part:
+    def part(self, part: str) -> Part:
         return {"train": self.dataset.train, "val": self.dataset.val, "test": self.dataset.test}[part]
 
     def train_dataloader(self) -> TrainLoader:
@@ -190,10 +219,17 @@ class ImageData(LightningDataModule):
         part = "test" if self.trainer.testing else "val"
         return self._device_images(part, batch.image.device).evaluation_batch(batch)
 
-    def _device_images(self, part: str, device: torch.device) -> DeviceImages:
+    def feed_features(self, part: str, features: np.ndarray, device: torch.device) -> None:
+        """From now on batches of a part are made of its features (N, ..., C)."""
+        self._on_device[part] = DeviceFeatures(features, self.part(part).labels, device)
+
+    def has_features(self, part: str) -> bool:
+        return isinstance(self._on_device.get(part), DeviceFeatures)
+
+    def _device_images(self, part: str, device: torch.device) -> DeviceImages | DeviceFeatures:
         if part not in self._on_device:
             assert self.trainer is not None and self.trainer.lightning_module is not None
             dtype = self.trainer.lightning_module.dtype
             assert isinstance(dtype, torch.dtype)
-            self._on_device[part] = DeviceImages(self._part(part), self.dataset.normalization, device, dtype)
+            self._on_device[part] = DeviceImages(self.part(part), self.dataset.normalization, device, dtype)
         return self._on_device[part]

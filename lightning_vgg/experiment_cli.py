@@ -15,12 +15,13 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lightning_vgg.callbacks import RunRecorder
 from lightning_vgg.data import ImageData
+from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import ExplainsErrors, add_experiment_arguments, config_files, readable_config
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.tracking import wandb_arguments
+from lightning_vgg.pretrained import load_pretrained, recorded_pretrained
 from lightning_vgg.vgg import VGGClassifier
 
 
@@ -70,13 +71,20 @@ class ExperimentCLI(LightningCLI):
         self.config_init = self.parser.instantiate(self.config)
         config = self.config_init[self.subcommand]
         # Whatever can be refused is refused before an image is read or a folder made.
-        plan_network(config.model.network, config.data.image_size, num_classes=2)
-        resolve_semantics(config.model.semantics, config.model.semantics_except)
+        spec, size = config.model, config.data.image_size
+        semantics = resolve_semantics(spec.semantics, spec.semantics_except)
         fresh = self.subcommand == "fit" and config.ckpt_path is None
         if not fresh:
             self.run, config.ckpt_path = self._trained_run(config)
-        self.datamodule = ImageData(config.data, seed=config.seed_everything)
-        self.model = VGGClassifier(config.model, config.data.image_size, self.datamodule.num_classes)
+        pretrained = None
+        if spec.backbone is not None and fresh:
+            pretrained = load_pretrained(spec.backbone, size, semantics)
+        elif spec.backbone is not None:
+            pretrained = recorded_pretrained(spec.backbone, size, self.run)
+        plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
+        normalization = pretrained.normalization if pretrained else None
+        self.datamodule = ImageData(config.data, config.seed_everything, normalization)
+        self.model = VGGClassifier(spec, size, self.datamodule.num_classes, pretrained)
         if fresh:
             root = Path(config.trainer.default_root_dir or ".")
             self.run = RunFolder.create(root, config.experiment, config.name, config.seed_everything)

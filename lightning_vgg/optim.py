@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,34 @@ from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import OptimizerSpec
 
 
-def build_optimizer(network: nn.Module, spec: OptimizerSpec, semantics: Semantics) -> Optimizer:
-    """The optimizer over all parameters of ``network`` that require gradients."""
+class Part(NamedTuple):
+    """Parameters that begin to train together, and their rate as a share of ``learning_rate``."""
+
+    parameters: list[nn.Parameter]
+    rate_factor: float
+
+
+def build_optimizer(
+    network: nn.Module, spec: OptimizerSpec, semantics: Semantics, parts: Sequence[Part] | None = None
+) -> Optimizer:
+    """The optimizer of ``network``.
+
+    Args:
+        network: the network.
+        spec: the optimizer.
+        semantics: the frameworks' differences, resolved.
+        parts: what trains, some of it perhaps later; None for all parameters that require gradients.
+    """
+    if parts is None:
+        parts = [Part([parameter for parameter in network.parameters() if parameter.requires_grad], 1.0)]
     decay = spec.weight_decay
     if decay is None:
         decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
-    groups = _parameter_groups(network, decay, spec.decay_all)
+    groups = [
+        {**group, "lr": spec.learning_rate * part.rate_factor}
+        for part in parts
+        for group in _parameter_groups(part.parameters, decay, spec.decay_all)
+    ]
     decoupled = spec.name == "adamw" or semantics.weight_decay == "decoupled"
     if spec.name == "sgd":
         with_rate = semantics.sgd_velocity == "with_rate"
@@ -39,14 +61,19 @@ def build_optimizer(network: nn.Module, spec: OptimizerSpec, semantics: Semantic
 
 
 def correct_epsilon(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Keras adds epsilon to √v, torch to √v / √(1 - beta2^t): dividing epsilon by that root makes them equal."""
+    """Keras adds epsilon to √v, torch to √v / √(1 - beta2^t): dividing epsilon by that root makes them equal.
+
+    t counts the steps of each parameter, as torch does; those of a group have begun to train together.
+    """
     for group in optimizer.param_groups:
+        # Not by the gradients: a trainer computes them inside the step, after this hook.
+        if not any(parameter.requires_grad for parameter in group["params"]):
+            continue  # still frozen
         group["steps"] += 1
         group["eps"] = group["uncorrected_eps"] / math.sqrt(1 - group["betas"][1] ** group["steps"])
 
 
-def _parameter_groups(network: nn.Module, decay: float, decay_all: bool) -> list[dict[str, Any]]:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def _parameter_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:
     if decay_all or not decay:
         return [{"params": parameters, "weight_decay": decay}]
     # Biases and batch norm are vectors, kernels are not.

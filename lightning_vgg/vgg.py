@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -16,13 +16,15 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
 from lightning_vgg.blocks import build_network
+from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import read_config
-from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec
 from lightning_vgg.optim import build_optimizer, clip_gradients
+from lightning_vgg.pretrained import Pretrained, load_pretrained, recorded_pretrained
+from lightning_vgg.transfer import Backbone, Transfer, on_backbone, trained_parts
 from lightning_vgg.weights import load_network
 
 
@@ -90,14 +92,25 @@ class VGGClassifier(LightningModule):
         spec: the network and how it learns.
         image_size: S, in pixels.
         num_classes: logits.
+        pretrained: the spec's backbone; None loads it.
+
+    Raises:
+        ExperimentError: the network cannot be built, or its weights cannot be loaded.
     """
 
-    def __init__(self, spec: ModelSpec, image_size: int, num_classes: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, image_size: int, num_classes: int, pretrained: Pretrained | None = None
+    ) -> None:
         super().__init__()
         self.spec = spec
-        self.plan = plan_network(spec.network, image_size, num_classes)
         self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        if spec.backbone is not None and pretrained is None:
+            pretrained = load_pretrained(spec.backbone, image_size, self.semantics)
+        self.pretrained = pretrained
+        self.plan = plan_model(spec, image_size, num_classes, pretrained.plan if pretrained else None)
         self.network: nn.Module = build_network(self.plan, self.semantics)
+        if pretrained is not None:
+            self.network = on_backbone(Backbone(pretrained), self.network)
         if spec.init_from is not None:
             load_network(self.network, Path(spec.init_from))
         if spec.channels_last:
@@ -106,6 +119,14 @@ class VGGClassifier(LightningModule):
             self.network.compile()
         self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in ("train", "val", "test")})
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The lowest part of the network, where it was made of a BackboneSpec."""
+        return self.network.get_submodule("backbone") if self.pretrained else None  # type: ignore[return-value]
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [Transfer()] if self.pretrained else []
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes)."""
@@ -162,7 +183,8 @@ class VGGClassifier(LightningModule):
         self._scores(part).reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics)
+        parts = trained_parts(self.network, self.pretrained.plan) if self.pretrained else None
+        optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics, parts)
         factors = rate_factors(self.spec.schedule, int(self.trainer.estimated_stepping_batches))
         self.rates = (factors * self.spec.optimizer.learning_rate).tolist()
         factors = factors.tolist()  # a numpy number in a checkpoint could not be read back safely
@@ -184,7 +206,9 @@ def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> 
     """The trained network of a run, on the CPU and in evaluation mode."""
     config = read_config(run.path / "config.yaml")
     spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
-    model = VGGClassifier(spec, config.data.image_size, len(run.read_record()["class_names"]))
+    size = config.data.image_size
+    pretrained = recorded_pretrained(spec.backbone, size, run) if spec.backbone is not None else None
+    model = VGGClassifier(spec, size, len(run.read_record()["class_names"]), pretrained)
     checkpoint = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()

@@ -1,4 +1,4 @@
-"""Both frameworks in this process: the safe import order first."""
+"""Both frameworks in this process, in the order that does not crash."""
 
 import os
 from pathlib import Path

@@ -1,7 +1,7 @@
 """BackboneSpec -> the plan of a backbone: which layers of which network, which of them train when, and how fast.
 
 VGG16 is a network of this project like any other, five lines of recipes, so a backbone is always a plan's lower part.
-Layers have Keras's names here, as in keras.applications.VGG16: block1_conv1, block1_conv2, block1_pool, block2_conv1, ...
+Layers have Keras's names here, as in keras.applications.VGG16: block1_conv1, block1_conv2, block1_pool, ...
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lightning_vgg.experiment.config import read_config
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.network import CLASSIFIER, Plan, PlannedLayer, Shape, plan_network
+from lightning_vgg.experiment.network import CLASSIFIER, NetworkError, Plan, PlannedLayer, Shape, plan_network
 from lightning_vgg.experiment.preprocessing import NAMED_WEIGHTS, PREPROCESSING
 from lightning_vgg.experiment.recipe import AveragePool, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.runs import RunFolder
@@ -116,7 +116,12 @@ def plan_backbone(spec: BackboneSpec, source: Source, image_size: int) -> Backbo
     names = [name for name, _ in _named_layers(plan_network(network, 1024, num_classes=1))]
     count = 1 + _index(spec.layer, names, "layer")
     used = _up_to(network, names[count - 1])
-    plan = plan_network(used, spec.image_size or image_size, num_classes=1)
+    try:
+        plan = plan_network(used, spec.image_size or image_size, num_classes=1)
+    except NetworkError as error:
+        raise ExperimentError(
+            f"model.backbone: {error}; that is, a larger model.backbone.image_size or a lower model.backbone.layer"
+        ) from None
     layers = tuple(replace(layer, name=name) for name, layer in _named_layers(plan))[:count]
     return BackbonePlan(
         plan, source.semantics, layers, spec.pooling, _freezing(spec, names[:count]), spec.rate_factor, spec.layer_decay
@@ -156,7 +161,7 @@ def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
         return _run_source(RunFolder.open(path))
     if not path.is_file():
         guess = difflib.get_close_matches(spec.weights, [*NAMED_WEIGHTS, "none"], n=1)
-        hint = f"; did you mean {guess[0]}?" if guess else ""
+        hint = f"; did you mean {guess[0]}?" if guess else "."
         raise ExperimentError(
             f"model.backbone.weights: there is no file or run folder {spec.weights}{hint} "
             f"Known names are {', '.join(NAMED_WEIGHTS)} and none."
@@ -168,8 +173,8 @@ def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
     if spec.preprocessing is None:
         raise ExperimentError(
             f"model.backbone.preprocessing is missing: {path} does not say what its weights expect of pixels. "
-            f"It is one of {', '.join(PREPROCESSING)}: torchvision for weights that torchvision trained, keras_caffe for "
-            "keras.applications.VGG16, torchvision_features for the original network in RGB"
+            f"It is one of {', '.join(PREPROCESSING)}: torchvision for weights that torchvision trained, "
+            "torchvision_features for the original network in RGB, keras_caffe for keras.applications.VGG16"
         )
     return Source("file", VGG16, semantics)
 
@@ -247,10 +252,8 @@ def _freezing(spec: BackboneSpec, names: list[str]) -> tuple[tuple[int, int], ..
         layers = count(until, "unfreeze")
         if layers >= steps[-1][1]:
             raise ExperimentError(
-                f"model.backbone.unfreeze: {epoch}: {until} unfreezes nothing: {steps[-1][1]} of {len(names)} layers are "
-                f"frozen before it, {layers} after it"
+                f"model.backbone.unfreeze: {epoch}: {until} unfreezes nothing: {steps[-1][1]} of {len(names)} layers "
+                f"are frozen before it, {layers} after it"
             )
         steps.append((epoch, layers))
     return tuple(steps)
-
-

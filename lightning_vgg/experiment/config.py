@@ -118,7 +118,9 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, keys: list[s
 
 def explain(message: str, keys: list[str]) -> str:
     """Add the nearest known key to a message of jsonargparse about an unknown flag, and cut what helps nobody."""
-    optional = re.match(r"Parser key \"([\w.]+)\":\n.*Errors:\n    - (.*)\n    - Expected a .*NoneType", message, re.DOTALL)
+    optional = re.match(
+        r"Parser key \"([\w.]+)\":\n.*Errors:\n    - (.*)\n    - Expected a .*NoneType", message, re.DOTALL
+    )
     if optional is not None:
         return f"{optional[1]}: {optional[2]}"
     unknown = re.search(

@@ -110,7 +110,6 @@ def _sound_chunks(folder: Path, shape: tuple[int, ...], dtype: np.dtype | type) 
     if not (folder / "progress.json").exists():
         return []
     chunks: Chunks = []
-    reason = f"image {{}} of {shape[0]}"
     try:
         array = np.load(folder / "features.npy", mmap_mode="r")
         if array.shape != shape or array.dtype != dtype:
@@ -118,11 +117,11 @@ def _sound_chunks(folder: Path, shape: tuple[int, ...], dtype: np.dtype | type) 
         first = 0
         for rows, digest in json.loads((folder / "progress.json").read_text())["chunks"]:
             if _digest(array[first : first + rows]) != digest:
-                raise ValueError(reason.format(first))
+                raise ValueError(f"from image {first} on they are not what was written")
             chunks.append((rows, digest))
             first += rows
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        _log.warning("The features in %s are damaged (%s); they are computed again from there.", folder, error)
+        _log.warning("The features in %s are damaged (%s); what is damaged is computed again.", folder, error)
     return chunks
 
 

@@ -1,4 +1,4 @@
-"""Files with VGG16's weights -> arrays under Keras's layer names in torch's layout: ``block1_conv1.weight`` (O, I, 3, 3)."""
+"""Files with VGG16's weights -> arrays with Keras's layer names, torch's layout: block1_conv1.weight (O, I, 3, 3)."""
 
 from __future__ import annotations
 
@@ -40,11 +40,22 @@ def read_weights_file(path: Path) -> Tensors:
     """
     if path.suffix == ".h5":
         return from_keras_names(str(path), _read_h5(path))
+    return from_torch_names(str(path), read_safetensors(path))
+
+
+def read_safetensors(path: Path) -> Tensors:
+    """All tensors of a file.
+
+    Raises:
+        ExperimentError: it cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        return from_torch_names(str(path), load(path.read_bytes()))
+        return load(path.read_bytes())
+    except OSError as error:
+        raise ExperimentError(f"model.backbone.weights: {path}: {error.strerror}") from None
     except SafetensorError as error:
         raise ExperimentError(f"model.backbone.weights: {path} is no sound safetensors file: {error}") from None
 
@@ -118,5 +129,5 @@ def _keras_name(path: str) -> str | None:
         return f"{_CONVOLUTIONS[int(counted[1] or 0)][0]}.{'kernel' if counted[2] == '0' else 'bias'}"
     named = re.search(r"(block\d_conv\d)/(?:.*/)?(?:block\d_conv\d_)?(kernel|bias|W|b)(?:_\d+)?(?::0)?$", path)
     if named is not None:
-        return f"{named[1]}.{ {'W': 'kernel', 'b': 'bias'}.get(named[2], named[2])}"
+        return f"{named[1]}.{ {'W': 'kernel', 'b': 'bias'}.get(named[2], named[2]) }"
     return path

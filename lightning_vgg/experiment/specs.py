@@ -93,13 +93,13 @@ class BackboneSpec:
     """Pretrained convolutions below the network.
 
     Args:
-        weights: VGG16 as torchvision has it, IMAGENET1K_V1 or IMAGENET1K_FEATURES; a file with VGG16's weights: torch's
-            names (.safetensors, .pth) or Keras's (.h5); a run folder of this project; none for a VGG16 with random weights.
-        preprocessing: what the weights expect of pixels: torchvision, torchvision_features, keras_caffe, or cifar (mean 0
-            and deviation 1 over the training images). A file needs it; named weights and a run bring their own.
+        weights: of VGG16: IMAGENET1K_V1 or IMAGENET1K_FEATURES (torchvision's), a file with torchvision's names
+            (.safetensors, .pth) or Keras's (.h5), none for random ones; or a run folder of this project.
+        preprocessing: what the weights expect of pixels: torchvision, torchvision_features, keras_caffe, or cifar (mean
+            0 and deviation 1 over the training images). A file needs it; named weights and a run bring their own.
         layer: the last layer, by Keras's name: block1_conv1 ... block5_pool.
         pooling: what of the last layer goes up: all pixels (flatten), or each channel's average or maximum.
-        image_size: pixels a side to which the device resizes the images (bilinear, no antialiasing); null for as stored.
+        image_size: pixels a side to which the device resizes images (bilinear, no antialiasing); null for as stored.
         freeze_until: the last layer that does not train, such as block3_pool; all, or null for none.
         unfreeze: epochs done -> freeze_until from then on, such as {2: block4_pool, 4: block3_pool}.
         rate_factor: learning rate of the topmost block, as a share of the head's.

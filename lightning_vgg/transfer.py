@@ -1,0 +1,261 @@
+"""Transfer learning: a pretrained backbone, what of it is frozen when, and its features computed once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_vgg.blocks import ActivatedConv, build_network
+from lightning_vgg.data import DeviceImages, EvalRows, ImageData
+from lightning_vgg.experiment.backbone import BackbonePlan
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.features import remember_features
+from lightning_vgg.experiment.neutral import check_tensors
+from lightning_vgg.experiment.sources import cache_folder
+from lightning_vgg.experiment.specs import AugmentationSpec
+from lightning_vgg.optim import Part
+from lightning_vgg.pretrained import Pretrained
+
+_PIXELS_A_BATCH = 2**18
+"""When features are computed: 256 images of 32 px, 5 of 224 px. More are no faster on a CPU, and take memory."""
+
+
+class Backbone(nn.Sequential):
+    """Pretrained layers under Keras's names: images (B, 3, S, S) -> (B, C, H, W), pooled as planned.
+
+    The lowest `frozen` layers stay in evaluation mode whatever the mode of the rest, and run without gradients.
+
+    Attributes:
+        frozen: how many layers do not train now.
+        fed: how many layers have run already when `forward` is called: their features come instead of images.
+    """
+
+    def __init__(self, pretrained: Pretrained) -> None:
+        plan = pretrained.plan
+        # Weights that are overwritten must not use up the chance that the rest is initialized by.
+        random = contextlib.nullcontext() if pretrained.tensors is None else torch.random.fork_rng(devices=[])
+        with random:
+            source = build_network(plan.source, plan.semantics)
+        modules = [source.get_submodule(layer.name) for layer in plan.source.layers[: len(plan.layers)]]
+        super().__init__(OrderedDict((layer.name, module) for layer, module in zip(plan.layers, modules, strict=True)))
+        self.plan = plan
+        self.fed = 0
+        for module in modules:
+            if isinstance(module, ActivatedConv) and isinstance(module.activation, nn.ReLU):
+                module.activation.inplace = True  # nobody else reads what the convolution puts out
+        if pretrained.tensors is not None:
+            self._load(pretrained)
+        self.freeze(plan.frozen_layers(0))
+
+    def _load(self, pretrained: Pretrained) -> None:
+        assert pretrained.tensors is not None
+        state = {name: tensor for name, tensor in self.state_dict().items() if not name.endswith("num_batches_tracked")}
+        used = {name: value for name, value in pretrained.tensors.items() if name.partition(".")[0] in self._modules}
+        check_tensors(pretrained.description["weights"], used, {name: tuple(state[name].shape) for name in state})
+        with torch.no_grad():
+            for name, value in used.items():
+                state[name].copy_(torch.from_numpy(value))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = inputs if self.fed else self._resize(inputs)
+        with torch.no_grad():
+            hidden = self._run(hidden, self.fed, self.frozen)
+        return self._pool(self._run(hidden, max(self.fed, self.frozen), len(self)))
+
+    def features(self, images: Tensor, layers: int) -> Tensor:
+        """What the lowest layers make of images; pooled where these are all layers."""
+        hidden = self._run(self._resize(images), 0, layers)
+        return self._pool(hidden) if layers == len(self) else hidden
+
+    def _run(self, hidden: Tensor, first: int, end: int) -> Tensor:
+        for layer in list(self.children())[first:end]:
+            hidden = layer(hidden)
+        return hidden
+
+    def _resize(self, images: Tensor) -> Tensor:
+        """As keras.ops.image.resize: bilinear between the centres of the pixels, no antialiasing."""
+        size = self.plan.image_size
+        if images.shape[-1] == size:
+            return images
+        return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=False)
+
+    def _pool(self, hidden: Tensor) -> Tensor:
+        if self.plan.pooling == "flatten" or hidden.ndim == 2:
+            return hidden
+        if self.plan.pooling == "average":
+            return hidden.mean((2, 3), keepdim=True)
+        return hidden.amax((2, 3), keepdim=True)
+
+    def freeze(self, layers: int) -> None:
+        """Let all but the lowest ``layers`` train."""
+        self.frozen = layers
+        for number, layer in enumerate(self.children()):
+            layer.requires_grad_(number >= layers)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for layer in list(self.children())[: self.frozen]:
+            layer.eval()
+        return self
+
+
+def on_backbone(backbone: Backbone, head: nn.Module) -> nn.Sequential:
+    """One network of both."""
+    return nn.Sequential(OrderedDict([("backbone", backbone), *head.named_children()]))
+
+
+def trained_parts(network: nn.Module, plan: BackbonePlan) -> list[Part]:
+    """The head, and whatever of the backbone trains sooner or later, by learning rate and first epoch.
+
+    They are the same in every epoch, so a resumed run finds the optimizer's state in its place.
+    """
+    backbone = network.get_submodule("backbone")
+    parts: dict[tuple[int, float], list[nn.Parameter]] = {}
+    for number, layer in enumerate(backbone.children()):
+        start, parameters = plan.first_trained(number), list(layer.parameters())
+        if start is not None and parameters:
+            parts.setdefault((start, plan.learning_rate_factor(number)), []).extend(parameters)
+    head = [parameter for name, parameter in network.named_parameters() if not name.startswith("backbone.")]
+    return [Part(head, 1.0), *(Part(parameters, factor) for (_, factor), parameters in parts.items())]
+
+
+def count_parameters(network: nn.Module, frozen: bool) -> int:
+    """How many numbers train now, or how many do not."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad is not frozen)
+
+
+class Transfer(Callback):
+    """Freezes by the epoch, and computes the features of what never trains once for all epochs and runs."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Frozen layers are meant to be in evaluation mode.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
+        backbone = _backbone(pl_module)
+        if len(backbone.plan.frozen) > 1 and trainer.world_size > 1:
+            raise ExperimentError(
+                "model.backbone.unfreeze needs trainer.devices 1: the gradients of layers that are unfrozen later "
+                "would not be shared between the processes"
+            )
+        use_features(trainer, pl_module, ("train", "val", "test"))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        use_features(trainer, pl_module, ("val",))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        use_features(trainer, pl_module, ("test",))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _backbone(pl_module).freeze(_backbone(pl_module).plan.frozen_layers(trainer.current_epoch))
+        self._say_what_trains(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # With the batch and not with the epoch: a run that is resumed inside an epoch never starts it.
+        backbone = _backbone(pl_module)
+        layers = backbone.plan.frozen_layers(trainer.current_epoch)
+        if layers != backbone.frozen:
+            backbone.freeze(layers)
+            self._say_what_trains(trainer, pl_module)
+
+    def _say_what_trains(self, trainer: Trainer, module: LightningModule) -> None:
+        backbone = _backbone(module)
+        names = list(backbone._modules)
+        if trainer.is_global_zero:
+            frozen = f"up to {names[backbone.frozen - 1]}" if backbone.frozen else "none"
+            print(
+                f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}  "
+                f"trainable parameters {count_parameters(_network(module), frozen=False):,}  "
+                f"frozen {count_parameters(_network(module), frozen=True):,} ({frozen})",
+                flush=True,
+            )
+
+
+def use_features(trainer: Trainer, module: LightningModule, parts: tuple[str, ...]) -> None:
+    """Feed the features of the layers that never train to the rest; they are computed where they are not kept.
+
+    With augmentation, images are never the same, so nothing can be kept.
+    """
+    backbone = _backbone(module)
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    layers = backbone.plan.always_frozen
+    if not layers:
+        return
+    assert isinstance(data, ImageData)
+    if data.spec.augmentation != AugmentationSpec():
+        if trainer.state.fn == "fit" and "train" in parts and trainer.is_global_zero:
+            print(f"data.augmentation is on: the {layers} frozen layers run in every epoch, no features are kept")
+        return
+    for part in parts:
+        if data.count(part) and not data.has_features(part):
+            data.feed_features(part, _kept_features(trainer, module, data, part, layers), module.device)
+    backbone.fed = layers
+
+
+def _kept_features(trainer: Trainer, module: LightningModule, data: ImageData, part: str, layers: int) -> np.ndarray:
+    backbone = _backbone(module)
+    plan, device = backbone.plan, module.device
+    precision = module.dtype
+    assert isinstance(precision, torch.dtype)
+    dtype = np.float64 if precision == torch.float64 else np.float32
+    shape = plan.output_shape if layers == len(plan.layers) else plan.layers[layers - 1].output_shape
+    images = data.part(part).images
+    normalization = data.dataset.normalization
+    description = {
+        "framework": "lightning",
+        "weights": _digest(backbone, layers),
+        "layers": [repr((layer.name, layer.layer)) for layer in plan.layers[:layers]],
+        "semantics": repr(plan.semantics),
+        "pooling": plan.pooling if layers == len(plan.layers) else None,
+        "image_size": plan.image_size,
+        "images": hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).data).hexdigest(),
+        "normalization": [normalization.mean, normalization.std],
+        "precision": str(trainer.precision),
+        "device": device.type,
+    }
+    on_device: list[DeviceImages] = []  # images go there only if something is computed
+
+    def compute(rows: slice) -> np.ndarray:
+        if not on_device:
+            on_device.append(DeviceImages(data.part(part), normalization, device, precision))
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            index = torch.arange(rows.start, rows.stop, device=device)
+            features = backbone.features(on_device[0].evaluation_batch(EvalRows(index))[0], layers)
+            return features.movedim(1, -1).to(getattr(torch, np.dtype(dtype).name)).cpu().numpy()
+
+    batch_size = max(1, _PIXELS_A_BATCH // plan.image_size**2)
+    return remember_features(
+        cache_folder(data.spec.cache_dir), description, (len(images), *shape), dtype, compute, batch_size,
+        label=f"features of {part}",
+    )  # fmt: skip
+
+
+def _digest(backbone: Backbone, layers: int) -> str:
+    """sha256 of the weights and statistics of the lowest layers."""
+    digest = hashlib.sha256()
+    for layer in list(backbone.children())[:layers]:
+        for name, tensor in layer.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _backbone(module: LightningModule) -> Backbone:
+    backbone = _network(module).get_submodule("backbone")
+    assert isinstance(backbone, Backbone)
+    return backbone
+
+
+def _network(module: LightningModule) -> nn.Module:
+    network = module.network
+    assert isinstance(network, nn.Module)
+    return network
