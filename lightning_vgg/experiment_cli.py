@@ -134,7 +134,7 @@ class ExperimentCLI(LightningCLI):
     def _config_text(self) -> str:
         parser = self._parser(self.subcommand)
         config, defaults = (
-            yaml.safe_load(parser.dump(values, skip_none=False, skip_validation=True))
+            yaml.safe_load(parser.dump(values, skip_unset=False, skip_validation=True))
             for values in (self.config[self.subcommand], parser.get_defaults())
         )
         return yaml.safe_dump(readable_config(config, defaults["trainer"]), sort_keys=False, width=110)

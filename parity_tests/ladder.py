@@ -43,12 +43,14 @@ BATCH = 32
 STEPS = 50
 EVALUATED = 200
 
+_NESTEROV = OptimizerSpec(name="sgd", learning_rate=2.0**-7, momentum=0.875, nesterov=True, weight_decay=5e-4)
+_ADAMW = OptimizerSpec(name="adamw", learning_rate=1e-3, weight_decay=0.01, decay_all=False)
 OPTIMIZERS = {
     # The rate and the momentum at which the floors were measured: larger ones amplify rounding more in fifty steps.
-    "sgd": OptimizerSpec(name="sgd", learning_rate=2.0**-7, momentum=0.875),
-    "nesterov": OptimizerSpec(name="sgd", learning_rate=2.0**-7, momentum=0.875, nesterov=True, weight_decay=5e-4),
-    "adam": OptimizerSpec(name="adam", learning_rate=1e-3),
-    "adamw": OptimizerSpec(name="adamw", learning_rate=1e-3, weight_decay=0.01, decay_all=False),
+    "sgd": (OptimizerSpec(name="sgd", learning_rate=2.0**-7, momentum=0.875), ScheduleSpec()),
+    "nesterov": (_NESTEROV, ScheduleSpec("one_cycle", warmup=0.3)),
+    "adam": (OptimizerSpec(name="adam", learning_rate=1e-3), ScheduleSpec()),
+    "adamw": (_ADAMW, ScheduleSpec("cosine")),
 }
 
 
@@ -62,7 +64,7 @@ class Rung:
         measured: the distance.
         worst: the tensor that lies farthest apart.
         limit: the largest distance that passes; infinite where the distance is only told.
-        control: torch to itself with every weight moved by one ulp, the largest of three, where measured.
+        control: torch to itself with every weight moved by one ulp, where measured; of one batch, the largest of three.
     """
 
     name: str
@@ -129,10 +131,15 @@ class Ladder:
             yield self.dropout(precision)
             yield self.frozen(precision)
             yield self.clipping(precision)
-            for name in (*OPTIMIZERS, "own"):
+            for name in self.optimizers():
                 yield from self.steps(name, precision)
         yield self.evaluation()
         yield self.whole_run()
+
+    def optimizers(self) -> dict[str, tuple[OptimizerSpec, ScheduleSpec]]:
+        """Those that are always tried, and the experiment's own where it is another one."""
+        own = (self.spec.optimizer, self.spec.schedule)
+        return OPTIMIZERS if own in OPTIMIZERS.values() else {**OPTIMIZERS, "own": own}
 
     def pair(self, precision: Precision, **changes: Any) -> Pair:
         return Pair(replace(self.spec, **changes), self.data.image_size, self.classes, precision)
@@ -244,7 +251,7 @@ class Ladder:
         def after(pair: Pair, steps: Callable[..., Iterator[None]], tensors: Callable[[], Tensors]) -> Tensors:
             before = {name: value for name, value in tensors().items() if name.startswith(f"{first}.")}
             pair.freeze(first)
-            for _ in steps(batches, OPTIMIZERS["sgd"], rates):
+            for _ in steps(batches, OPTIMIZERS["sgd"][0], rates):
                 pass
             moved = sum(not np.array_equal(tensors()[name], value) for name, value in before.items())
             return {**tensors(), "frozen tensors that moved": np.array(float("nan") if moved else 1.0)}
@@ -257,7 +264,7 @@ class Ladder:
 
     def clipping(self, precision: Precision) -> Rung:
         """One step with the gradients' common norm clipped to about a hundredth of itself."""
-        batches, optimizer = self.batches(1, precision), OPTIMIZERS["sgd"]
+        batches, optimizer = self.batches(1, precision), OPTIMIZERS["sgd"][0]
         rates = [1.0]  # so that the step is as large as the clipped gradient
 
         def moved(pair: Pair, steps: Callable[..., Iterator[None]], tensors: Callable[[], Tensors]) -> Tensors:
@@ -274,9 +281,8 @@ class Ladder:
 
     def steps(self, name: str, precision: Precision) -> Iterator[Rung]:
         """Parameters after one step and after fifty, and the batch-norm statistics after fifty."""
-        optimizer = {**OPTIMIZERS, "own": self.spec.optimizer}[name]
-        schedule = {"nesterov": ScheduleSpec("one_cycle", warmup=0.3), "adamw": ScheduleSpec("cosine")}
-        rates = rate_factors(schedule.get(name, ScheduleSpec()), STEPS) * optimizer.learning_rate
+        optimizer, schedule = self.optimizers()[name]
+        rates = rate_factors(schedule, STEPS) * optimizer.learning_rate
         batches = self.batches(STEPS, precision)
         pair = self.pair(precision)
 
@@ -287,7 +293,7 @@ class Ladder:
                 pass
             return first, tensors()
 
-        twins = [pair.torch_twin(nudge=seed) for seed in range(3)]
+        twin = pair.torch_twin(nudge=0)  # fifty steps are dear, so there is one
         sides = [
             trajectory(pair.torch_steps(batches, optimizer, rates), pair.torch_tensors),
             trajectory(pair.keras_steps(batches, optimizer, rates), pair.keras_tensors),
@@ -295,7 +301,7 @@ class Ladder:
         found = self._trajectory_rungs(name, precision, optimizer, pair, sides)
         # In float64 the floor tells enough, unless the network amplifies every rounding in fifty steps.
         if precision == "float32" or not all(rung.passed for rung in found):
-            sides += [trajectory(twin.torch_steps(batches, optimizer, rates), twin.torch_tensors) for twin in twins]
+            sides.append(trajectory(twin.torch_steps(batches, optimizer, rates), twin.torch_tensors))
             found = self._trajectory_rungs(name, precision, optimizer, pair, sides)
         yield from found
 
