@@ -41,7 +41,6 @@ def main() -> None:
             "fit, augmented": lambda p=precision: run_folder_speed(
                 "lightning-vgg", options, p, ["--model.semantics", "torch", *AUGMENTED]
             ),
-            "fit, Keras semantics": lambda p=precision: run_folder_speed("lightning-vgg", options, p, []),
         }
         if options.keras:
             arms["Keras reference"] = lambda p=precision: run_folder_speed("keras-reference", options, p, [])

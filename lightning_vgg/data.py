@@ -223,6 +223,10 @@ class ImageData(LightningDataModule):
         """From now on batches of a part are made of its features (N, ..., C)."""
         self._on_device[part] = DeviceFeatures(features, self.part(part).labels, device)
 
+    def feed_images(self) -> None:
+        """From now on batches are made of images again."""
+        self._on_device.clear()
+
     def has_features(self, part: str) -> bool:
         return isinstance(self._on_device.get(part), DeviceFeatures)
 

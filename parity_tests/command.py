@@ -44,6 +44,8 @@ def _climb(config: Any) -> bool:
     with console.status("climbing") as status:
         for rung in Ladder(config.model, config.data, dataset).rungs():
             rungs.append(rung)
+            if not console.is_terminal:
+                print(f"{time.monotonic() - started:5.0f} s  {rung.name}, {rung.precision}", flush=True)
             status.update(f"{len(rungs)} rungs climbed, last: {rung.name}, {rung.precision}")
     console.print(ladder_table(rungs))
     failed = [rung for rung in rungs if not rung.passed]

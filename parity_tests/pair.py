@@ -19,7 +19,7 @@ from keras_reference import optim as keras_optim
 from keras_reference import weights as keras_weights
 from lightning_vgg.blocks import build_network
 from lightning_vgg.experiment.network import Plan, PlannedLayer, plan_network
-from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Dropout, GlobalAveragePool, MaxPool
+from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Conv, Dense, Dropout, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.optim import build_optimizer, clip_gradients
@@ -143,6 +143,27 @@ class Pair:
             variable.assign(gradient)
         tensors = keras_weights.read_weights(holder, self.plan)
         return {name: value for name, value in tensors.items() if not name.endswith(_STATISTICS)}
+
+    def flipped_kinks(self, batch: Batch) -> int:
+        """Activations of convolutions and dense layers that are 0 in one framework and not in the other."""
+        names = [layer.name for layer in self.plan.layers if isinstance(layer.layer, Conv | Dense)]
+        outputs: dict[str, np.ndarray] = {}
+        twin = self.torch_twin()
+        for name in names:
+            twin.torch_network.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: outputs.update({name: output.detach().numpy()})
+            )
+        twin.torch_loss(batch)
+        layers = [self.keras_model.get_layer(name.replace(".", "_")).output for name in names]
+        probe = keras.Model(self.keras_model.inputs, layers)
+        before = self.keras_tensors()  # a pass in training mode moves the statistics
+        theirs = probe(batch.images, training=True)
+        keras_weights.load_weights(self.keras_model, self.plan, before)
+        flipped = 0
+        for name, other in zip(names, theirs if isinstance(theirs, list) else [theirs], strict=True):
+            ours = np.moveaxis(outputs[name], 1, -1)
+            flipped += int(((ours == 0) != (np.asarray(other) == 0)).sum())
+        return flipped
 
     # Many batches
 

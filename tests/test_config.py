@@ -26,6 +26,7 @@ from lightning_vgg.experiment.config import (
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.specs import (
     AugmentationSpec,
+    BackboneSpec,
     DataSpec,
     ModelSpec,
     NetworkSpec,
@@ -210,6 +211,7 @@ def test_config_files() -> None:
 # No field has its default here; the test below holds this list to that.
 EXPERIMENT = ModelSpec(
     network=NetworkSpec(["conv", "conv - maxpool"], [3, 4], ["dense"], [5], 0.125),
+    backbone=BackboneSpec("none", "cifar", "block3_pool", "max", 48, "block2_pool", {2: "none"}, 0.5, 0.25),
     optimizer=OptimizerSpec("sgd", 0.05, 0.875, True, 0.8, 0.95, 1e-5, 3e-4, False),
     schedule=ScheduleSpec("one_cycle", 0.25, [0.3], 1e-05),
     semantics="torch",
@@ -227,6 +229,8 @@ def flat(spec: object, prefix: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(spec):  # type: ignore[arg-type]
         value, key = getattr(spec, field.name), f"{prefix}.{field.name}"
+        if field.name == "backbone":  # null by default
+            value = value or BackboneSpec()
         values |= flat(value, key) if dataclasses.is_dataclass(value) else {key: value}
     return values
 

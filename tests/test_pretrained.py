@@ -209,7 +209,7 @@ def test_keras_weights_see_what_they_would_see_as_bgr_and_the_wrong_order_shows(
         ({"weights": "none", "layer": "top"}, "there are block1_conv1, block1_conv2, block1_pool, block2_conv1"),
         ({"weights": "none", "layer": "block3_pool", "freeze_until": "block4_pool"}, "freeze_until: there is no"),
         ({"weights": "none", "unfreeze": {2: "block4_pool", 3: "block5_conv1"}}, "3: block5_conv1 unfreezes nothing"),
-        ({"weights": "none", "freeze_until": None, "unfreeze": {2: "all"}}, "2: all unfreezes nothing"),
+        ({"weights": "none", "freeze_until": "none", "unfreeze": {2: "all"}}, "2: all unfreezes nothing"),
         ({"weights": "none", "unfreeze": {0: None}}, "counts epochs that are done, from 1: not 0"),
         ({"weights": "none", "rate_factor": 0.0}, "must be above 0"),
         ({"weights": "none", "image_size": 16}, "block5 (conv - conv - conv - maxpool) cannot be built"),

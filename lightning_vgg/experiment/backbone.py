@@ -238,7 +238,7 @@ def _freezing(spec: BackboneSpec, names: list[str]) -> tuple[tuple[int, int], ..
     """The steps of `BackbonePlan.frozen`."""
 
     def count(until: str | None, key: str) -> int:
-        if until is None:
+        if until in (None, "none"):
             return 0
         return len(names) if until == "all" else 1 + _index(until, names, key)
 

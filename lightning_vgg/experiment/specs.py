@@ -100,8 +100,8 @@ class BackboneSpec:
         layer: the last layer, by Keras's name: block1_conv1 ... block5_pool.
         pooling: what of the last layer goes up: all pixels (flatten), or each channel's average or maximum.
         image_size: pixels a side to which the device resizes images (bilinear, no antialiasing); null for as stored.
-        freeze_until: the last layer that does not train, such as block3_pool; all, or null for none.
-        unfreeze: epochs done -> freeze_until from then on, such as {2: block4_pool, 4: block3_pool}.
+        freeze_until: the last layer that does not train, such as block3_pool; all; none or null.
+        unfreeze: epochs done -> freeze_until from then on, such as {2: block4_pool, 4: none}.
         rate_factor: learning rate of the topmost block, as a share of the head's.
         layer_decay: what each block further down has its rate multiplied by.
     """

@@ -1,0 +1,109 @@
+"""Images per second of computing features: the product's extraction against a bare ``vgg16().features`` loop.
+
+    python benchmarks/features.py --root IMAGES.tar.xz --weights vgg16.safetensors --preprocessing keras_caffe
+
+Both run in this process and take turns on the same images, so what else the machine does hits both. The extraction is
+the whole path: gathering, normalizing, the network, pooling, writing to the disk, checksums. The bare loop has the
+images in memory, batches of the same size, channels_last, and throws its results away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from dataclasses import replace
+
+import torch
+from common import publish, spread
+from lightning.pytorch import Trainer
+from torchvision.models import vgg16
+
+from lightning_vgg.data import ImageData
+from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, NetworkSpec
+from lightning_vgg.transfer import use_features
+from lightning_vgg.vgg import VGGClassifier
+
+BATCH = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="image folder or archive")
+    parser.add_argument("--weights", default="none", help="as model.backbone.weights; their values do not matter")
+    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    data = ImageData(DataSpec(source="folder", root=options.root, train_images=options.images, validation_fraction=0.0))
+    figures, rows = {}, []
+    for precision in ("32-true", "bf16-mixed"):
+        arms = {"bare loop": bare_loop, "extraction": extraction}
+        speeds: dict[str, list[float]] = {name: [] for name in arms}
+        for turn in range(options.turns + 1):
+            for name, arm in arms.items():
+                speed = arm(data, options, precision)
+                if turn:  # the first one warms up
+                    speeds[name].append(speed)
+                    print(f"{precision}  turn {turn}/{options.turns}  {name}: {speed:.0f} images/s", flush=True)
+        for name, values in speeds.items():
+            ratios = [value / bare for value, bare in zip(values, speeds["bare loop"], strict=True)]
+            speed, ratio = spread(values), spread(ratios)
+            figures[f"{precision}, {name}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
+            rows.append([
+                precision, name, f"{ratio['median']:.3f}", f"{ratio['min']:.3f} - {ratio['max']:.3f}",
+                f"{speed['median']:.0f}", f"{speed['min']:.0f} - {speed['max']:.0f}",
+            ])  # fmt: skip
+    columns = ["precision", "arm", "ratio", "of all turns", "images/s", "of all turns"]
+    settings = {"images": options.images, "image_size": options.image_size, "turns": options.turns}
+    settings |= {"threads": torch.get_num_threads()}
+    publish(
+        "features", "Computing VGG16's features, ratio to the bare loop", columns, rows, {**settings, "arms": figures}
+    )
+
+
+def bare_loop(data: ImageData, options: argparse.Namespace, precision: str) -> float:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.device("meta"):
+        features = vgg16(init_weights=False).features
+    features = features.to_empty(device=device).eval()
+    with torch.no_grad():
+        for parameter in features.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.02)
+    features = features.to(memory_format=torch.channels_last)
+    batch_size = max(1, BATCH * 32**2 // options.image_size**2)
+    images = torch.from_numpy(data.dataset.train.images).permute(0, 3, 1, 2).float() / 64 - 2
+    if options.image_size != images.shape[-1]:
+        images = torch.nn.functional.interpolate(images[:1000], (options.image_size,) * 2, mode="bilinear")
+    batches = images.to(device, memory_format=torch.channels_last).split(batch_size)
+    start = time.perf_counter()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        for batch in batches:
+            features(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return len(images) / (time.perf_counter() - start)
+
+
+def extraction(data: ImageData, options: argparse.Namespace, precision: str) -> float:
+    """All of `use_features` for the training images, in a cache that is empty at first."""
+    backbone = BackboneSpec(options.weights, options.preprocessing, image_size=options.image_size)
+    model = VGGClassifier(
+        ModelSpec(NetworkSpec(filters=[], units=[]), backbone), data.spec.image_size, data.num_classes
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(precision=precision, logger=False, enable_checkpointing=False)
+        trainer.datamodule = data
+        data.spec = replace(data.spec, cache_dir=folder)
+        data.feed_images()
+        model.to(trainer.strategy.root_device).eval()
+        start = time.perf_counter()
+        use_features(trainer, model, ("train",))
+        return data.count("train") / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
