@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ def main(command: str, args: list[str]) -> None:
     if "-h" in args or "--help" in args:
         parser.print_help()
         return
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
     config = parser.instantiate(parser.parse_args(args))
     passed = (_ablate if config.ablate else _climb)(config)

@@ -249,7 +249,7 @@ def test_dropout_rate(rate: float) -> None:
 ACTIVATION_FORMULAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
-    "leaky relu": lambda x: np.where(x > 0, x, 0.2 * x),
+    "leaky relu": lambda x: np.where(x > 0, x, float(np.float32(0.2)) * x),  # as TensorFlow rounds it
     "elu": lambda x: np.where(x > 0, x, np.exp(x) - 1),
     "gelu": lambda x: x * (1 + scipy.special.erf(x / np.sqrt(2))) / 2,
     "silu": lambda x: x / (1 + np.exp(-x)),
