@@ -19,9 +19,13 @@ from typing import Any
 
 from common import RESULTS, publish
 
+from lightning_vgg.experiment.runs import RunFolder
+
 PROGRAM = Path(sys.executable).parent / "lightning-vgg"
 CONFIGS = Path(__file__).parent.parent / "configs" / "transfer"
 HEADS = {"linear": [], "dense": ["-c", str(CONFIGS / "dense_head.yaml")]}
+ALREADY = {(32, "block5_pool", "flatten"), (32, "block5_pool", "max")}
+"""One pixel is left there: its average is all of it."""
 CHANNELS = {"block3_pool": 256, "block4_pool": 512, "block5_pool": 512}
 
 
@@ -47,6 +51,8 @@ def main() -> None:
     for size in options.sizes:
         for layer in options.layers:
             for pooling in options.poolings:
+                if (size, layer, pooling) in ALREADY:
+                    continue
                 for head in options.heads:
                     cell = f"{layer}, {pooling}, {size} px, {head}"
                     if cell not in figures:
@@ -77,17 +83,23 @@ def measure(options: argparse.Namespace, layer: str, pooling: str, size: int, he
             "--trainer.default_root_dir", folder, *options.more,
         ]  # fmt: skip
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
-        (run,) = Path(folder).glob("runs/*/*/run.json")
-        record = json.loads(run.read_text())
-    return {name: record[name] for name in ("test_acc", "test_loss", "trainable_parameters", "images")}
+        (path,) = Path(folder).glob("runs/*/*")
+        run = RunFolder(path)
+        record = run.read_record()
+        validation = [row["val_acc"] for row in run.read_history() if "val_acc" in row]
+    figures = {name: record[name] for name in ("test_acc", "test_loss", "trainable_parameters", "images")}
+    return {**figures, "val_acc": max(validation, default=None)}
 
 
 def write(figures: dict[str, Any], settings: dict[str, Any]) -> None:
     rows = [
-        [*cell.split(", "), f"{figure['trainable_parameters']:,}", f"{figure['test_acc']:.2%}"]
+        [
+            *cell.split(", "), f"{figure['trainable_parameters']:,}",
+            "" if figure["val_acc"] is None else f"{figure['val_acc']:.2%}", f"{figure['test_acc']:.2%}",
+        ]
         for cell, figure in figures.items()
-    ]
-    columns = ["layer", "pooling", "size", "head", "parameters", "test accuracy"]
+    ]  # fmt: skip
+    columns = ["layer", "pooling", "size", "head", "parameters", "validation", "test"]
     publish("transfer_table", "Heads on frozen features", columns, rows, {"settings": settings, "cells": figures})
 
 

@@ -42,10 +42,10 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         run: the folder.
         rates: the learning rate of every step.
         images: training images an epoch.
-        echo: print the lines.
+        echo: print the lines, of so many epochs; None: don't.
     """
 
-    def __init__(self, run: RunFolder, rates: np.ndarray, images: int, echo: bool) -> None:
+    def __init__(self, run: RunFolder, rates: np.ndarray, images: int, echo: int | None) -> None:
         super().__init__()
         self.run = run
         self.rates = rates
@@ -72,8 +72,19 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.run.update_record(
             images_per_second=round(statistics.median(self.images_per_second), 1), peak_memory_bytes=peak_memory()
         )
-        if self.echo:
-            print(epoch_line(row, self.params["epochs"]), flush=True)
+        if self.echo is not None:
+            print(epoch_line(row, self.echo), flush=True)
+
+
+class WholeCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
+    """Keeps the weights of the whole network, also where a part of it is trained on kept features."""
+
+    def __init__(self, *arguments: Any, whole: keras.Model, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.whole = whole
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(self.whole)
 
 
 class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from lightning_vgg.experiment.backbone import find_source, plan_backbone, plan_model
 from lightning_vgg.experiment.config import (
     ExplainingParser,
     TrainerSpec,
@@ -17,14 +18,14 @@ from lightning_vgg.experiment.config import (
     readable_config,
 )
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
 
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_bfloat16"}
 """trainer.precision -> Keras's dtype policy."""
 
-IMPLEMENTED = {"network", "optimizer", "schedule", "label_smoothing", "init_from"}
+IMPLEMENTED = {"network", "backbone", "optimizer", "schedule", "label_smoothing", "init_from"}
 """Settings below ``model``; all others must be as they are by default."""
 
 
@@ -64,7 +65,12 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
         specs.experiment, specs.name, specs.seed_everything, specs.model, specs.data, specs.trainer, text
     )
     refuse_unimplemented(experiment.model, experiment.trainer)
-    plan_network(experiment.model.network, experiment.data.image_size, num_classes=2)  # before an image is read
+    model, size = experiment.model, experiment.data.image_size
+    # Before an image is read; the backbone of a trained run need not be where it came from any more.
+    if model.backbone is None:
+        plan_model(model, size, num_classes=2)
+    elif command == "fit":
+        plan_model(model, size, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
     return experiment
 
 

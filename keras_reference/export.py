@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_reference.config import require_keras
+from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import read_config
-from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.neutral import write_neutral
+from lightning_vgg.experiment.pretrained import recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 
 
@@ -29,12 +30,14 @@ def best_weights(run: RunFolder) -> dict[str, np.ndarray]:
     """The tensors of a run's best checkpoint, in the precision they were trained in."""
     require_keras(run)
     from keras_reference.backend import prepare_keras
-    from keras_reference.blocks import build_model
-    from keras_reference.weights import read_weights
+    from keras_reference.network import Network
 
     config, record = read_config(run.path / "config.yaml"), run.read_record()
+    pretrained = recorded_pretrained(config.model.backbone, config.data.image_size, run)
     prepare_keras(record["precision"], record["seed"])
-    plan = plan_network(config.model.network, config.data.image_size, len(record["class_names"]))
-    model = build_model(plan)
-    model.load_weights(run.checkpoint("best"))
-    return read_weights(model, plan)
+    plan = plan_model(
+        config.model, config.data.image_size, len(record["class_names"]), pretrained.plan if pretrained else None
+    )
+    network = Network(plan, pretrained)
+    network.model().load_weights(run.checkpoint("best"))
+    return network.read()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -48,15 +50,15 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
 
 
 def build_optimizer(
-    spec: OptimizerSpec, rates: np.ndarray, clip: float | None, model: keras.Model
+    spec: OptimizerSpec, rates: np.ndarray, clip: float | None, variables: Sequence[keras.Variable]
 ) -> keras.optimizers.Optimizer:
-    """The optimizer of a model.
+    """The optimizer of some variables.
 
     Args:
         spec: the optimizer.
         rates: the learning rate of every step (steps,).
         clip: largest norm of all gradients together; None or 0 for any.
-        model: its biases and batch norms are spared by weight decay where the spec says so.
+        variables: biases and batch norms among them are spared by weight decay where the spec says so.
     """
     decay = spec.weight_decay
     if decay is None and spec.name == "adamw":
@@ -74,10 +76,63 @@ def build_optimizer(
         "adamw": lambda: keras.optimizers.AdamW(**betas, **shared),
     }[spec.name]()
     if not spec.decay_all:
-        optimizer.exclude_from_weight_decay(
-            [variable for variable in model.trainable_variables if len(variable.shape) == 1]
-        )
+        optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) == 1])
     return optimizer
+
+
+@dataclass(frozen=True)
+class Part:
+    """Variables that begin to train together.
+
+    Attributes:
+        variables: of the model.
+        rate_factor: their learning rate as a share of the experiment's.
+        start: the steps that are done before they train.
+    """
+
+    variables: list[keras.Variable]
+    rate_factor: float = 1.0
+    start: int = 0
+
+
+class PartsOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """An optimizer for each part, since Keras has one learning rate and one count of steps an optimizer.
+
+    It is built for all variables that will ever train, so a model may be compiled with it again after an unfreezing.
+
+    Args:
+        spec: of each of them.
+        rates: the learning rate of every step (steps,).
+        clip: largest norm of all gradients together; None or 0 for any.
+        parts: what trains.
+    """
+
+    def __init__(self, spec: OptimizerSpec, rates: np.ndarray, clip: float | None, parts: Sequence[Part]) -> None:
+        super().__init__(RateTable(rates), global_clipnorm=clip or None)
+        self.parts = list(parts)
+        self.optimizers = [
+            build_optimizer(spec, rates[part.start :] * part.rate_factor, None, part.variables) for part in parts
+        ]
+        for optimizer, part in zip(self.optimizers, parts, strict=True):
+            optimizer.build(part.variables)
+        self.build([variable for part in parts for variable in part.variables])
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [*super().variables, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
+        """Those parts that train now; the others keep their state and their count."""
+        variables = trainable_variables or [variable for part in self.parts for variable in part.variables]
+        gradients = {
+            id(variable): gradient
+            for variable, gradient in zip(variables, self._clip_gradients(list(grads)), strict=True)
+        }
+        for optimizer, part in zip(self.optimizers, self.parts, strict=True):
+            training = [variable for variable in part.variables if id(variable) in gradients]
+            if training:
+                optimizer.apply([gradients[id(variable)] for variable in training], training)
+        self._iterations.assign_add(1)
 
 
 def exact(number: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,51 +11,62 @@ import keras
 import numpy as np
 import yaml
 
+from keras_reference.backbone import load_pretrained
 from keras_reference.backend import describe_backend, prepare_keras
 from keras_reference.batches import EvaluationBatches, TrainingBatches
-from keras_reference.blocks import build_model
-from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, draw_run_curves
+from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, WholeCheckpoint, draw_run_curves
 from keras_reference.config import Experiment
-from keras_reference.optim import build_optimizer, training_loss
-from keras_reference.weights import load_file
-from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
-from lightning_vgg.experiment.network import plan_network
+from keras_reference.features import Features
+from keras_reference.network import Network, count_parameters
+from keras_reference.optim import Part as TrainedPart
+from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
+from lightning_vgg.experiment.backbone import freezing_line, plan_model
+from lightning_vgg.experiment.dataset import Part, load_dataset
+from lightning_vgg.experiment.features import say_features_are_not_kept
+from lightning_vgg.experiment.pretrained import Pretrained, recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.specs import AugmentationSpec
 from lightning_vgg.experiment.tracking import wandb_arguments
 
 
 def fit(experiment: Experiment) -> RunFolder:
     """Train, then test the best checkpoint; returns the new run folder."""
     spec, trainer = experiment.model, experiment.trainer
-    dataset = load_dataset(experiment.data)
-    prepare_keras(trainer.precision, experiment.seed)
-    plan = plan_network(spec.network, experiment.data.image_size, len(dataset.class_names))
-    model = build_model(plan)
+    pretrained = None
+    if spec.backbone is not None:
+        pretrained = load_pretrained(spec.backbone, experiment.data.image_size)
+    training = Training(experiment, pretrained)
+    network, dataset = training.network, training.dataset
     if spec.init_from is not None:
-        load_file(model, plan, Path(spec.init_from))
-    batches = TrainingBatches(
-        dataset.train, experiment.data, dataset.normalization, experiment.seed, keras.config.floatx()
-    )
+        network.start_from(Path(spec.init_from))
+    batches = training.batches()
     rates = spec.optimizer.learning_rate * rate_factors(spec.schedule, trainer.max_epochs * len(batches))
-    compile_model(model, experiment, rates)
+    whole = network.model(training.stages[0][2])
     run = RunFolder.create(experiment.root, experiment.experiment, experiment.name, experiment.seed)
     run.write_config(experiment.text)
-    run.update_record(**describe_run(model, experiment, dataset))
+    run.update_record(**describe_run(whole, training, pretrained))
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
-    validation = evaluation_batches(dataset.val, experiment, dataset) if len(dataset.val.labels) else None
+    validation = training.evaluation(dataset.val, "val") if len(dataset.val.labels) else None
     curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
-    recorder = RunRecorder(run, rates, len(dataset.train.labels), echo=not bar)
-    model.fit(
-        batches,
-        epochs=trainer.max_epochs,
-        shuffle=False,  # the batches are shuffled already
-        validation_data=validation,
-        verbose=1 if bar else 0,
-        # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
-        callbacks=[NextEpoch(batches), recorder, *checkpoints(run, validation is not None), *curves],
-    )
-    results = test_best(model, run, experiment, dataset)
+    recorder = RunRecorder(run, rates, len(dataset.train.labels), None if bar else trainer.max_epochs)
+    # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
+    callbacks = [NextEpoch(batches), recorder, *checkpoints(run, whole, validation is not None), *curves]
+    optimizer = training.optimizer(rates, len(batches))
+    for first, end, frozen in training.stages:
+        model = network.model(frozen, training.fed)
+        compile_model(model, spec.label_smoothing, optimizer)
+        training.say_what_trains(first, frozen)
+        model.fit(
+            batches,
+            initial_epoch=first,
+            epochs=end,
+            shuffle=False,  # the batches are shuffled already
+            validation_data=validation,
+            verbose=1 if bar else 0,
+            callbacks=callbacks,
+        )
+    results = test_best(training, whole, run)
     for wandb_curves in curves:
         wandb_curves.finish(results)
     return run
@@ -62,21 +74,88 @@ def fit(experiment: Experiment) -> RunFolder:
 
 def test(experiment: Experiment, run: RunFolder) -> RunFolder:
     """Test the best checkpoint of a run once more; returns the run's folder."""
-    dataset = load_dataset(experiment.data)
-    prepare_keras(experiment.trainer.precision, experiment.seed)
-    model = build_model(plan_network(experiment.model.network, experiment.data.image_size, len(dataset.class_names)))
-    test_best(model, run, experiment, dataset)
+    pretrained = recorded_pretrained(experiment.model.backbone, experiment.data.image_size, run)
+    training = Training(experiment, pretrained)
+    test_best(training, training.network.model(), run)
     return run
 
 
-def compile_model(model: keras.Model, experiment: Experiment, rates: np.ndarray) -> None:
+class Training:
+    """What an experiment comes down to in Keras.
+
+    Attributes:
+        dataset: the images.
+        network: the layers.
+        stages: (first epoch, epoch after the last, frozen layers), one after the other.
+        fed: the lowest layers of the backbone, which never train: their features are computed once.
+    """
+
+    def __init__(self, experiment: Experiment, pretrained: Pretrained | None) -> None:
+        self.experiment = experiment
+        spec, epochs = experiment.model, experiment.trainer.max_epochs
+        self.dataset = load_dataset(experiment.data)
+        if pretrained is not None and pretrained.normalization is not None:
+            self.dataset = replace(self.dataset, normalization=pretrained.normalization)
+        prepare_keras(experiment.trainer.precision, experiment.seed)
+        plan = plan_model(
+            spec, experiment.data.image_size, len(self.dataset.class_names), pretrained.plan if pretrained else None
+        )
+        self.network = Network(plan, pretrained)
+        self.stages = pretrained.plan.stages(epochs) if pretrained else [(0, epochs, 0)]
+        self.fed = pretrained.plan.always_frozen if pretrained else 0
+        if self.fed and experiment.data.augmentation != AugmentationSpec():
+            say_features_are_not_kept(self.fed)
+            self.fed = 0
+        self.preprocess = self.network.preprocess(self.dataset.normalization)
+
+    def batches(self) -> TrainingBatches:
+        part, experiment = self.dataset.train, self.experiment
+        return TrainingBatches(part, experiment.data, self.preprocess, experiment.seed, self._features(part, "train"))
+
+    def evaluation(self, part: Part, name: str) -> EvaluationBatches:
+        return EvaluationBatches(part, self.experiment.data, self.preprocess, self._features(part, name))
+
+    def _features(self, part: Part, name: str) -> np.ndarray | None:
+        backbone = self.network.backbone
+        if backbone is None or not self.fed:
+            return None
+        precision = self.experiment.trainer.precision
+        return Features(backbone, self.fed, self.experiment.data, self.dataset, precision).of(part, name)
+
+    def optimizer(self, rates: np.ndarray, steps: int) -> keras.optimizers.Optimizer:
+        """One for all, or one for each part of a backbone that trains at a rate or from an epoch of its own.
+
+        Args:
+            rates: the learning rate of every step.
+            steps: of an epoch.
+        """
+        spec, clip = self.experiment.model.optimizer, self.experiment.trainer.gradient_clip_val
+        head, backbone = self.network.head.trainable_variables, self.network.backbone
+        if backbone is None:
+            return build_optimizer(spec, rates, clip, head)
+        backbone.freeze(0)
+        parts = [TrainedPart(head)]
+        for (start, factor), layers in backbone.plan.trained_groups().items():
+            variables = [variable for layer in layers for variable in backbone.layers[layer].trainable_variables]
+            if variables and start * steps < len(rates):
+                parts.append(TrainedPart(variables, factor, start * steps))
+        return PartsOptimizer(spec, rates, clip, parts)
+
+    def say_what_trains(self, epoch: int, frozen: int) -> None:
+        backbone = self.network.backbone
+        if backbone is not None:
+            counts = count_parameters(self.network.model(frozen))
+            numbers = counts["trainable_parameters"], counts["frozen_parameters"]
+            print(freezing_line(epoch, self.experiment.trainer.max_epochs, *numbers, backbone.plan, frozen), flush=True)
+
+
+def compile_model(model: keras.Model, label_smoothing: float, optimizer: keras.optimizers.Optimizer | None) -> None:
     """Optimizer, loss and metrics. Metrics are running means over the epoch's images."""
-    spec = experiment.model
     on_jax = keras.config.backend() == "jax"
     dtype = None if on_jax else "float64"  # sums over many images; JAX has no float64 unless told at its start
     model.compile(
-        optimizer=build_optimizer(spec.optimizer, rates, experiment.trainer.gradient_clip_val, model),
-        loss=training_loss(spec.label_smoothing, model.output_shape[-1]),
+        optimizer=optimizer,
+        loss=training_loss(label_smoothing, model.output_shape[-1]),
         metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="acc", dtype=dtype),
             keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True, dtype=dtype),
@@ -85,59 +164,50 @@ def compile_model(model: keras.Model, experiment: Experiment, rates: np.ndarray)
     )
 
 
-def checkpoints(run: RunFolder, validated: bool) -> list[keras.callbacks.Callback]:
+def checkpoints(run: RunFolder, whole: keras.Model, validated: bool) -> list[keras.callbacks.Callback]:
     """The first epoch with the highest validation accuracy (without validation images: the last one), and the last."""
     run.checkpoints.mkdir()
     best, last = (str(run.checkpoints / f"{which}.weights.h5") for which in ("best", "last"))
     return [
-        keras.callbacks.ModelCheckpoint(
-            best, monitor="val_acc", mode="max", save_best_only=validated, save_weights_only=True
+        WholeCheckpoint(
+            best, monitor="val_acc", mode="max", save_best_only=validated, save_weights_only=True, whole=whole
         ),
-        keras.callbacks.ModelCheckpoint(last, save_weights_only=True),
+        WholeCheckpoint(last, save_weights_only=True, whole=whole),
     ]
 
 
-def evaluation_batches(part: Part, experiment: Experiment, dataset: Dataset) -> EvaluationBatches:
-    return EvaluationBatches(part, experiment.data, dataset.normalization, keras.config.floatx())
-
-
-def test_best(model: keras.Model, run: RunFolder, experiment: Experiment, dataset: Dataset) -> dict[str, float]:
+def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[str, float]:
     """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
     checkpoint = run.checkpoint("best").resolve()
-    model.load_weights(checkpoint)
-    logits = model.predict(evaluation_batches(dataset.test, experiment, dataset), verbose=0)
-    logits = logits.astype(keras.config.floatx())
-    labels = dataset.test.labels
-    right = logits.argmax(1) == labels
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits)
+    whole.load_weights(checkpoint)
+    test, classes = training.dataset.test, len(training.dataset.class_names)
+    model = training.network.model(training.stages[-1][2], training.fed)
+    logits = model.predict(training.evaluation(test, "test"), verbose=0).astype(keras.config.floatx())
+    right = logits.argmax(1) == test.labels
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(test.labels, logits)
     results = {"test_loss": float(loss), "test_acc": float(right.mean())}
     with np.errstate(invalid="ignore"):  # a class without test images has no accuracy
-        counts = np.bincount(labels, minlength=len(dataset.class_names))
-        per_class = np.bincount(labels, weights=right, minlength=len(dataset.class_names)) / counts
-    run.write_predictions(labels, logits.astype(np.float32))
+        counts = np.bincount(test.labels, minlength=classes)
+        per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
+    run.write_predictions(test.labels, logits.astype(np.float32))
     run.update_record(checkpoint=str(checkpoint), **results, test_acc_per_class=per_class.tolist())
     draw_run_curves(run)
     return results
 
 
-def describe_run(model: keras.Model, experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+def describe_run(whole: keras.Model, training: Training, pretrained: Pretrained | None) -> dict[str, Any]:
     """What run.json says of a run before its results are known."""
+    experiment = training.experiment
     return {
         **describe_backend(),
         "precision": experiment.trainer.precision,
         "seed": experiment.seed,
         "semantics": experiment.model.semantics,
         "semantics_except": experiment.model.semantics_except,
-        **dataset.describe(),
-        # Keras counts batch norm's statistics among the parameters; here, as in torch, they are none.
-        "parameters": _count(model.trainable_variables),
-        "trainable_parameters": _count(model.trainable_variables),
-        "frozen_parameters": 0,
+        **training.dataset.describe(),
+        **count_parameters(whole),
+        **({"backbone": pretrained.description} if pretrained else {}),
     }
-
-
-def _count(variables: list[keras.Variable]) -> int:
-    return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
 def _wandb_arguments(run: RunFolder, experiment: Experiment) -> dict[str, Any]:

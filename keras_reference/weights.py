@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_reference.blocks import layer_name
-from lightning_vgg.experiment.network import Plan, Shape
-from lightning_vgg.experiment.neutral import check_tensors, read_neutral
+from lightning_vgg.experiment.network import Plan, PlannedLayer, Shape
+from lightning_vgg.experiment.neutral import check_tensors
 from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
+
+Tensors = dict[str, np.ndarray]
 
 _KERNEL_AND_BIAS = {"weight": "kernel", "bias": "bias"}
 _VARIABLES: dict[type, dict[str, str]] = {
@@ -28,9 +29,9 @@ _VARIABLES: dict[type, dict[str, str]] = {
 """Layer -> the end of a tensor's neutral name -> the attribute of the Keras layer."""
 
 
-def read_weights(model: keras.Model, plan: Plan) -> dict[str, np.ndarray]:
+def read_weights(model: keras.Model, plan: Plan) -> Tensors:
     """All tensors, copied, in the model's own dtype."""
-    return {tensor.name: tensor.read() for tensor in _tensors(model, plan)}
+    return read_tensors(model_tensors(model, plan))
 
 
 def load_weights(model: keras.Model, plan: Plan, tensors: Mapping[str, np.ndarray]) -> None:
@@ -39,43 +40,53 @@ def load_weights(model: keras.Model, plan: Plan, tensors: Mapping[str, np.ndarra
     Raises:
         ExperimentError: one is missing, unknown or misshapen.
     """
-    check_tensors("the tensors", tensors, _shapes(model, plan))
-    for tensor in _tensors(model, plan):
-        tensor.assign(tensors[tensor.name])
-
-
-def load_file(model: keras.Model, plan: Plan, path: Path) -> None:
-    """Start from a neutral file.
-
-    Raises:
-        ExperimentError: the file cannot be read or does not fit; every tensor at fault is named.
-    """
-    load_weights(model, plan, read_neutral(path, _shapes(model, plan)))
-
-
-def _shapes(model: keras.Model, plan: Plan) -> dict[str, Shape]:
-    return {name: tensor.shape for name, tensor in read_weights(model, plan).items()}
+    load_tensors("the tensors", list(model_tensors(model, plan)), tensors)
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    """One variable of the model and its neutral name; ``pixels`` where its first axis counts flattened pixels."""
+class NeutralTensor:
+    """One variable of a model and its neutral name.
+
+    Attributes:
+        name: in the neutral file.
+        variable: the model's own.
+        pixels: where its first axis counts flattened pixels, their (H, W, C).
+        bgr: whether the channels that it reads are blue, green, red; in the neutral file they never are.
+    """
 
     name: str
     variable: keras.Variable
-    pixels: Shape | None
+    pixels: Shape | None = None
+    bgr: bool = False
 
     def read(self) -> np.ndarray:
         value = np.array(keras.ops.convert_to_numpy(self.variable))
         if self.pixels is not None:
             value = reorder_flattened(value, self.pixels, to_keras=False)
-        return swap_layout(value, to_keras=False)
+        value = swap_layout(value, to_keras=False)
+        return value[:, ::-1] if self.bgr else value
 
     def assign(self, value: np.ndarray) -> None:
-        value = swap_layout(value, to_keras=True)
+        value = swap_layout(value[:, ::-1] if self.bgr else value, to_keras=True)
         if self.pixels is not None:
             value = reorder_flattened(value, self.pixels, to_keras=True)
         self.variable.assign(value)
+
+
+def read_tensors(tensors: Iterable[NeutralTensor]) -> Tensors:
+    """Their values, copied, by name."""
+    return {tensor.name: tensor.read() for tensor in tensors}
+
+
+def load_tensors(source: str, tensors: Sequence[NeutralTensor], values: Mapping[str, np.ndarray]) -> None:
+    """Assign the values.
+
+    Raises:
+        ExperimentError: one is missing, unknown or misshapen; ``source`` says whose.
+    """
+    check_tensors(source, values, {tensor.name: tensor.read().shape for tensor in tensors})
+    for tensor in tensors:
+        tensor.assign(values[tensor.name])
 
 
 def swap_layout(tensor: np.ndarray, to_keras: bool) -> np.ndarray:
@@ -95,18 +106,23 @@ def reorder_flattened(tensor: np.ndarray, shape: Shape, to_keras: bool) -> np.nd
     return pixels.reshape(tensor.shape)
 
 
-def _tensors(model: keras.Model, plan: Plan) -> Iterator[_Tensor]:
+def model_tensors(model: keras.Model, plan: Plan) -> Iterator[NeutralTensor]:
+    """The variables of a plan's model."""
     flattened = flattened_layers(plan)
     for planned in plan.layers:
-        layer = model.get_layer(layer_name(planned))
-        for end, attribute in _VARIABLES.get(type(planned.layer), {}).items():
-            variable = getattr(layer, attribute, None)
-            if variable is None:  # a bias that the recipe leaves out
-                continue
+        for end, variable in layer_variables(planned, model.get_layer(layer_name(planned))):
             # A dense layer's bias counts its outputs.
             counts_inputs = not (isinstance(planned.layer, Dense) and end == "bias")
             pixels = flattened.get(planned.name) if counts_inputs else None
-            yield _Tensor(f"{planned.name}.{end}", variable, pixels)
+            yield NeutralTensor(f"{planned.name}.{end}", variable, pixels)
+
+
+def layer_variables(planned: PlannedLayer, layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variable]]:
+    """The end of each tensor's neutral name (``weight``, ``bias``, ...) and the layer's variable."""
+    for end, attribute in _VARIABLES.get(type(planned.layer), {}).items():
+        variable = getattr(layer, attribute, None)
+        if variable is not None:  # a bias that the recipe leaves out
+            yield end, variable
 
 
 def flattened_layers(plan: Plan) -> dict[str, Shape]:

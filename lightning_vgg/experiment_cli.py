@@ -18,10 +18,11 @@ from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import ExplainsErrors, add_experiment_arguments, config_files, readable_config
 from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.pretrained import recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.tracking import wandb_arguments
-from lightning_vgg.pretrained import load_pretrained, recorded_pretrained
+from lightning_vgg.pretrained import load_pretrained
 from lightning_vgg.vgg import VGGClassifier
 
 
@@ -76,11 +77,10 @@ class ExperimentCLI(LightningCLI):
         fresh = self.subcommand == "fit" and config.ckpt_path is None
         if not fresh:
             self.run, config.ckpt_path = self._trained_run(config)
-        pretrained = None
-        if spec.backbone is not None and fresh:
-            pretrained = load_pretrained(spec.backbone, size, semantics)
-        elif spec.backbone is not None:
+        if not fresh:
             pretrained = recorded_pretrained(spec.backbone, size, self.run)
+        else:
+            pretrained = load_pretrained(spec.backbone, size, semantics) if spec.backbone is not None else None
         plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
         normalization = pretrained.normalization if pretrained else None
         self.datamodule = ImageData(config.data, config.seed_everything, normalization)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -16,17 +15,19 @@ from torch.nn import functional as F
 
 from lightning_vgg.blocks import ActivatedConv, build_network
 from lightning_vgg.data import DeviceImages, EvalRows, ImageData
-from lightning_vgg.experiment.backbone import BackbonePlan
+from lightning_vgg.experiment.backbone import BackbonePlan, freezing_line
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.features import remember_features
+from lightning_vgg.experiment.features import (
+    describe_features,
+    features_batch_size,
+    remember_features,
+    say_features_are_not_kept,
+)
 from lightning_vgg.experiment.neutral import check_tensors
+from lightning_vgg.experiment.pretrained import Pretrained
 from lightning_vgg.experiment.sources import cache_folder
 from lightning_vgg.experiment.specs import AugmentationSpec
 from lightning_vgg.optim import Part
-from lightning_vgg.pretrained import Pretrained
-
-_PIXELS_A_BATCH = 2**18
-"""When features are computed: 256 images of 32 px, 5 of 224 px. More are no faster on a CPU, and take memory."""
 
 
 class Backbone(nn.Sequential):
@@ -115,18 +116,15 @@ def on_backbone(backbone: Backbone, head: nn.Module) -> nn.Sequential:
 
 
 def trained_parts(network: nn.Module, plan: BackbonePlan) -> list[Part]:
-    """The head, and whatever of the backbone trains sooner or later, by learning rate and first epoch.
-
-    They are the same in every epoch, so a resumed run finds the optimizer's state in its place.
-    """
-    backbone = network.get_submodule("backbone")
-    parts: dict[tuple[int, float], list[nn.Parameter]] = {}
-    for number, layer in enumerate(backbone.children()):
-        start, parameters = plan.first_trained(number), list(layer.parameters())
-        if start is not None and parameters:
-            parts.setdefault((start, plan.learning_rate_factor(number)), []).extend(parameters)
+    """The head, and whatever of the backbone trains sooner or later, by learning rate and first epoch."""
+    layers = list(network.get_submodule("backbone").children())
     head = [parameter for name, parameter in network.named_parameters() if not name.startswith("backbone.")]
-    return [Part(head, 1.0), *(Part(parameters, factor) for (_, factor), parameters in parts.items())]
+    parts = [Part(head, 1.0)]
+    for (_, factor), numbers in plan.trained_groups().items():
+        parameters = [parameter for number in numbers for parameter in layers[number].parameters()]
+        if parameters:
+            parts.append(Part(parameters, factor))
+    return parts
 
 
 def count_parameters(network: nn.Module, frozen: bool) -> int:
@@ -167,16 +165,11 @@ class Transfer(Callback):
             self._say_what_trains(trainer, pl_module)
 
     def _say_what_trains(self, trainer: Trainer, module: LightningModule) -> None:
-        backbone = _backbone(module)
-        names = list(backbone._modules)
+        backbone, network = _backbone(module), _network(module)
         if trainer.is_global_zero:
-            frozen = f"up to {names[backbone.frozen - 1]}" if backbone.frozen else "none"
-            print(
-                f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}  "
-                f"trainable parameters {count_parameters(_network(module), frozen=False):,}  "
-                f"frozen {count_parameters(_network(module), frozen=True):,} ({frozen})",
-                flush=True,
-            )
+            trainable, frozen = (count_parameters(network, frozen) for frozen in (False, True))
+            plan, epoch = backbone.plan, trainer.current_epoch
+            print(freezing_line(epoch, trainer.max_epochs, trainable, frozen, plan, backbone.frozen), flush=True)
 
 
 def use_features(trainer: Trainer, module: LightningModule, parts: tuple[str, ...]) -> None:
@@ -192,7 +185,7 @@ def use_features(trainer: Trainer, module: LightningModule, parts: tuple[str, ..
     assert isinstance(data, ImageData)
     if data.spec.augmentation != AugmentationSpec():
         if trainer.state.fn == "fit" and "train" in parts and trainer.is_global_zero:
-            print(f"data.augmentation is on: the {layers} frozen layers run in every epoch, no features are kept")
+            say_features_are_not_kept(layers)
         return
     for part in parts:
         if data.count(part) and not data.has_features(part):
@@ -206,21 +199,11 @@ def _kept_features(trainer: Trainer, module: LightningModule, data: ImageData, p
     precision = module.dtype
     assert isinstance(precision, torch.dtype)
     dtype = np.float64 if precision == torch.float64 else np.float32
-    shape = plan.output_shape if layers == len(plan.layers) else plan.layers[layers - 1].output_shape
-    images = data.part(part).images
-    normalization = data.dataset.normalization
-    description = {
-        "framework": "lightning",
-        "weights": _digest(backbone, layers),
-        "layers": [repr((layer.name, layer.layer)) for layer in plan.layers[:layers]],
-        "semantics": repr(plan.semantics),
-        "pooling": plan.pooling if layers == len(plan.layers) else None,
-        "image_size": plan.image_size,
-        "images": hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).data).hexdigest(),
-        "normalization": [normalization.mean, normalization.std],
-        "precision": str(trainer.precision),
-        "device": device.type,
-    }
+    images, normalization = data.part(part).images, data.dataset.normalization
+    description = describe_features(
+        plan, layers, _tensors(backbone, layers), images, normalization,
+        framework="lightning", precision=str(trainer.precision), device=device.type,
+    )  # fmt: skip
     on_device: list[DeviceImages] = []  # images go there only if something is computed
 
     def compute(rows: slice) -> np.ndarray:
@@ -231,22 +214,20 @@ def _kept_features(trainer: Trainer, module: LightningModule, data: ImageData, p
             features = backbone.features(on_device[0].evaluation_batch(EvalRows(index))[0], layers)
             return features.movedim(1, -1).to(getattr(torch, np.dtype(dtype).name)).cpu().numpy()
 
-    batch_size = max(1, _PIXELS_A_BATCH // plan.image_size**2)
     return remember_features(
-        cache_folder(data.spec.cache_dir), description, (len(images), *shape), dtype, compute, batch_size,
-        label=f"features of {part}",
+        cache_folder(data.spec.cache_dir), description, (len(images), *plan.features_shape(layers)), dtype, compute,
+        features_batch_size(plan.image_size), label=f"features of {part}",
     )  # fmt: skip
 
 
-def _digest(backbone: Backbone, layers: int) -> str:
-    """sha256 of the weights and statistics of the lowest layers."""
-    digest = hashlib.sha256()
-    for layer in list(backbone.children())[:layers]:
-        for name, tensor in layer.state_dict().items():
-            if not name.endswith("num_batches_tracked"):
-                digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+def _tensors(backbone: Backbone, layers: int) -> dict[str, np.ndarray]:
+    """Weights and statistics of the lowest layers."""
+    return {
+        f"{layer}.{name}": tensor.cpu().numpy()
+        for layer, module in list(backbone.named_children())[:layers]
+        for name, tensor in module.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
 
 
 def _backbone(module: LightningModule) -> Backbone:

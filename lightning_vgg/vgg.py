@@ -18,12 +18,13 @@ from torchmetrics.classification import MulticlassStatScores
 from lightning_vgg.blocks import build_network
 from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import read_config
+from lightning_vgg.experiment.pretrained import Pretrained, recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec
 from lightning_vgg.optim import build_optimizer, clip_gradients
-from lightning_vgg.pretrained import Pretrained, load_pretrained, recorded_pretrained
+from lightning_vgg.pretrained import load_pretrained
 from lightning_vgg.transfer import Backbone, Transfer, on_backbone, trained_parts
 from lightning_vgg.weights import load_network
 
@@ -207,7 +208,7 @@ def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> 
     config = read_config(run.path / "config.yaml")
     spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
     size = config.data.image_size
-    pretrained = recorded_pretrained(spec.backbone, size, run) if spec.backbone is not None else None
+    pretrained = recorded_pretrained(spec.backbone, size, run)
     model = VGGClassifier(spec, size, len(run.read_record()["class_names"]), pretrained)
     checkpoint = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
     model.load_state_dict(checkpoint["state_dict"])

@@ -23,7 +23,8 @@ def training_batches(data: DataSpec, dataset: Dataset) -> tuple[Tensors, Tensors
     part = Part(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
     images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
     data = replace(data, batch_size=48)
-    theirs = keras_batches.TrainingBatches(part, data, dataset.normalization, seed=3, dtype="float32")
+    preprocess = keras_batches.normalizer(dataset.normalization, "float32")
+    theirs = keras_batches.TrainingBatches(part, data, preprocess, seed=3)
     ours_of, theirs_of = {}, {}
     for epoch in range(2):
         loader = TrainLoader(
@@ -45,7 +46,7 @@ def evaluation_batches(data: DataSpec, dataset: Dataset) -> tuple[Tensors, Tenso
     part = Part(dataset.test.images[:IMAGES], dataset.test.labels[:IMAGES])
     images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
     data = replace(data, eval_batch_size=48)
-    theirs = keras_batches.EvaluationBatches(part, data, dataset.normalization, dtype="float32")
+    theirs = keras_batches.EvaluationBatches(part, data, keras_batches.normalizer(dataset.normalization, "float32"))
     ours_of: Tensors = {}
     for number, rows in enumerate(EvalLoader(len(part.labels), data.eval_batch_size, slice(None))):
         pixels, labels = images.evaluation_batch(rows)

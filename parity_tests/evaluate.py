@@ -8,11 +8,9 @@ import warnings
 import numpy as np
 from lightning.pytorch import Trainer
 
-from keras_reference.batches import EvaluationBatches
-from keras_reference.config import Experiment
+from keras_reference.batches import EvaluationBatches, normalizer
 from keras_reference.train import compile_model
 from lightning_vgg.data import ImageData
-from lightning_vgg.experiment.config import TrainerSpec
 from lightning_vgg.experiment.dataset import Dataset
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.vgg import VGGClassifier
@@ -38,9 +36,8 @@ def lightning_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
 
 def keras_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
     """By ``model.evaluate``."""
-    experiment = Experiment("", None, 0, pair.spec, data, TrainerSpec(precision="64-true"), "")
     with keras_precision("float64"):
-        compile_model(pair.keras_model, experiment, np.ones(1))
-        batches = EvaluationBatches(dataset.val, data, dataset.normalization, "float64")
+        compile_model(pair.keras_model, pair.spec.label_smoothing, optimizer=None)
+        batches = EvaluationBatches(dataset.val, data, normalizer(dataset.normalization, "float64"))
         scores = pair.keras_model.evaluate(batches, verbose=0, return_dict=True)
     return {"val_loss": np.array(scores["cross_entropy"]), "val_acc": np.array(scores["acc"])}

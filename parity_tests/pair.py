@@ -188,7 +188,9 @@ class Pair:
         """The same by Keras's own ``train_on_batch``."""
         with keras_precision(self.precision):
             self.keras_model.compile(
-                optimizer=keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, self.keras_model),
+                optimizer=keras_optim.build_optimizer(
+                    optimizer, np.asarray(rates), clip, self.keras_model.trainable_variables
+                ),
                 loss=keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes),
                 jit_compile=False,
             )

@@ -74,7 +74,7 @@ def test_cutting_in_numpy_and_in_torch(
             for index, flip, shift, centre in zip(draws.index, draws.flip, draws.shift, draws.cutout, strict=True)
         ]
     )
-    result = cut_batch(images, draws, cutout, NORMALIZATION, numpy_type)
+    result = cut_batch(images, draws, cutout, lambda pixels: normalize(pixels, NORMALIZATION, numpy_type))
     assert result.dtype == numpy_type
     assert_array_equal(result, expected)
 
@@ -108,7 +108,7 @@ def test_the_training_images_are_not_changed() -> None:
     before = images.copy()
     augmentation = AugmentationSpec(flip=True, shift=2, cutout=3)
     draws = draw_epoch(0, 0, 5, 6, augmentation)
-    cut_batch(images, draws, 3, NORMALIZATION, np.float32)
+    cut_batch(images, draws, 3, lambda pixels: normalize(pixels, NORMALIZATION, np.float32))
     on_device = DeviceImages(Part(images, np.arange(5)), NORMALIZATION, torch.device("cpu"), torch.float32)
     rows = TrainRows(*map(torch.from_numpy, (draws.index, draws.flip, draws.shift, draws.cutout)))
     on_device.training_batch(rows, 3)
@@ -122,7 +122,8 @@ def test_by_hand() -> None:
 
     def seen(flip: bool, right: int, cutout: int = 0) -> list[float]:
         draws = Draws(np.array([0]), np.array([flip]), np.array([[0, right]]), np.array([[1, 2]]))
-        return cut_batch(images, draws, cutout, plain, np.float64)[0, 1, :, 0].tolist()
+        batch = cut_batch(images, draws, cutout, lambda pixels: normalize(pixels, plain, np.float64))
+        return batch[0, 1, :, 0].tolist()
 
     assert seen(False, 0) == [0, 1, 2, 3]
     assert seen(True, 0) == [3, 2, 1, 0]

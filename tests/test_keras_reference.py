@@ -25,7 +25,6 @@ from sklearn.metrics import accuracy_score, log_loss, recall_score
 from keras_reference import cli
 from keras_reference.config import read_experiment
 from lightning_vgg.experiment.batches import Normalization, cut_batch
-from lightning_vgg.experiment.config import TrainerSpec
 from lightning_vgg.experiment.dataset import Part, load_dataset
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.errors import ExperimentError
@@ -35,7 +34,6 @@ from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import (
     AugmentationSpec,
     DataSpec,
-    ModelSpec,
     NetworkSpec,
     OptimizerSpec,
     ScheduleSpec,
@@ -394,7 +392,7 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(keras: Any) -> None:
 
 
 def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None:
-    from keras_reference.batches import EvaluationBatches, TrainingBatches
+    from keras_reference.batches import EvaluationBatches, TrainingBatches, normalizer
     from keras_reference.callbacks import NextEpoch
 
     class Recorder(keras.Model):
@@ -412,7 +410,8 @@ def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None
     part = Part(generator.integers(0, 256, (10, 8, 8, 3), np.uint8), np.arange(10))
     spec = DataSpec(image_size=8, batch_size=4, eval_batch_size=7, augmentation=AugmentationSpec(True, 2, 3))
     normalization = Normalization.of(part.images)
-    batches = TrainingBatches(part, spec, normalization, seed=5, dtype="float32")
+    preprocess = normalizer(normalization, "float32")
+    batches = TrainingBatches(part, spec, preprocess, seed=5)
     recorder = Recorder()
     recorder.compile(optimizer="sgd", run_eagerly=True)
     recorder.fit(batches, epochs=3, shuffle=False, verbose=0, callbacks=[NextEpoch(batches)])
@@ -421,8 +420,8 @@ def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None
         draws = draw_epoch(5, epoch, 10, 8, spec.augmentation)
         images, labels = (np.concatenate(parts) for parts in zip(*seen[3 * epoch : 3 * epoch + 3], strict=True))
         np.testing.assert_array_equal(labels, part.labels[draws.index])
-        np.testing.assert_array_equal(images, cut_batch(part.images, draws, 3, normalization, np.float32), strict=True)
-    evaluation = EvaluationBatches(part, spec, normalization, "float64")
+        np.testing.assert_array_equal(images, cut_batch(part.images, draws, 3, preprocess), strict=True)
+    evaluation = EvaluationBatches(part, spec, preprocess)
     assert [len(evaluation[number][1]) for number in range(len(evaluation))] == [7, 3]
     np.testing.assert_array_equal(np.concatenate([evaluation[0][1], evaluation[1][1]]), part.labels)
 
@@ -430,13 +429,11 @@ def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.25])
 def test_only_the_training_loss_is_smoothed(label_smoothing: float, keras: Any) -> None:
     from keras_reference.backend import prepare_keras
-    from keras_reference.config import Experiment
     from keras_reference.train import compile_model
 
     prepare_keras("64-true", seed=0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Activation("linear")])
-    experiment = Experiment("", None, 0, ModelSpec(label_smoothing=label_smoothing), DataSpec(), TrainerSpec(), "")
-    compile_model(model, experiment, np.ones(1))
+    compile_model(model, label_smoothing, optimizer=None)
     logits, labels = np.random.default_rng(0).normal(size=(8, 3)), np.arange(8) % 3
     logs = model.evaluate(logits, labels, batch_size=3, verbose=0, return_dict=True)
     negative = np.log(np.exp(logits).sum(1, keepdims=True)) - logits
@@ -457,7 +454,7 @@ def test_adamw_in_float64_is_exact_with_a_moving_rate_clipping_and_spared_biases
     weights = {"kernel": model.get_weights()[0].ravel(), "bias": np.ones(1)}
     rates = np.array([0.1, 0.03, 0.007])
     spec = OptimizerSpec(name="adamw", beta1=0.9, beta2=0.999, weight_decay=0.1, decay_all=False)
-    model.compile(build_optimizer(spec, rates, 0.3, model), "mse", jit_compile=False)
+    model.compile(build_optimizer(spec, rates, 0.3, model.trainable_variables), "mse", jit_compile=False)
     moments = {name: [np.zeros_like(value), np.zeros_like(value)] for name, value in weights.items()}
     inputs, target = np.array([[0.3, -1.7]]), np.array([[2.9]])
     for step, rate in enumerate(rates, start=1):
@@ -482,11 +479,11 @@ def test_the_best_checkpoint_is_the_first_with_the_highest_validation_accuracy(t
 
     run = RunFolder(tmp_path)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    callbacks = checkpoints(run, validated=True)
+    callbacks = checkpoints(run, model, validated=True)
     for epoch, val_acc in enumerate([0.25, 0.75, 0.5, 0.75]):
         model.set_weights([np.full((1, 1), epoch)])
         for callback in callbacks:
-            callback.set_model(model)
+            callback.set_model(None)  # a part of it, say
             callback.on_epoch_end(epoch, {"val_acc": val_acc})
     for which, epoch in (("best", 1), ("last", 3)):
         model.load_weights(run.checkpoint(which))

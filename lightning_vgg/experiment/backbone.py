@@ -57,6 +57,7 @@ class BackbonePlan:
 
     Attributes:
         source: the plan of the whole network that it is cut from.
+        is_vgg16: whether that is VGG16 itself.
         semantics: those of the source.
         layers: under Keras's names.
         pooling: after the last layer.
@@ -65,6 +66,7 @@ class BackbonePlan:
     """
 
     source: Plan
+    is_vgg16: bool
     semantics: Semantics
     layers: tuple[PlannedLayer, ...]
     pooling: Literal["flatten", "average", "max"]
@@ -82,6 +84,10 @@ class BackbonePlan:
         shape = self.layers[-1].output_shape
         return shape if self.pooling == "flatten" or len(shape) == 1 else (1, 1, shape[-1])
 
+    def features_shape(self, layers: int) -> Shape:
+        """Of what the lowest ``layers`` make of an image, channels last; pooled where these are all layers."""
+        return self.output_shape if layers == len(self.layers) else self.layers[layers - 1].output_shape
+
     def frozen_layers(self, epoch: int) -> int:
         """How many layers do not train in an epoch (0, 1, ...)."""
         return [count for start, count in self.frozen if start <= epoch][-1]
@@ -94,6 +100,27 @@ class BackbonePlan:
     def first_trained(self, layer: int) -> int | None:
         """The epoch (0, 1, ...) in which a layer begins to train; None: never."""
         return next((start for start, count in self.frozen if count <= layer), None)
+
+    def trained_groups(self) -> dict[tuple[int, float], list[int]]:
+        """(first epoch, rate as a share of the head's) -> the layers that train so; those that never do are left out.
+
+        They are the same in every epoch, so a resumed run finds the optimizer's state in its place.
+        """
+        groups: dict[tuple[int, float], list[int]] = {}
+        for number in range(len(self.layers)):
+            start = self.first_trained(number)
+            if start is not None:
+                groups.setdefault((start, self.learning_rate_factor(number)), []).append(number)
+        return groups
+
+    def stages(self, epochs: int) -> list[tuple[int, int, int]]:
+        """(first epoch, epoch after the last, how many layers are frozen) of a training, in order."""
+        ends = [*(start for start, _ in self.frozen[1:]), epochs]
+        return [
+            (start, min(end, epochs), layers)
+            for (start, layers), end in zip(self.frozen, ends, strict=True)
+            if start < epochs
+        ]
 
     def learning_rate_factor(self, layer: int) -> float:
         """Of a layer's learning rate, as a share of the head's."""
@@ -124,7 +151,14 @@ def plan_backbone(spec: BackboneSpec, source: Source, image_size: int) -> Backbo
         ) from None
     layers = tuple(replace(layer, name=name) for name, layer in _named_layers(plan))[:count]
     return BackbonePlan(
-        plan, source.semantics, layers, spec.pooling, _freezing(spec, names[:count]), spec.rate_factor, spec.layer_decay
+        source=plan,
+        is_vgg16=source.network == VGG16,
+        semantics=source.semantics,
+        layers=layers,
+        pooling=spec.pooling,
+        frozen=_freezing(spec, names[:count]),
+        rate_factor=spec.rate_factor,
+        layer_decay=spec.layer_decay,
     )
 
 
@@ -138,6 +172,14 @@ def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: Bac
         return plan_network(spec.network, image_size, num_classes)
     shape = backbone.output_shape
     return plan_network(spec.network, shape[0] if len(shape) == 3 else 1, num_classes, shape[-1])
+
+
+def freezing_line(
+    epoch: int, epochs: int | None, trainable: int, frozen: int, plan: BackbonePlan, frozen_layers: int
+) -> str:
+    """``epoch   3/10  trainable parameters 6,154  frozen 14,714,688 (up to block5_pool)``, after 2 epochs."""
+    upto = f"up to {plan.layers[frozen_layers - 1].name}" if frozen_layers else "none"
+    return f"epoch {epoch + 1:3d}/{epochs}  trainable parameters {trainable:,}  frozen {frozen:,} ({upto})"
 
 
 def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +42,18 @@ def normalize(images: np.ndarray, normalization: Normalization, dtype: np.dtype 
 
 
 def cut_batch(
-    images: np.ndarray, draws: Draws, cutout: int, normalization: Normalization, dtype: np.dtype | type
+    images: np.ndarray, draws: Draws, cutout: int, preprocess: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Gather, flip, shift, normalize and cut out the drawn images.
+    """Gather, flip, shift, preprocess and cut out the drawn images.
 
     Args:
         images: all training images, uint8 (N, S, S, C).
         draws: the batch's rows.
-        cutout: side of the square that is set to 0 (the mean) after normalizing; 0 for none.
+        cutout: side of the square that is set to 0 (the mean) after preprocessing; 0 for none.
+        preprocess: uint8 (B, S, S, C) to floats of the same shape, such as `normalize`.
 
     Returns:
-        ``dtype`` (B, S, S, C).
+        What ``preprocess`` gives, (B, S, S, C).
     """
     size = images.shape[1]
     rows = _reflect(np.arange(size) - draws.shift[:, :1], size)
@@ -59,7 +61,7 @@ def cut_batch(
     columns = np.where(draws.flip[:, None], size - 1 - columns, columns)
     columns = _reflect(columns, size)
     batch = images[draws.index[:, None, None], rows[:, :, None], columns[:, None, :]]
-    batch = normalize(batch, normalization, dtype)
+    batch = preprocess(batch)
     if cutout:
         first = draws.cutout - cutout // 2
         inside = (np.arange(size) >= first[..., None]) & (np.arange(size) < first[..., None] + cutout)

@@ -18,12 +18,14 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_vgg.experiment.backbone import BackbonePlan
+from lightning_vgg.experiment.batches import Normalization
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import atomic_write
 
@@ -32,6 +34,54 @@ FORMAT = 1  # raise it whenever the files, or the numbers that the same descript
 Chunks = list[tuple[int, str]]
 
 _log = logging.getLogger(__name__)
+
+
+_PIXELS_A_BATCH = 2**18
+"""256 images of 32 px, 5 of 224 px. More are no faster on a CPU, and take memory."""
+
+
+def say_features_are_not_kept(layers: int) -> None:
+    """What augmentation means for a backbone whose lowest ``layers`` never train."""
+    print(f"data.augmentation is on: the {layers} frozen layers run in every epoch, no features are kept", flush=True)
+
+
+def features_batch_size(image_size: int) -> int:
+    """How many images to compute features of at a time."""
+    return max(1, _PIXELS_A_BATCH // image_size**2)
+
+
+def describe_features(
+    plan: BackbonePlan,
+    layers: int,
+    tensors: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    normalization: Normalization,
+    **settings: str,
+) -> dict[str, Any]:
+    """All that the features of the lowest ``layers`` depend on, as plain values.
+
+    Args:
+        plan: the backbone.
+        layers: how many of its layers.
+        tensors: their weights and statistics.
+        images: uint8 (N, S, S, 3).
+        normalization: of the images.
+        settings: the framework, the precision, and whatever else changes the numbers.
+    """
+    weights = hashlib.sha256()
+    for name, tensor in tensors.items():
+        weights.update(f"{name}{tensor.dtype}{tensor.shape}".encode())
+        weights.update(np.ascontiguousarray(tensor).data)
+    return {
+        "weights": weights.hexdigest(),
+        "layers": [repr((layer.name, layer.layer)) for layer in plan.layers[:layers]],
+        "semantics": repr(plan.semantics),
+        "pooling": plan.pooling if layers == len(plan.layers) else None,
+        "image_size": plan.image_size,
+        "images": hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).data).hexdigest(),
+        "normalization": [normalization.mean, normalization.std],
+        **settings,
+    }
 
 
 def remember_features(

@@ -1,17 +1,24 @@
-"""Files with VGG16's weights -> arrays with Keras's layer names, torch's layout: block1_conv1.weight (O, I, 3, 3)."""
+"""A backbone's weights as arrays with Keras's layer names and torch's layout: block1_conv1.weight (O, I, 3, 3)."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_vgg.experiment.backbone import BackbonePlan, find_source, plan_backbone, recorded_source
+from lightning_vgg.experiment.batches import Normalization
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.neutral import check_tensors
+from lightning_vgg.experiment.preprocessing import PREPROCESSING
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.semantics import Semantics
+from lightning_vgg.experiment.specs import BackboneSpec
 
 Tensors = dict[str, np.ndarray]
 
@@ -25,6 +32,129 @@ _CONVOLUTIONS = (
 )  # fmt: skip
 
 FIRST_KERNEL = f"{_CONVOLUTIONS[0][0]}.weight"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A backbone before it is built.
+
+    Attributes:
+        plan: its layers.
+        tensors: parameters and statistics, ``block1_conv1.weight`` and so on, for RGB; None: as initialized.
+        normalization: that the weights expect; None: that of the training images.
+        description: what run.json says of it.
+    """
+
+    plan: BackbonePlan
+    tensors: Tensors | None
+    normalization: Normalization | None
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What each framework reads in its own way.
+
+    Attributes:
+        framework: whose runs it reads, as run.json names it.
+        download: a name among NAMED_WEIGHTS -> tensors, the file's sha256, and its convention among PREPROCESSING.
+        pth: a file that torch has written.
+        checkpoint: a run of the framework -> the tensors of its best checkpoint under neutral names, and the file.
+    """
+
+    framework: str
+    download: Callable[[str], tuple[Tensors, str, str]]
+    pth: Callable[[Path], Tensors]
+    checkpoint: Callable[[RunFolder], tuple[Tensors, Path]]
+
+
+def read_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics, readers: Readers) -> Pretrained:
+    """Find, fetch and read the weights of a backbone.
+
+    Args:
+        spec: the backbone.
+        image_size: as the images are stored.
+        semantics: those of the experiment.
+        readers: of the framework that asks.
+
+    Raises:
+        ExperimentError: the weights cannot be had, do not fit, or come without their preprocessing.
+    """
+    source = find_source(spec, semantics)
+    plan = plan_backbone(spec, source, image_size)
+    path = Path(spec.weights).expanduser()
+    tensors: Tensors | None = None
+    convention: str = spec.preprocessing or "cifar"
+    weights, sha256 = spec.weights, None
+    match source.kind:
+        case "named":
+            tensors, sha256, convention = readers.download(spec.weights)
+        case "file":
+            weights, sha256 = path.name, file_sha256(path)
+            tensors = readers.pth(path) if path.suffix in (".pth", ".pt") else read_weights_file(path)
+        case "run":
+            run = RunFolder.open(path)
+            weights, convention = f"{path.resolve().parent.name}/{path.resolve().name}", "its own"
+            tensors, file = _read_run(run, plan, readers)
+            sha256 = file_sha256(file)
+    if convention in PREPROCESSING:
+        normalization = PREPROCESSING[convention].normalization
+        if tensors is not None and PREPROCESSING[convention].bgr:
+            tensors = to_rgb(tensors)
+    else:
+        normalization = _recorded_normalization(run)
+    description = {
+        "weights": weights,
+        "weights_sha256": sha256,
+        "preprocessing": convention,
+        "layer": spec.layer,
+        "pooling": spec.pooling,
+        "image_size": plan.image_size,
+        "freeze_until": spec.freeze_until,
+        "unfreeze": spec.unfreeze,
+        **source.describe(),
+    }
+    return Pretrained(plan, tensors, normalization, description)
+
+
+def recorded_pretrained(spec: BackboneSpec | None, image_size: int, run: RunFolder) -> Pretrained | None:
+    """The backbone of a trained run, if any; its checkpoints hold the weights: the files it came from may be gone."""
+    if spec is None:
+        return None
+    record = run.read_record()["backbone"]
+    return Pretrained(
+        plan_backbone(spec, recorded_source(record), image_size), None, _recorded_normalization(run), record
+    )
+
+
+def _recorded_normalization(run: RunFolder) -> Normalization:
+    record = run.read_record()["normalization"]
+    return Normalization(tuple(record["mean"]), tuple(record["std"]))
+
+
+def _read_run(run: RunFolder, plan: BackbonePlan, readers: Readers) -> tuple[Tensors, Path]:
+    """The layers of a run's best checkpoint, or of the exported weights of one that the other framework trained."""
+    framework = run.read_record().get("framework")
+    if framework == readers.framework:
+        tensors, path = readers.checkpoint(run)
+    else:
+        path = run.path / "weights.safetensors"
+        if not path.is_file():
+            program = "keras-reference" if framework == "keras" else "lightning-vgg"
+            raise ExperimentError(
+                f"model.backbone.weights: {run.path} was trained by {framework or 'nothing yet'}: write its weights as "
+                f"a file first: {program} export {run.path}"
+            )
+        tensors = read_safetensors(path)
+    ours: Tensors = {}
+    for layer, original in zip(plan.layers, plan.source.layers, strict=False):
+        for prefix in (f"{original.name}.", f"backbone.{layer.name}."):
+            ours |= {
+                f"{layer.name}.{name.removeprefix(prefix)}": tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+    return ours, path
 
 
 def file_sha256(path: Path) -> str:

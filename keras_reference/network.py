@@ -1,0 +1,80 @@
+"""The Keras models of one experiment: the network of its recipes, on a pretrained backbone where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_reference.backbone import Backbone
+from keras_reference.batches import Preprocess, normalizer
+from keras_reference.blocks import build_model
+from keras_reference.weights import NeutralTensor, Tensors, load_tensors, model_tensors, read_tensors
+from lightning_vgg.experiment.batches import Normalization
+from lightning_vgg.experiment.network import Plan
+from lightning_vgg.experiment.neutral import read_neutral
+from lightning_vgg.experiment.pretrained import Pretrained
+
+_PARAMETERS = ("kernel", "bias", "gamma", "beta")
+
+
+class Network:
+    """All layers of an experiment, which its models share.
+
+    Attributes:
+        plan: of the recipes' network.
+        head: that network.
+        backbone: what it stands on.
+    """
+
+    def __init__(self, plan: Plan, pretrained: Pretrained | None) -> None:
+        self.plan = plan
+        self.head = build_model(plan)  # first, so that the chance it starts from does not depend on the backbone
+        self.backbone = Backbone(pretrained) if pretrained is not None else None
+
+    def model(self, frozen: int = 0, fed: int = 0) -> keras.Model:
+        """Images -> logits (B, classes).
+
+        Args:
+            frozen: the lowest layers of the backbone that do not train from now on.
+            fed: the lowest ones that have run already: their features come instead of images.
+        """
+        if self.backbone is None:
+            return self.head
+        self.backbone.freeze(frozen)
+        inputs = self.backbone.inputs(fed)
+        return keras.Model(inputs, self.head(self.backbone(inputs, fed, frozen)))
+
+    def preprocess(self, normalization: Normalization) -> Preprocess:
+        """uint8 images to what the network reads."""
+        dtype = keras.config.floatx()
+        return self.backbone.preprocess(normalization, dtype) if self.backbone else normalizer(normalization, dtype)
+
+    def read(self) -> Tensors:
+        """All tensors under neutral names."""
+        return read_tensors(self._tensors())
+
+    def start_from(self, path: Path) -> None:
+        """Assign the tensors of a neutral file.
+
+        Raises:
+            ExperimentError: the file cannot be read or does not fit; every tensor at fault is named.
+        """
+        shapes = {name: value.shape for name, value in self.read().items()}
+        load_tensors(str(path), list(self._tensors()), read_neutral(path, shapes))
+
+    def _tensors(self) -> Iterator[NeutralTensor]:
+        if self.backbone is not None:
+            yield from self.backbone.tensors()
+        yield from model_tensors(self.head, self.plan)
+
+
+def count_parameters(model: keras.Model) -> dict[str, int]:
+    """In all, those that train, and those that are frozen; batch norm's statistics, which Keras counts, are none."""
+    trainable = {id(variable) for variable in model.trainable_variables}
+    sizes = {id(v): int(np.prod(v.shape)) for v in model.variables if v.name in _PARAMETERS}
+    training = sum(size for key, size in sizes.items() if key in trainable)
+    total = sum(sizes.values())
+    return {"parameters": total, "trainable_parameters": training, "frozen_parameters": total - training}
