@@ -39,14 +39,17 @@ class Backbone:
 
     Attributes:
         plan: what they are.
+        image_size: of the images that come in, in pixels.
         layers: Keras's, from the images up.
     """
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: Pretrained, image_size: int) -> None:
         self.plan = pretrained.plan
+        self.image_size = image_size
         self.bgr = pretrained.description["preprocessing"] == "keras_caffe"
         self.layers = _vgg16(self.plan) if self.plan.is_vgg16 else _own_blocks(self.plan)
         self.resize = Resize(self.plan.image_size)
+        self(self.inputs(), fed=0, frozen=0)  # layers make their variables when they first see a shape
         if pretrained.tensors is not None:
             used = {f"backbone.{name}": value for name, value in pretrained.tensors.items() if self._uses(name)}
             load_tensors(pretrained.description["weights"], list(self.tensors()), used)
@@ -74,24 +77,30 @@ class Backbone:
             layer.trainable = number >= layers
 
     def inputs(self, fed: int = 0) -> keras.KerasTensor:
-        """What comes in where ``fed`` layers have run already; images come in any size."""
-        return keras.Input(self.plan.features_shape(fed) if fed else (None, None, 3), name="images")
+        """What comes in where ``fed`` layers have run already."""
+        shape = self.plan.features_shape(fed) if fed else (self.image_size, self.image_size, 3)
+        return keras.Input(shape, name="images")
 
     def __call__(self, inputs: Any, fed: int, frozen: int, end: int | None = None) -> Any:
-        """The layers behind the lowest ``fed``, those of the lowest ``frozen`` in inference mode; pooled at the end."""
+        """The layers behind the lowest ``fed``, pooled at the end; dropout among the lowest ``frozen`` is left out.
+
+        Keras turns frozen batch norms to inference mode by itself. Dropout it leaves on in ``model.fit``, also where a
+        layer was called with ``training=False``: the model's own mode wins.
+        """
         hidden = inputs if fed else self.resize(inputs)
         end = len(self.layers) if end is None else end
-        for number in range(fed, end):
-            layer = self.layers[number]
-            hidden = layer(hidden, training=False) if number < frozen else layer(hidden)
-        return self._pool(hidden) if end == len(self.layers) and fed < end else hidden
+        for number, layer in enumerate(self.layers[fed:end], start=fed):
+            if number >= frozen or not isinstance(layer, keras.layers.Dropout):
+                hidden = layer(hidden)
+        return self.pool(hidden) if end == len(self.layers) and fed < end else hidden
 
     def extractor(self, layers: int) -> keras.Model:
-        """Images -> what the lowest ``layers`` make of them."""
+        """Images -> what the lowest ``layers`` make of them in inference mode."""
         images = self.inputs()
         return keras.Model(images, self(images, 0, layers, layers))
 
-    def _pool(self, hidden: Any) -> Any:
+    def pool(self, hidden: Any) -> Any:
+        """What of the last layer's output (B, H, W, C) goes up to the head, (B, H, W, C) or (B, 1, 1, C)."""
         if len(hidden.shape) == 2:
             return keras.layers.Reshape((1, 1, hidden.shape[-1]))(hidden)
         pools = {"average": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}

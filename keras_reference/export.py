@@ -38,6 +38,6 @@ def best_weights(run: RunFolder) -> dict[str, np.ndarray]:
     plan = plan_model(
         config.model, config.data.image_size, len(record["class_names"]), pretrained.plan if pretrained else None
     )
-    network = Network(plan, pretrained)
+    network = Network(plan, pretrained, config.data.image_size)
     network.model().load_weights(run.checkpoint("best"))
     return network.read()

@@ -11,7 +11,9 @@ import numpy as np
 from keras_reference.backbone import Backbone
 from keras_reference.batches import Preprocess, normalizer
 from keras_reference.blocks import build_model
+from keras_reference.optim import Part
 from keras_reference.weights import NeutralTensor, Tensors, load_tensors, model_tensors, read_tensors
+from lightning_vgg.experiment.backbone import BackbonePlan
 from lightning_vgg.experiment.batches import Normalization
 from lightning_vgg.experiment.network import Plan
 from lightning_vgg.experiment.neutral import read_neutral
@@ -29,10 +31,10 @@ class Network:
         backbone: what it stands on.
     """
 
-    def __init__(self, plan: Plan, pretrained: Pretrained | None) -> None:
+    def __init__(self, plan: Plan, pretrained: Pretrained | None, image_size: int) -> None:
         self.plan = plan
         self.head = build_model(plan)  # first, so that the chance it starts from does not depend on the backbone
-        self.backbone = Backbone(pretrained) if pretrained is not None else None
+        self.backbone = Backbone(pretrained, image_size) if pretrained is not None else None
 
     def model(self, frozen: int = 0, fed: int = 0) -> keras.Model:
         """Images -> logits (B, classes).
@@ -54,7 +56,7 @@ class Network:
 
     def read(self) -> Tensors:
         """All tensors under neutral names."""
-        return read_tensors(self._tensors())
+        return read_tensors(self.tensors())
 
     def start_from(self, path: Path) -> None:
         """Assign the tensors of a neutral file.
@@ -63,12 +65,36 @@ class Network:
             ExperimentError: the file cannot be read or does not fit; every tensor at fault is named.
         """
         shapes = {name: value.shape for name, value in self.read().items()}
-        load_tensors(str(path), list(self._tensors()), read_neutral(path, shapes))
+        load_tensors(str(path), list(self.tensors()), read_neutral(path, shapes))
 
-    def _tensors(self) -> Iterator[NeutralTensor]:
+    def tensors(self) -> Iterator[NeutralTensor]:
+        """All variables that the neutral file holds."""
         if self.backbone is not None:
             yield from self.backbone.tensors()
         yield from model_tensors(self.head, self.plan)
+
+
+def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[Part]:
+    """The head, and whatever of the backbone trains sooner or later, at a rate and from a step of its own.
+
+    Args:
+        network: its layers.
+        plan: which of them train when.
+        steps: of an epoch.
+    """
+    assert network.backbone is not None
+    parts = [Part(network.head.trainable_variables)]
+    for (start, factor), layers in plan.trained_groups().items():
+        # By name, since Keras counts nothing as trainable that is frozen now.
+        variables = [
+            variable
+            for layer in layers
+            for variable in network.backbone.layers[layer].variables
+            if variable.name in _PARAMETERS
+        ]
+        if variables:
+            parts.append(Part(variables, factor, start * steps))
+    return parts
 
 
 def count_parameters(model: keras.Model) -> dict[str, int]:

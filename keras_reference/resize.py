@@ -19,6 +19,8 @@ class Resize(keras.layers.Layer):  # type: ignore[misc]
         self.size = size
 
     def call(self, images: Any) -> Any:
+        if images.shape[1] == self.size:
+            return images
         if self.compute_dtype != "float64":
             return keras.ops.image.resize(images, (self.size, self.size), interpolation="bilinear", antialias=False)
         rows, columns = (

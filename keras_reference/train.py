@@ -17,8 +17,7 @@ from keras_reference.batches import EvaluationBatches, TrainingBatches
 from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, WholeCheckpoint, draw_run_curves
 from keras_reference.config import Experiment
 from keras_reference.features import Features
-from keras_reference.network import Network, count_parameters
-from keras_reference.optim import Part as TrainedPart
+from keras_reference.network import Network, count_parameters, trained_parts
 from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
 from lightning_vgg.experiment.backbone import freezing_line, plan_model
 from lightning_vgg.experiment.dataset import Part, load_dataset
@@ -100,7 +99,7 @@ class Training:
         plan = plan_model(
             spec, experiment.data.image_size, len(self.dataset.class_names), pretrained.plan if pretrained else None
         )
-        self.network = Network(plan, pretrained)
+        self.network = Network(plan, pretrained, experiment.data.image_size)
         self.stages = pretrained.plan.stages(epochs) if pretrained else [(0, epochs, 0)]
         self.fed = pretrained.plan.always_frozen if pretrained else 0
         if self.fed and experiment.data.augmentation != AugmentationSpec():
@@ -130,16 +129,11 @@ class Training:
             steps: of an epoch.
         """
         spec, clip = self.experiment.model.optimizer, self.experiment.trainer.gradient_clip_val
-        head, backbone = self.network.head.trainable_variables, self.network.backbone
+        backbone = self.network.backbone
         if backbone is None:
-            return build_optimizer(spec, rates, clip, head)
-        backbone.freeze(0)
-        parts = [TrainedPart(head)]
-        for (start, factor), layers in backbone.plan.trained_groups().items():
-            variables = [variable for layer in layers for variable in backbone.layers[layer].trainable_variables]
-            if variables and start * steps < len(rates):
-                parts.append(TrainedPart(variables, factor, start * steps))
-        return PartsOptimizer(spec, rates, clip, parts)
+            return build_optimizer(spec, rates, clip, self.network.head.trainable_variables)
+        parts = trained_parts(self.network, backbone.plan, steps)
+        return PartsOptimizer(spec, rates, clip, [part for part in parts if part.start < len(rates)])
 
     def say_what_trains(self, epoch: int, frozen: int) -> None:
         backbone = self.network.backbone

@@ -67,29 +67,23 @@ class Backbone(nn.Sequential):
                 state[name].copy_(torch.from_numpy(value))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        hidden = inputs if self.fed else self._resize(inputs)
+        hidden = inputs if self.fed else resize(inputs, self.plan.image_size)
         with torch.no_grad():
             hidden = self._run(hidden, self.fed, self.frozen)
-        return self._pool(self._run(hidden, max(self.fed, self.frozen), len(self)))
+        return self.pool(self._run(hidden, max(self.fed, self.frozen), len(self)))
 
     def features(self, images: Tensor, layers: int) -> Tensor:
         """What the lowest layers make of images; pooled where these are all layers."""
-        hidden = self._run(self._resize(images), 0, layers)
-        return self._pool(hidden) if layers == len(self) else hidden
+        hidden = self._run(resize(images, self.plan.image_size), 0, layers)
+        return self.pool(hidden) if layers == len(self) else hidden
 
     def _run(self, hidden: Tensor, first: int, end: int) -> Tensor:
         for layer in list(self.children())[first:end]:
             hidden = layer(hidden)
         return hidden
 
-    def _resize(self, images: Tensor) -> Tensor:
-        """As keras.ops.image.resize: bilinear between the centres of the pixels, no antialiasing."""
-        size = self.plan.image_size
-        if images.shape[-1] == size:
-            return images
-        return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=False)
-
-    def _pool(self, hidden: Tensor) -> Tensor:
+    def pool(self, hidden: Tensor) -> Tensor:
+        """What of the last layer's output (B, C, H, W) goes up to the head, (B, C, H, W) or (B, C, 1, 1)."""
         if self.plan.pooling == "flatten" or hidden.ndim == 2:
             return hidden
         if self.plan.pooling == "average":
@@ -108,6 +102,13 @@ class Backbone(nn.Sequential):
         for layer in list(self.children())[: self.frozen]:
             layer.eval()
         return self
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, C, S, S) -> (B, C, size, size) as Keras does it: bilinear between the pixels' centres, no antialiasing."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=False)
 
 
 def on_backbone(backbone: Backbone, head: nn.Module) -> nn.Sequential:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from keras_reference import batches as keras_batches
+from keras_reference.batches import Preprocess
 from lightning_vgg.data import DeviceImages, EvalLoader, TrainLoader
 from lightning_vgg.experiment.dataset import Dataset, Part
 from lightning_vgg.experiment.draws import draw_epoch
@@ -18,12 +19,11 @@ IMAGES = 200
 """Enough for several batches and a smaller last one."""
 
 
-def training_batches(data: DataSpec, dataset: Dataset) -> tuple[Tensors, Tensors]:
-    """Two epochs of the first images, float32: Lightning's batches, channels last, and Keras's."""
+def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -> tuple[Tensors, Tensors]:
+    """Two epochs of the first images, float32: Lightning's batches, channels last, and Keras's by ``preprocess``."""
     part = Part(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
     images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
     data = replace(data, batch_size=48)
-    preprocess = keras_batches.normalizer(dataset.normalization, "float32")
     theirs = keras_batches.TrainingBatches(part, data, preprocess, seed=3)
     ours_of, theirs_of = {}, {}
     for epoch in range(2):
@@ -41,12 +41,12 @@ def training_batches(data: DataSpec, dataset: Dataset) -> tuple[Tensors, Tensors
     return ours_of, theirs_of
 
 
-def evaluation_batches(data: DataSpec, dataset: Dataset) -> tuple[Tensors, Tensors]:
-    """All of the first test images, in order, float32."""
+def evaluation_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -> tuple[Tensors, Tensors]:
+    """All of the first test images, in order, float32: Lightning's batches, and Keras's by ``preprocess``."""
     part = Part(dataset.test.images[:IMAGES], dataset.test.labels[:IMAGES])
     images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
     data = replace(data, eval_batch_size=48)
-    theirs = keras_batches.EvaluationBatches(part, data, keras_batches.normalizer(dataset.normalization, "float32"))
+    theirs = keras_batches.EvaluationBatches(part, data, preprocess)
     ours_of: Tensors = {}
     for number, rows in enumerate(EvalLoader(len(part.labels), data.eval_batch_size, slice(None))):
         pixels, labels = images.evaluation_batch(rows)

@@ -37,14 +37,14 @@ def main(command: str, args: list[str]) -> None:
 
 def _climb(config: Any) -> bool:
     from lightning_vgg.experiment.dataset import load_dataset
-    from parity_tests.ladder import Ladder
+    from parity_tests.transfer import ladder_of
 
     started = time.monotonic()
     rungs = []
     console = wide_console()
     dataset = load_dataset(config.data)
     with console.status("climbing") as status:
-        for rung in Ladder(config.model, config.data, dataset).rungs():
+        for rung in ladder_of(config.model, config.data, dataset).rungs():
             rungs.append(rung)
             if not console.is_terminal:
                 print(f"{time.monotonic() - started:5.0f} s  {rung.name}, {rung.precision}", flush=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_reference.batches import Preprocess, normalizer
 from lightning_vgg.experiment.batches import normalize
 from lightning_vgg.experiment.dataset import Dataset, Part
 from lightning_vgg.experiment.draws import draw_epoch
@@ -119,6 +120,7 @@ class Ladder:
         self.data = data
         self.dataset = dataset
         self.classes = len(dataset.class_names)
+        self.image_size, self.channels = data.image_size, 3
 
     def rungs(self) -> Iterator[Rung]:
         """Climb; each rung is yielded as soon as it is measured."""
@@ -143,8 +145,8 @@ class Ladder:
         own = (self.spec.optimizer, self.spec.schedule)
         return OPTIMIZERS if own in OPTIMIZERS.values() else {**OPTIMIZERS, "own": own}
 
-    def pair(self, precision: Precision, **changes: Any) -> Pair:
-        return Pair(replace(self.spec, **changes), self.data.image_size, self.classes, precision)
+    def pair(self, precision: Precision, dropout: bool = False) -> Pair:
+        return Pair(self.spec, self.image_size, self.classes, precision, dropout, self.channels)
 
     def batches(self, count: int, precision: Precision) -> list[Batch]:
         """``count`` batches of the training images, again from the start where there are too few."""
@@ -167,13 +169,13 @@ class Ladder:
             pair.plan.trainable_parameters,
         ]
         found = distance(ours, theirs)
-        return _exact(
+        return exact(
             "specification", found if len(set(counts)) == 1 else Distance(float("inf"), f"parameters {counts}")
         )
 
     def initialization(self) -> Rung:
         """Spread of each tensor's initial values, in standard errors apart: chance alone stays below 5."""
-        ours, theirs = initial_tensors(self.spec, self.data.image_size, self.classes)
+        ours, theirs = initial_tensors(self.spec, self.image_size, self.classes)
         worst = Distance(0.0, "")
         for name, tensor in ours.items():
             other = theirs[name]
@@ -187,12 +189,18 @@ class Ladder:
 
     def preprocessing(self) -> Rung:
         """The evaluation batch of either side, bit for bit."""
-        return _exact("preprocessing", distance(*evaluation_batches(self.data, self.dataset)))
+        return exact("preprocessing", distance(*evaluation_batches(self.data, self.dataset, self.keras_preprocess())))
+
+    def keras_preprocess(self) -> Preprocess:
+        """What Keras does to pixels, in RGB and float32."""
+        return normalizer(self.dataset.normalization, "float32")
 
     def augmentation(self) -> Rung:
         """Two epochs of training batches of either side, bit for bit: order, flips, shifts and cutout."""
         lively = replace(self.data, augmentation=AugmentationSpec(flip=True, shift=4, cutout=8))
-        return _exact("order and augmentation", distance(*training_batches(lively, self.dataset)))
+        return exact(
+            "order and augmentation", distance(*training_batches(lively, self.dataset, self.keras_preprocess()))
+        )
 
     # What may differ by rounding
 
@@ -326,7 +334,7 @@ class Ladder:
                 if not reference:
                     continue
                 control = max((distance(reference, twin).value for twin in nudged), default=None)
-                rung = _verdict(f"{name}, {what}", precision, gate, distance(reference, other), control)
+                rung = verdict(f"{name}, {what}", precision, gate, distance(reference, other), control)
                 chaotic = precision == "float32" and when == 1
                 found.append(replace(rung, limit=float("inf")) if chaotic else self._unless_kinks(rung))
         return found
@@ -338,24 +346,26 @@ class Ladder:
         pair = self.pair("float64")
         dataset = replace(self.dataset, val=part)
         found = distance(lightning_scores(pair, data, dataset), keras_scores(pair, data, dataset))
-        return _verdict("evaluation", "float64", GATES["loss"], found, None)
+        return verdict("evaluation", "float64", GATES["loss"], found, None)
 
     def whole_run(self) -> Rung:
-        """One epoch of 500 images by either command line, float64: the histories, and the test."""
-        count = min(500, len(self.dataset.train.labels) + len(self.dataset.val.labels))
-        found = distance(*histories(self.spec, replace(self.data, train_images=count, batch_size=64), self.dataset))
-        return Rung("whole run, 1 epoch", "float64", *found, limit=1e-10)
+        """One epoch of 500 images by either command line, float64: the histories, and the test of 200 images."""
+        some = replace(self.dataset, train=_evenly(self.dataset.train, 500), test=_evenly(self.dataset.test, EVALUATED))
+        return Rung(
+            "whole run, 1 epoch", "float64", *distance(*histories(self.spec, replace(self.data, batch_size=64), some)),
+            limit=1e-10,
+        )  # fmt: skip
 
     def _rung(
         self, name: str, precision: Precision, gate: Gate, ours: Callable[[Pair], Tensors],
         theirs: Callable[[Pair], Tensors], dropout: bool = False, damped: bool = False,
     ) -> Rung:  # fmt: skip
-        pair = Pair(self.spec, self.data.image_size, self.classes, precision, dropout)
+        pair = self.pair(precision, dropout)
         twins = [ours(twin) for twin in _twins(pair)]
         reference = ours(pair)
         scales = damped_scales(reference, pair.plan) if damped else None
         control = max(distance(reference, twin, scales).value for twin in twins) if twins else None
-        return self._unless_kinks(_verdict(name, precision, gate, distance(reference, theirs(pair), scales), control))
+        return self._unless_kinks(verdict(name, precision, gate, distance(reference, theirs(pair), scales), control))
 
     def _unless_kinks(self, rung: Rung) -> Rung:
         """A float32 rung that lies too far, told instead of failed where a ReLU's input changed sign by rounding."""
@@ -369,14 +379,20 @@ class Ladder:
         return self.pair("float32").flipped_kinks(*self.batches(1, "float32"))
 
 
+def _evenly(part: Part, count: int) -> Part:
+    """So many images from all over a part, whatever its order."""
+    rows = np.linspace(0, len(part.labels) - 1, min(count, len(part.labels))).astype(int)
+    return Part(part.images[rows], part.labels[rows])
+
+
 def _twins(pair: Pair) -> list[Pair]:
     return [pair.torch_twin(nudge=seed) for seed in range(3)] if pair.precision == "float32" else []
 
 
-def _verdict(name: str, precision: Precision, gate: Gate, found: Distance, control: float | None) -> Rung:
+def verdict(name: str, precision: Precision, gate: Gate, found: Distance, control: float | None) -> Rung:
     limit = gate.float64 if precision == "float64" else gate.float32
     return Rung(name, precision, found.value, found.tensor, max(limit, MARGIN * (control or 0.0)), control)
 
 
-def _exact(name: str, found: Distance) -> Rung:
+def exact(name: str, found: Distance) -> Rung:
     return Rung(name, "exact", found.value, found.tensor, limit=0.0)

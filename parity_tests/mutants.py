@@ -17,11 +17,14 @@ from torch import nn
 
 from lightning_vgg.data import EvalLoader
 from lightning_vgg.experiment.draws import draw_epoch
-from lightning_vgg.experiment.specs import ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.experiment.preprocessing import PREPROCESSING
+from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.optim import Part
 from lightning_vgg.vgg import Scores
 from parity_tests.frameworks import keras
 from parity_tests.ladder import Ladder, Rung
 from parity_tests.pair import Batch, Pair
+from parity_tests.transfer import TransferLadder
 
 Climb = Callable[[Ladder], Iterator[Rung]]
 
@@ -53,14 +56,25 @@ def _steps(name: str) -> Climb:
     return lambda ladder: ladder.steps(name, "float64")
 
 
+def _on_backbone(climb: Callable[[TransferLadder], Iterator[Rung]]) -> Climb:
+    def climb_it(ladder: Ladder) -> Iterator[Rung]:
+        assert isinstance(ladder, TransferLadder)
+        return climb(ladder)
+
+    return climb_it
+
+
 _FORWARD = _one(lambda ladder: ladder.forward("float64"))
 _LOSS = _one(lambda ladder: ladder.loss("float64"))
 _DROPOUT = _one(lambda ladder: ladder.dropout("float64"))
 _FROZEN = _one(lambda ladder: ladder.frozen("float64"))
 _CLIPPING = _one(lambda ladder: ladder.clipping("float64"))
-_EVALUATION = _one(Ladder.evaluation)
-_PREPROCESSING = _one(Ladder.preprocessing)
-_AUGMENTATION = _one(Ladder.augmentation)
+_EVALUATION = _one(lambda ladder: ladder.evaluation())
+_PREPROCESSING = _one(lambda ladder: ladder.preprocessing())
+_AUGMENTATION = _one(lambda ladder: ladder.augmentation())
+_RESIZE = _on_backbone(lambda ladder: iter([ladder.resize("float64")]))
+_EMBEDDINGS = _on_backbone(lambda ladder: ladder.embeddings("float64"))
+_FINE_TUNING = _on_backbone(lambda ladder: ladder.fine_tuning("float64"))
 
 
 def _recipe(conv_block: str) -> Callable[[ModelSpec], ModelSpec]:
@@ -167,6 +181,65 @@ def _clipped_by_tensor() -> AbstractContextManager[Any]:
     return mock.patch("parity_tests.pair.clip_gradients", wrong)
 
 
+def _on_a_backbone(spec: ModelSpec) -> ModelSpec:
+    """VGG16's first two blocks, untrained, that read BGR as Keras's weights do."""
+    backbone = BackboneSpec("none", "keras_caffe", "block2_pool", "average", image_size=12)
+    return replace(spec, backbone=backbone, network=replace(spec.network, conv_block="batch norm", filters=[128]))
+
+
+def _preprocessed_as_rgb() -> AbstractContextManager[Any]:
+    from keras_reference.backbone import Backbone
+
+    right = Backbone.preprocess
+    return mock.patch.object(
+        Backbone, "preprocess", lambda *arguments: lambda images: right(*arguments)(images[..., ::-1])
+    )
+
+
+def _torchvisions_preprocessing() -> AbstractContextManager[Any]:
+    return mock.patch.dict(PREPROCESSING, {"keras_caffe": replace(PREPROCESSING["torchvision"], bgr=True)})
+
+
+def _first_kernel_as_it_lies() -> AbstractContextManager[Any]:
+    from keras_reference.backbone import Backbone
+
+    right = Backbone.tensors
+    return mock.patch.object(Backbone, "tensors", lambda self: (replace(tensor, bgr=False) for tensor in right(self)))
+
+
+def _resized(**settings: bool) -> Callable[[], AbstractContextManager[Any]]:
+    def wrong(images: torch.Tensor, size: int) -> torch.Tensor:
+        return nn.functional.interpolate(images, (size, size), mode="bilinear", **settings)  # type: ignore[arg-type]
+
+    return lambda: mock.patch("parity_tests.transfer.resize", wrong)
+
+
+def _maximum_for_the_average() -> AbstractContextManager[Any]:
+    return mock.patch("lightning_vgg.transfer.Backbone.pool", lambda self, hidden: hidden.amax((2, 3), keepdim=True))
+
+
+@contextmanager
+def _nothing_frozen() -> Iterator[None]:
+    """In torch: every layer requires gradients and is among the optimizer's."""
+    from lightning_vgg.transfer import Backbone
+
+    right = Backbone.freeze
+    with (
+        mock.patch.object(Backbone, "freeze", lambda self, layers: right(self, 0)),
+        mock.patch("parity_tests.transfer.trained_parts", lambda network, plan: [Part([*network.parameters()], 1.0)]),
+    ):
+        yield
+
+
+def _one_rate_for_all_blocks() -> AbstractContextManager[Any]:
+    from parity_tests import transfer
+
+    right = transfer.trained_parts
+    return mock.patch.object(
+        transfer, "trained_parts", lambda *plan: [part._replace(rate_factor=1.0) for part in right(*plan)]
+    )
+
+
 MUTANTS = [
     Mutant("torch's epsilon, torch's formula", _steps("adam"), ("adam_epsilon", "adam_formula")),
     Mutant("Keras's epsilon, torch's formula", _steps("adam"), ("adam_formula",)),
@@ -202,6 +275,15 @@ MUTANTS = [
     Mutant("the same draws in every epoch", _AUGMENTATION, plant=_same_draws_every_epoch),
     Mutant("mean over batches, the smaller last one alike", _EVALUATION, plant=_scores_weigh_batches_alike),
     Mutant("last partial batch dropped", _EVALUATION, plant=_without_last_batch),
+    Mutant("RGB for weights that read BGR", _PREPROCESSING, plant=_preprocessed_as_rgb, spec=_on_a_backbone),
+    Mutant("torchvision's preprocessing for Keras's weights", _PREPROCESSING, plant=_torchvisions_preprocessing,
+           spec=_on_a_backbone),
+    Mutant("first kernel not turned around", _EMBEDDINGS, plant=_first_kernel_as_it_lies, spec=_on_a_backbone),
+    Mutant("resized with antialiasing", _RESIZE, plant=_resized(antialias=True), spec=_on_a_backbone),
+    Mutant("resized between the corners", _RESIZE, plant=_resized(align_corners=True), spec=_on_a_backbone),
+    Mutant("maximum taken for the average", _EMBEDDINGS, plant=_maximum_for_the_average, spec=_on_a_backbone),
+    Mutant("frozen layers train", _FINE_TUNING, plant=_nothing_frozen, spec=_on_a_backbone),
+    Mutant("one rate for all blocks", _FINE_TUNING, plant=_one_rate_for_all_blocks, spec=_on_a_backbone),
 ]  # fmt: skip
 
 

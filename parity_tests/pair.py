@@ -47,14 +47,20 @@ class Pair:
     """
 
     def __init__(
-        self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision, dropout: bool = False
+        self,
+        spec: ModelSpec,
+        image_size: int,
+        num_classes: int,
+        precision: Precision,
+        dropout: bool = False,
+        channels: int = 3,
     ) -> None:
         if not dropout:
             spec = without_dropout(spec)
         self.spec = spec
         self.frozen_block: str | None = None
         self.precision = precision
-        self.plan = plan_network(spec.network, image_size, num_classes)
+        self.plan = plan_network(spec.network, image_size, num_classes, channels)
         self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
         torch.manual_seed(0)
         self.torch_network: nn.Module = build_network(self.plan, self.semantics).to(getattr(torch, precision))
@@ -68,10 +74,7 @@ class Pair:
         twin = copy(self)
         twin.torch_network = deepcopy(self.torch_network)
         if nudge is not None:
-            generator = torch.Generator().manual_seed(nudge)
-            for parameter in twin.torch_network.parameters():
-                up = torch.rand(parameter.shape, generator=generator) < 0.5
-                parameter.data = torch.nextafter(parameter.data, torch.where(up, torch.inf, -torch.inf).to(parameter))
+            nudge_parameters(twin.torch_network, nudge)
         return twin
 
     def freeze(self, block: str) -> None:
@@ -197,6 +200,14 @@ class Pair:
             for batch in batches:
                 self.keras_model.train_on_batch(batch.images, batch.labels)
                 yield
+
+
+def nudge_parameters(network: nn.Module, seed: int) -> None:
+    """Move every weight one ulp up or down."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        up = torch.rand(parameter.shape, generator=generator) < 0.5
+        parameter.data = torch.nextafter(parameter.data, torch.where(up, torch.inf, -torch.inf).to(parameter))
 
 
 def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int) -> tuple[Tensors, Tensors]:

@@ -10,8 +10,8 @@ import pytest
 from lightning_vgg.experiment.batches import Normalization
 from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
 from lightning_vgg.experiment.specs import DataSpec
-from parity_tests.ladder import Ladder
 from parity_tests.mutants import MUTANTS, Mutant, plain_spec
+from parity_tests.transfer import ladder_of
 
 DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size=64)
 
@@ -30,8 +30,8 @@ def dataset() -> Dataset:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_planted_fault_is_caught_and_without_it_the_rungs_pass(mutant: Mutant, dataset: Dataset) -> None:
     spec = mutant.spec(plain_spec())
-    assert [rung for rung in mutant.climb(Ladder(spec, DATA, dataset)) if not rung.passed] == []
+    assert [rung for rung in mutant.climb(ladder_of(spec, DATA, dataset)) if not rung.passed] == []
     wrong = replace(spec, semantics_except=[*spec.semantics_except, *mutant.switches])
     with mutant.plant():
-        rungs = list(mutant.climb(Ladder(wrong, DATA, dataset)))
+        rungs = list(mutant.climb(ladder_of(wrong, DATA, dataset)))
     assert [rung for rung in rungs if not rung.passed] != [], "no rung catches it"

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 
-from lightning_vgg.blocks import build_network
 from lightning_vgg.experiment.dataset import Dataset
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.neutral import write_neutral
 from lightning_vgg.experiment.runs import RunFolder
-from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.vgg import VGGClassifier
 from lightning_vgg.weights import network_tensors
 from parity_tests.pair import Tensors, without_dropout
 
@@ -31,13 +30,17 @@ COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
 def histories(spec: ModelSpec, data: DataSpec, dataset: Dataset, epochs: int = 1) -> tuple[Tensors, Tensors]:
     """Lightning's and Keras's columns of history.csv, and their test loss and accuracy.
 
-    Both train in float64, dropout off, augmentation as the experiment has it.
+    Both train in float64, dropout off, augmentation as the experiment has it, on the training images of ``dataset``.
 
     Raises:
         ExperimentError: a command line failed; its last words are told.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        write_images(root / "images", dataset)
+        data = replace(
+            data, source="folder", root=str(root / "images"), train_images=None, cache_dir=str(root / "cache")
+        )
         weights = root / "initial.safetensors"
         spec = replace(without_dropout(spec), init_from=str(weights))
         write_neutral(weights, initial_weights(spec, data.image_size, len(dataset.class_names)))
@@ -48,12 +51,21 @@ def histories(spec: ModelSpec, data: DataSpec, dataset: Dataset, epochs: int = 1
         return _history("lightning-vgg", config, root), _history("keras-reference", config, root, *as_keras)
 
 
+def write_images(root: Path, dataset: Dataset) -> None:
+    """The training and test images as an image folder."""
+    for name, part in (("train", dataset.train), ("test", dataset.test)):
+        for label, class_name in enumerate(dataset.class_names):
+            folder = root / name / class_name
+            folder.mkdir(parents=True)
+            for number in np.flatnonzero(part.labels == label):
+                Image.fromarray(part.images[number]).save(folder / f"{number:05d}.png", compress_level=1)
+
+
 def initial_weights(spec: ModelSpec, image_size: int, num_classes: int) -> Tensors:
-    """Fresh weights in float64, drawn in float32."""
+    """Fresh weights in float64, drawn in float32; those of a backbone as they are loaded."""
     torch.manual_seed(0)
-    plan = plan_network(spec.network, image_size, num_classes)
-    network = build_network(plan, resolve_semantics(spec.semantics, spec.semantics_except))
-    return network_tensors(network.double())
+    classifier = VGGClassifier(replace(spec, init_from=None), image_size, num_classes)
+    return network_tensors(classifier.network.double())
 
 
 def _as_config(spec: ModelSpec, data: DataSpec, epochs: int) -> dict[str, Any]:

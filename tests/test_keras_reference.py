@@ -163,25 +163,26 @@ def test_test_repeats_the_results(first: Path, tmp_path: Path) -> None:
 
 
 def test_export_writes_the_best_weights(first: Path, tmp_path: Path, keras: Any) -> None:
-    from keras_reference.batches import EvaluationBatches
-    from keras_reference.blocks import build_model
+    from keras_reference.batches import EvaluationBatches, normalizer
     from keras_reference.export import best_weights
-    from keras_reference.weights import load_file
+    from keras_reference.network import Network
 
     assert cli.run(["export", str(first), "--output", str(tmp_path / "weights.safetensors")]) == 0
     config = read_experiment("fit", ["-c", str(first / "config.yaml")])
     plan = plan_network(config.model.network, config.data.image_size, num_classes=10)
-    model = build_model(plan)
-    load_file(model, plan, tmp_path / "weights.safetensors")
+    network = Network(plan, None, config.data.image_size)
+    network.start_from(tmp_path / "weights.safetensors")
+    model = network.model()
     kernel = model.get_layer("block1_conv1").kernel
     np.testing.assert_array_equal(kernel, best_weights(RunFolder(first))["block1.conv1.weight"].transpose(2, 3, 1, 0))
     dataset = load_dataset(config.data)
-    batches = EvaluationBatches(dataset.test, config.data, dataset.normalization, "float32")
+    preprocess = normalizer(dataset.normalization, "float32")
+    batches = EvaluationBatches(dataset.test, config.data, preprocess)
     with np.load(first / "test_predictions.npz") as arrays:
         np.testing.assert_allclose(model.predict(batches, verbose=0), arrays["logits"], rtol=1e-5, atol=1e-5)
     # The history's best validation results are those weights', without label smoothing.
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    batches = EvaluationBatches(dataset.val, config.data, dataset.normalization, "float32")
+    batches = EvaluationBatches(dataset.val, config.data, preprocess)
     row = max(RunFolder(first).read_history(), key=lambda row: row["val_acc"])
     assert model.evaluate(batches, verbose=0) == pytest.approx([row["val_loss"], row["val_acc"]], rel=1e-5)
 

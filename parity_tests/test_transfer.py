@@ -1,0 +1,107 @@
+"""Transfer learning by both frameworks: small backbones of this project's own runs, and VGG16 with its real weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lightning_vgg.experiment.dataset import load_dataset
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.specs import (
+    AugmentationSpec,
+    BackboneSpec,
+    DataSpec,
+    ModelSpec,
+    NetworkSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+)
+from parity_tests.compare import distance
+from parity_tests.ladder import Rung
+from parity_tests.transfer import TransferLadder
+from parity_tests.whole_run import histories
+
+DATA = DataSpec(source="digits", image_size=16, train_images=200, batch_size=32, eval_batch_size=64)
+HEAD = NetworkSpec(conv_block="batch norm", filters=[6], units=[8], dense_block="dense - dropout")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of Lightning's with batch norm and its neutral weights, which Keras reads."""
+    folder = tmp_path_factory.mktemp("source")
+    program = Path(sys.executable).parent / "lightning-vgg"
+    fit = (
+        "fit", "--data.source", "digits", "--data.image_size", "16", "--data.train_images", "200",
+        "--model.network.filters", "[4,6,6]", "--model.network.units", "[]", "--trainer.max_epochs", "2",
+        "--model.network.conv_block", "conv - batch norm - conv - maxpool", "--trainer.logger", "false",
+        "--name", "source",
+    )  # fmt: skip
+    run = RunFolder(folder / "runs" / "vgg" / "source")
+    for arguments in (fit, ("export", str(run.path))):
+        subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True, env=os.environ, text=True)
+    return run.path
+
+
+def spec_on(source: Path, **settings: object) -> ModelSpec:
+    backbone = BackboneSpec(weights=str(source), **{"layer": "block3_pool", "image_size": 24, **settings})  # type: ignore[arg-type]
+    return ModelSpec(network=HEAD, backbone=backbone, optimizer=OptimizerSpec(learning_rate=0.01))
+
+
+def failures(rungs: list[Rung]) -> list[Rung]:
+    assert rungs
+    return [rung for rung in rungs if not rung.passed]
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "average", "max"])
+def test_a_run_as_backbone_agrees_in_float64(pooling: str, source: Path) -> None:
+    ladder = TransferLadder(spec_on(source, pooling=pooling), DATA, load_dataset(DATA))
+    rungs = [ladder.specification(), ladder.preprocessing(), ladder.augmentation(), ladder.resize("float64")]
+    rungs += [*ladder.embeddings("float64"), *ladder.fine_tuning("float64"), *ladder.head_training("float64")]
+    assert failures(rungs) == []
+    assert [rung.name for rung in rungs if rung.name.startswith("embeddings")] == [
+        "embeddings, block1", "embeddings, block2", "embeddings, block3", "embeddings, pooled"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_gradual_unfreezing_at_rates_by_block_agrees_from_beginning_to_end(optimizer: str, source: Path) -> None:
+    """Both command lines, four epochs, from kept features to everything above block 1."""
+    spec = spec_on(
+        source, freeze_until="all", unfreeze={1: "block2_pool", 3: "block1_pool"}, rate_factor=0.5, layer_decay=0.5
+    )
+    spec = replace(
+        spec,
+        optimizer=OptimizerSpec(name=optimizer, learning_rate=0.01, momentum=0.75 if optimizer == "sgd" else 0.0),  # type: ignore[arg-type]
+        schedule=ScheduleSpec("cosine", warmup=0.2),
+    )
+    found = distance(*histories(spec, DATA, load_dataset(DATA), epochs=4))
+    assert found.value < 1e-10, found
+
+
+@pytest.mark.slow
+def test_with_augmentation_both_run_the_frozen_layers_in_every_epoch(source: Path) -> None:
+    data = replace(DATA, augmentation=AugmentationSpec(flip=True, shift=2, cutout=4))
+    spec = spec_on(source, freeze_until="block2_pool")
+    found = distance(*histories(spec, data, load_dataset(data), epochs=2))
+    assert found.value < 1e-10, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_real_weights_give_the_same_embeddings_of_256_real_images(precision: str, test_data: Path) -> None:
+    data = DataSpec(source="folder", root=str(test_data / "data" / "cifar10-jpeg.tar.xz"), train_images=300)
+    weights = str(test_data / "weights" / "vgg16_imagenet_caffe_features.safetensors")
+    spec = ModelSpec(network=HEAD, backbone=BackboneSpec(weights=weights, preprocessing="keras_caffe"))
+    ladder = TransferLadder(spec, data, load_dataset(data))
+    rungs = [*ladder.embeddings(precision)]  # type: ignore[arg-type]
+    assert failures(rungs) == []
+    assert len(rungs) == 6
+    assert all(rung.limit <= (1e-12 if precision == "float64" else 1e-5) for rung in rungs)
+    if precision == "float64":
+        assert failures([ladder.preprocessing(), *ladder.fine_tuning(precision)]) == []
