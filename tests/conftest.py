@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,16 @@ def run_in(folder: Path) -> Command:
         return result
 
     return run
+
+
+@pytest.fixture
+def keras() -> Iterator[Any]:
+    """Keras in this process, back in float32 afterwards."""
+    import keras_reference.backend as backend
+
+    backend.prepare_keras("32-true", seed=0)
+    yield backend.keras
+    backend.prepare_keras("32-true", seed=0)
 
 
 def history_without_seconds(run: Path) -> list[str]:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +75,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "output.txt").write_text(result.stdout)
     assert "Traceback" not in result.stderr and "Warning:" not in result.stderr, result.stderr
     return folder
-
-
-@pytest.fixture
-def keras() -> Iterator[Any]:
-    """Keras in this process, back in float32 afterwards."""
-    import keras_reference.backend as backend
-
-    backend.prepare_keras("32-true", seed=0)
-    yield backend.keras
-    backend.prepare_keras("32-true", seed=0)
 
 
 @pytest.fixture(scope="module")

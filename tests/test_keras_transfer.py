@@ -42,16 +42,6 @@ def keras_reference(folder: Path, *arguments: str | Path) -> str:
     return output.getvalue()
 
 
-@pytest.fixture
-def keras() -> Iterator[Any]:
-    """Keras in this process, back in float32 afterwards."""
-    import keras_reference.backend as backend
-
-    backend.prepare_keras("32-true", seed=0)
-    yield backend.keras
-    backend.prepare_keras("32-true", seed=0)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a run of Keras's, two blocks with batch norm and dropout, copied to ``source``."""
