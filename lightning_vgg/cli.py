@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": ("lightning_vgg.training_cli", "evaluate a checkpoint on the validation images"),
     "test": ("lightning_vgg.training_cli", "evaluate a checkpoint on the test images"),
     "predict": ("lightning_vgg.predict", "name the class of image files, by a run"),
+    "show": ("lightning_vgg.show.command", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
     "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }
