@@ -11,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
-from lightning_vgg.blocks import build_network
 from lightning_vgg.experiment.dataset import Dataset
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.neutral import write_neutral
 from lightning_vgg.experiment.runs import RunFolder
-from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
-from lightning_vgg.weights import network_tensors
+from lightning_vgg.weights import fresh_tensors
 from parity_tests.pair import Tensors, without_dropout
 
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
@@ -40,20 +36,12 @@ def histories(spec: ModelSpec, data: DataSpec, dataset: Dataset, epochs: int = 1
         root = Path(folder)
         weights = root / "initial.safetensors"
         spec = replace(without_dropout(spec), init_from=str(weights))
-        write_neutral(weights, initial_weights(spec, data.image_size, len(dataset.class_names)))
+        write_neutral(weights, fresh_tensors(spec, data.image_size, len(dataset.class_names), seed=0))
         config = root / "experiment.yaml"
         config.write_text(yaml.safe_dump(_as_config(spec, data, epochs)))
         # Keras follows Keras, whatever the Lightning side is told.
         as_keras = ("--model.semantics", "keras", "--model.semantics_except", "[]")
         return _history("lightning-vgg", config, root), _history("keras-reference", config, root, *as_keras)
-
-
-def initial_weights(spec: ModelSpec, image_size: int, num_classes: int) -> Tensors:
-    """Fresh weights in float64, drawn in float32."""
-    torch.manual_seed(0)
-    plan = plan_network(spec.network, image_size, num_classes)
-    network = build_network(plan, resolve_semantics(spec.semantics, spec.semantics_except))
-    return network_tensors(network.double())
 
 
 def _as_config(spec: ModelSpec, data: DataSpec, epochs: int) -> dict[str, Any]:
