@@ -19,7 +19,7 @@ from keras_reference.optim import build_optimizer, training_loss
 from keras_reference.weights import load_file
 from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
 from lightning_vgg.experiment.network import plan_network
-from lightning_vgg.experiment.neutral import weights_sha256
+from lightning_vgg.experiment.pretrained import file_sha256
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.tracking import wandb_arguments
@@ -123,13 +123,14 @@ def test_best(model: keras.Model, run: RunFolder, experiment: Experiment, datase
 
 def describe_run(model: keras.Model, experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
     """What run.json says of a run before its results are known."""
+    start = experiment.model.init_from
     return {
         **describe_backend(),
         "precision": experiment.trainer.precision,
         "seed": experiment.seed,
         "semantics": experiment.model.semantics,
         "semantics_except": experiment.model.semantics_except,
-        "initial_weights_sha256": weights_sha256(experiment.model.init_from),
+        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
         **dataset.describe(),
         # Keras counts batch norm's statistics among the parameters; here, as in torch, they are none.
         "parameters": _count(model.trainable_variables),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.hardware import process_seconds, processor_name, resident_memory
-from lightning_vgg.experiment.neutral import weights_sha256
+from lightning_vgg.experiment.pretrained import file_sha256
 from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder, epoch_line
 from lightning_vgg.transfer import count_parameters
 from lightning_vgg.vgg import VGGClassifier
@@ -133,6 +134,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     assert isinstance(module, VGGClassifier) and isinstance(data, ImageData)
     parameters = list(module.network.parameters())
     device = module.device
+    start = module.spec.init_from
     return {
         "framework": "lightning",
         "versions": {
@@ -147,7 +149,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "seed": data.seed,
         "semantics": module.spec.semantics,
         "semantics_except": module.spec.semantics_except,
-        "initial_weights_sha256": weights_sha256(module.spec.init_from),
+        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
         **data.dataset.describe(),
         "parameters": sum(parameter.numel() for parameter in parameters),
         "trainable_parameters": count_parameters(module.network, frozen=False),

@@ -35,15 +35,32 @@ def main(command: str, args: list[str]) -> None:
         return
     plan = read_plan(command, args)
     hold_to_beginning(plan)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit that leaves no process behind
     try:
-        complete = carry_out(plan)
-        publish(plan)
-    except KeyboardInterrupt:
-        print(f"stopped; what is finished stays in {plan.folder}, and the same command goes on from there")
-        sys.exit(128 + signal.SIGINT)
+        with interruptible():
+            complete = carry_out(plan)
+            publish(plan)
+    except KeyboardInterrupt as stop:
+        print(f"stopped; the same command goes on with {plan.folder}", file=sys.stderr)
+        sys.exit(128 + stop.args[0])
     if not complete:
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt with the signal's number."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # whoever presses Ctrl-C twice shall leave no process behind either
+    raise KeyboardInterrupt(number)
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,7 @@ def carry_out(plan: Plan) -> bool:
             member.job.name: member
             for member in (training(plan, arm, seed, weights[arm.name, seed]) for arm, seed in plan.members())
         }
-        jobs = [*(member.job for member in members.values()), *measurements(plan)]
+        jobs = [*measurements(plan), *(member.job for member in members.values())]  # the longest first
         todo = [job for job in jobs if not job.made()]
         for job in todo:
             if job.name in members:  # half a run that was stopped, or failed; its log stays until the next attempt
@@ -113,13 +130,13 @@ def training(plan: Plan, arm: Arm, seed: int, weights: str) -> Member:
     run = plan.run(arm, seed)
     program = Path(sys.executable).parent / PROGRAMS[arm.spec.framework]
     command = (
-        program, "fit", "-c", plan.folder / "arms" / f"{arm.name}.yaml", "--experiment", plan.group,
-        "--name", run.path.name, "--seed_everything", seed, "--model.init_from", weights,
+        program, "fit", "-c", plan.folder / "arms" / f"{arm.name}.yaml", "--name", run.path.name,
+        "--seed_everything", seed, "--model.init_from", weights,
     )  # fmt: skip
     job = Job(
         name=f"{arm.name} seed {seed}",
         command=tuple(map(str, command)),
-        log=plan.folder / "logs" / f"{run.path.name}.log",
+        log=plan.folder / "logs" / f"{arm.name}_seed{seed}.log",
         made=lambda: "test_acc" in run.read_record(),
         environment=environment(plan, arm),
     )
@@ -176,7 +193,7 @@ class Keeper:
         arms: dict[str, dict[str, str]] = {arm.name: {} for arm in self.plan.arms}
         for member in self.members.values():
             if member.job.made():
-                arms[member.arm.name][str(member.seed)] = member.run.path.name
+                arms[member.arm.name][str(member.seed)] = os.path.relpath(member.run.path, self.plan.folder)
         measured = {name: f"{name}.json" for name in MEASURED if (self.plan.folder / f"{name}.json").exists()}
         record = {
             "experiment": self.plan.experiment,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -62,7 +63,7 @@ class Plan:
     """A comparison.
 
     Attributes:
-        experiment, name: it lies at runs/<experiment>/compare-<name>.
+        experiment, name: it lies at runs/<experiment>/compare-<name>, and its runs beside it.
         settings: of the experiment that all arms share, as plain YAML values.
         compare: the arms, the seeds, the margin.
         arms: in the order of display.
@@ -78,16 +79,12 @@ class Plan:
 
     @property
     def group(self) -> str:
-        """The experiment that its runs belong to: they lie in its folder, and are one group in W&B."""
+        """Of its runs in W&B."""
         return f"{self.experiment}/compare-{self.name}"
 
     @property
-    def root(self) -> Path:
-        return Path(self.settings["trainer"]["default_root_dir"] or ".")
-
-    @property
     def folder(self) -> Path:
-        return self.root / "runs" / self.group
+        return Path(self.settings["trainer"]["default_root_dir"] or ".") / "runs" / self.group
 
     @property
     def epochs(self) -> int:
@@ -101,7 +98,7 @@ class Plan:
                 yield arm, seed
 
     def run(self, arm: Arm, seed: int) -> RunFolder:
-        return RunFolder(self.folder / f"{arm.name}_seed{seed}")
+        return RunFolder(self.folder.with_name(f"{self.folder.name}_{arm.name}_seed{seed}"))
 
     def as_yaml(self) -> str:
         """The settings in full; they plan this comparison again."""
@@ -161,12 +158,22 @@ def _plan_arm(name: str, arm: ArmSpec, base: Mapping[str, Any]) -> Arm:
             from keras_reference.config import refuse_unimplemented
 
             refuse_unimplemented(specs.model, specs.trainer)
+            backend = backend_of(arm)
+            if importlib.util.find_spec(backend) is None:
+                raise ExperimentError(f"Keras is to run on {backend}, which is not installed: pip install {backend}")
         resolve_semantics(specs.model.semantics, specs.model.semantics_except)
+        start = specs.model.init_from
+        if start is not None and not Path(start).is_file():
+            raise ExperimentError(f"model.init_from: there is no file {start}")
         if specs.model.backbone is None:  # otherwise it can be planned when the backbone is loaded
             plan_network(specs.model.network, specs.data.image_size, num_classes=2)
     except ExperimentError as error:
         raise ExperimentError(f"compare.arms.{name}: {error}") from None
     return Arm(name, arm, settings, specs.model, specs.data)
+
+
+def backend_of(arm: ArmSpec) -> str:
+    return arm.backend or "tensorflow"
 
 
 def _with_settings(base: Mapping[str, Any], name: str, arm: ArmSpec, keys: list[str]) -> dict[str, Any]:
@@ -228,8 +235,9 @@ def environment(plan: Plan, arm: Arm) -> dict[str, str]:
     """What the process of an arm is told by variables: among them as many threads in either framework."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // plan.jobs))
     return {
+        "WANDB_RUN_GROUP": plan.group,
         "WANDB_JOB_TYPE": arm.name,
-        "KERAS_BACKEND": arm.spec.backend or "tensorflow",
+        "KERAS_BACKEND": backend_of(arm.spec),
         "OMP_NUM_THREADS": threads,
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # or the first of several processes takes the whole GPU

@@ -6,7 +6,6 @@ Names are the planned layers': ``block1.conv1.weight`` (out, in, height, width),
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,14 +21,6 @@ def write_neutral(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     with atomic_write(path) as file:
         file.write(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
-
-
-def weights_sha256(path: str | None) -> str | None:
-    """SHA-256 of the file that ``model.init_from`` names, in hexadecimal; None where it names none."""
-    if path is None:
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_neutral(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -22,12 +22,13 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dic
     """Arguments of ``wandb.init``.
 
     Without an API key the run is kept offline in the run folder, for ``wandb sync``: no prompt, no connection.
-    ``WANDB_MODE``, ``WANDB_PROJECT``, ``WANDB_ENTITY`` and ``WANDB_JOB_TYPE`` have their usual meaning.
+    ``WANDB_MODE``, ``WANDB_PROJECT``, ``WANDB_ENTITY``, ``WANDB_RUN_GROUP`` and ``WANDB_JOB_TYPE`` have their usual
+    meaning; a comparison sets the last two.
 
     Args:
         run: the curves lie in its wandb/.
         experiment: the group.
-        framework: the job type, ``lightning`` or ``keras``; in a comparison its arm takes this place.
+        framework: the job type, ``lightning`` or ``keras``.
         config: the whole configuration.
     """
     import wandb
@@ -37,7 +38,7 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dic
     return {
         "project": os.environ.get("WANDB_PROJECT", PROJECT),
         "name": run.path.name,
-        "group": experiment,
+        "group": os.environ.get("WANDB_RUN_GROUP", experiment),
         "job_type": os.environ.get("WANDB_JOB_TYPE", framework),
         "dir": str(run.path),
         "config": config,
