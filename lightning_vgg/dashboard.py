@@ -76,7 +76,7 @@ def build_report(entity: str, project: str) -> Report:
         wr.P("A line or a bar is one arm of one comparison: the mean over its seeds, and their spread.")
     ]
     for heading, panels in _panels().items():
-        runs = wr.Runset(entity=entity, project=project, name="arms", groupby=list(GROUPS))
+        runs = wr.Runset(name="arms", groupby=list(GROUPS))  # of the report's own project
         blocks += [wr.H2(heading), wr.PanelGrid(runsets=[runs], panels=panels)]
     return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks, width="fluid")
 

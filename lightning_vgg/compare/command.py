@@ -35,6 +35,7 @@ def main(command: str, args: list[str]) -> None:
         return
     plan = read_plan(command, args)
     hold_to_beginning(plan)
+    print(f"compares {', '.join(arm.name for arm in plan.arms)} over {plan.compare.seeds} seeds in {plan.folder}")
     try:
         with interruptible():
             complete = carry_out(plan)
