@@ -14,10 +14,7 @@ COMMANDS = {
     "test": ("lightning_vgg.training_cli", "evaluate a checkpoint on the test images"),
     "predict": ("lightning_vgg.predict", "name the class of image files, by a run"),
     "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
-    "compare": (
-        "lightning_vgg.compare.command",
-        "train both frameworks over several seeds, and report how they compare",
-    ),
+    "compare": ("lightning_vgg.compare.command", "train arms over several seeds, and report how they compare"),
     "dashboard": ("lightning_vgg.dashboard", "build the W&B project's workspace and report"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }

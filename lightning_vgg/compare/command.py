@@ -214,10 +214,7 @@ def publish(plan: Plan) -> None:
     from lightning_vgg.experiment.comparison import read_comparison
     from lightning_vgg.report import write_report
 
-    comparison = read_comparison(plan.folder / "comparison.json")
-    if plan.compare.reference not in comparison.arms:
-        raise ExperimentError(f"no run of the reference {plan.compare.reference} is finished, so there is no report")
-    report = write_report(comparison, plan.folder)
+    report = write_report(read_comparison(plan.folder / "comparison.json"), plan.folder)
     if plan.settings["trainer"]["logger"] is not False:
         log_report(plan.folder, plan.group)
     print(f"report   {report}")
