@@ -41,17 +41,32 @@ def main(command: str, args: list[str]) -> None:
         "speed, verdicts and the parity table. WANDB_PROJECT and WANDB_ENTITY have their usual meaning.",
     )
     parser.add_argument("--dry-run", action="store_true", help="print as JSON what would be made; needs no server")
-    dry = parser.parse_args(args).dry_run
-    if not dry and not has_api_key():
-        raise ExperimentError("W&B has no API key here: run `wandb login`, or look at what would be made by --dry-run")
     project = os.environ.get("WANDB_PROJECT", PROJECT)
-    entity = os.environ.get("WANDB_ENTITY") or ("" if dry else _default_entity())
-    workspace, report = build_workspace(entity, project), build_report(entity, project)
-    if dry:
-        made = {"project": project, "workspace": workspace, "report": report}
-        print(json.dumps(made, indent=2, default=lambda made: made._to_model().model_dump(mode="json", by_alias=True)))
+    if not parser.parse_args(args).dry_run:
+        save(project)
         return
-    print(f"workspace  {workspace.save().url}\nreport     {report.save().url}")
+    entity = os.environ.get("WANDB_ENTITY", "")
+    made = {"workspace": build_workspace(entity, project), "report": build_report(entity, project)}
+    print(json.dumps(made, indent=2, default=lambda made: made._to_model().model_dump(mode="json", by_alias=True)))
+
+
+def save(project: str) -> None:
+    """Make the workspace and the report on the server, and print their addresses; each call makes new ones.
+
+    Raises:
+        ExperimentError: there is no API key, or the server refuses.
+    """
+    import wandb
+
+    if not has_api_key():
+        raise ExperimentError("W&B has no API key here: run `wandb login`, or look at what would be made by --dry-run")
+    try:
+        entity = os.environ.get("WANDB_ENTITY") or wandb.Api().default_entity
+        workspace, report = build_workspace(entity, project).save(), build_report(entity, project)
+        report.save()
+    except wandb.Error as error:
+        raise ExperimentError(f"W&B: {error}") from None
+    print(f"workspace  {workspace.url}\nreport     {report.url}")
 
 
 def build_workspace(entity: str, project: str) -> Workspace:
@@ -99,9 +114,3 @@ def _panels() -> dict[str, list[Any]]:
         for heading, charts in BARS.items()
     }
     return {**curves, **bars, **tables}
-
-
-def _default_entity() -> str:
-    import wandb
-
-    return wandb.Api().default_entity

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import json
-from typing import Any
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 
@@ -54,6 +57,67 @@ def test_the_report_has_the_same_charts_on_a_page(made: dict[str, Any]) -> None:
 
 def charts(panels: list[dict[str, Any]]) -> set[str]:
     return {name for panel in panels for name in panel["config"].get("metrics", [])}
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """As much of W&B as it takes."""
+
+    viewer: ClassVar[dict[str, Any] | None]
+    saved: ClassVar[list[dict[str, Any]]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer: dict[str, Any] = {}
+        if self.path == "/graphql":
+            request = json.loads(body)
+            if "upsertView" in request["query"]:
+                self.saved.append(request["variables"])
+                answer = {"upsertView": {"view": {"id": "aWQ=", "name": "nw-made-v"}, "inserted": True}}
+            elif "models(" in request["query"]:
+                page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+                project = {"__typename": "Project", "id": "aWQ=", "name": "elsewhere", "entityName": "us"}
+                project |= {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+                answer = {"models": {"pageInfo": page, "edges": [{"node": project}]}}
+            elif "viewer" in request["query"]:
+                answer = {"viewer": self.viewer}
+        text = json.dumps({"data": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    Server.saved = []
+    Server.viewer = {"id": "1", "entity": "us", "username": "u", "email": "", "flags": "{}", "teams": {"edges": []}}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_address[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
+        yield Server
+        listening.shutdown()
+
+
+def test_both_are_saved_and_their_addresses_printed(server: type[Server], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["dashboard"]) == 0
+    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert "/us/elsewhere?nw=made" in lines["workspace"] and "/us/elsewhere/reports/" in lines["report"]
+    workspace, report = server.saved
+    assert workspace["entityName"] == report["entityName"] == "us"
+    sections = json.loads(workspace["spec"])["section"]["panelBankConfig"]["sections"]
+    assert charts([panel for section in sections for panel in section["panels"]]) == CHARTS
+    assert "training loss" in report["spec"]
+
+
+def test_a_key_that_the_server_refuses_is_said(server: type[Server], capsys: pytest.CaptureFixture[str]) -> None:
+    server.viewer = None
+    assert cli.run(["dashboard"]) == 2
+    assert "lightning-vgg: error: W&B: Failed to verify credentials" in capsys.readouterr().err
 
 
 def test_without_a_key_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
