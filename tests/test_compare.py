@@ -21,7 +21,7 @@ from lightning_vgg import cli
 from lightning_vgg.compare import jobs
 from lightning_vgg.compare.command import carry_out
 from lightning_vgg.compare.jobs import Job, last_words, run_jobs
-from lightning_vgg.compare.plan import Plan, hold_to_beginning, read_plan, write_beginning
+from lightning_vgg.compare.plan import Plan, hold_to_beginning, read_plan, share_of_machine, write_beginning
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import RunFolder
 
@@ -144,6 +144,21 @@ def test_the_margin_and_the_experiment_are_what_they_were_when_the_comparison_be
     with pytest.raises(ExperimentError, match=r"compare.arms.l.settings.* was .* when"):
         again(arms={**arms, "l": {"framework": "lightning", "settings": {"model.semantics": "torch"}}})
     assert plan("-c", tmp_path / "runs/vgg/compare-my/comparison.yaml").as_yaml() == again().as_yaml()
+
+
+@pytest.mark.parametrize(
+    ("jobs_at_once", "told", "threads"),
+    [(1, None, None), (1, "3", "3"), (4, None, "2"), (16, None, "1"), (4, "3", "3")],
+)
+def test_both_frameworks_are_told_of_the_same_number_of_threads(
+    jobs_at_once: int, told: str | None, threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_vgg.compare.plan.usable_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    variables = share_of_machine(jobs_at_once)
+    assert variables.get("OMP_NUM_THREADS") == variables.get("TF_NUM_INTRAOP_THREADS") == threads
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

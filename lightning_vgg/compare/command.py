@@ -18,7 +18,16 @@ import yaml
 
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.jobs import Job, run_jobs
-from lightning_vgg.compare.plan import Arm, Plan, environment, hold_to_beginning, parser, read_plan, write_beginning
+from lightning_vgg.compare.plan import (
+    Arm,
+    Plan,
+    arm_environment,
+    hold_to_beginning,
+    parser,
+    read_plan,
+    share_of_machine,
+    write_beginning,
+)
 from lightning_vgg.compare.weights import initial_weights
 from lightning_vgg.experiment.dataset import load_dataset
 from lightning_vgg.experiment.errors import ExperimentError
@@ -139,7 +148,7 @@ def training(plan: Plan, arm: Arm, seed: int, weights: str) -> Member:
         command=tuple(map(str, command)),
         log=plan.folder / "logs" / f"{arm.name}_seed{seed}.log",
         made=lambda: "test_acc" in run.read_record(),
-        environment=environment(plan, arm),
+        environment=arm_environment(plan, arm),
     )
     return Member(arm, seed, run, job)
 
@@ -159,6 +168,7 @@ def measurements(plan: Plan) -> Iterator[Job]:
                 ),
                 log=plan.folder / "logs" / f"{name}.log",
                 made=made.exists,
+                environment=share_of_machine(plan.jobs),
             )  # fmt: skip
 
 

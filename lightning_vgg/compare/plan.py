@@ -231,14 +231,25 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, below in values.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
 
 
-def environment(plan: Plan, arm: Arm) -> dict[str, str]:
-    """What the process of an arm is told by variables: among them as many threads in either framework."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // plan.jobs))
+def arm_environment(plan: Plan, arm: Arm) -> dict[str, str]:
+    """What the process of an arm is told by variables."""
     return {
         "WANDB_RUN_GROUP": plan.group,
         "WANDB_JOB_TYPE": arm.name,
         "KERAS_BACKEND": backend_of(arm.spec),
-        "OMP_NUM_THREADS": threads,
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # or the first of several processes takes the whole GPU
+        **share_of_machine(plan.jobs),
     }
+
+
+def share_of_machine(jobs: int) -> dict[str, str]:
+    """Variables for each of several processes; TensorFlow is told of as many threads as torch.
+
+    One process alone gets what the user says in OMP_NUM_THREADS, or else each framework's default.
+    """
+    variables = {}
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)) if jobs > 1 else None)
+    if threads is not None:
+        variables |= {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+    if jobs > 1:
+        variables["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # or the first process takes the whole GPU
+    return variables
