@@ -246,7 +246,7 @@ def share_of_machine(jobs: int) -> dict[str, str]:
 
     One process alone gets what the user says in OMP_NUM_THREADS, or else each framework's default.
     """
-    variables = {}
+    variables: dict[str, str] = {}
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)) if jobs > 1 else None)
     if threads is not None:
         variables |= {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
