@@ -104,8 +104,8 @@ def carry_out(plan: Plan) -> bool:
         for job in todo:
             if job.name in members:  # half a run that was stopped, or failed; its log stays until the next attempt
                 shutil.rmtree(members[job.name].run.path, ignore_errors=True)
-        runs = {name: member.run for name, member in members.items()}
-        with Display(len(jobs), len(jobs) - len(todo), runs, plan.epochs) as display:
+        runs = {name: (member.run, member.arm.settings["trainer"]["max_epochs"]) for name, member in members.items()}
+        with Display(len(jobs), len(jobs) - len(todo), runs) as display:
             run_jobs(todo, plan.jobs, Keeper(plan, members, display))
         return all(job.made() for job in jobs)
 

@@ -19,13 +19,11 @@ class Display:
     Args:
         jobs: how many there are.
         done: how many of them were done before.
-        runs: job's name -> the run folder that it fills, for those that train.
-        epochs: of each run.
+        runs: job's name -> the run folder that it fills and its epochs, for those that train.
     """
 
-    def __init__(self, jobs: int, done: int, runs: Mapping[str, RunFolder], epochs: int) -> None:
+    def __init__(self, jobs: int, done: int, runs: Mapping[str, tuple[RunFolder, int]]) -> None:
         self.runs = runs
-        self.epochs = epochs
         self.console = Console(highlight=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"),
@@ -44,14 +42,15 @@ class Display:
         self.progress.stop()
 
     def started(self, job: Job) -> None:
-        trains = job.name in self.runs
-        self.bars[job.name] = self.progress.add_task(job.name, total=self.epochs if trains else None, news="")
+        epochs = self.runs[job.name][1] if job.name in self.runs else None
+        self.bars[job.name] = self.progress.add_task(job.name, total=epochs, news="")
         if not self.console.is_terminal:
             self.say(f"{job.name}: started")
 
     def made(self, job: Job, seconds: float) -> None:
-        run = self.runs.get(job.name)
-        result = f"test_acc {run.read_record()['test_acc']:.2%}" if run else "done"
+        result = "done"
+        if job.name in self.runs:
+            result = f"test_acc {self.runs[job.name][0].read_record()['test_acc']:.2%}"
         self._ended(job, f"{result}, {seconds:.0f} s")
 
     def failed(self, job: Job, words: str) -> None:
@@ -65,7 +64,7 @@ class Display:
 
     def tick(self) -> None:
         for name, bar in self.bars.items():
-            history = self.runs[name].read_history() if name in self.runs else []
+            history = self.runs[name][0].read_history() if name in self.runs else []
             if history:
                 row = history[-1]
                 news = "  ".join(f"{key} {row[key]:.2%}" for key in ("train_acc", "val_acc") if key in row)

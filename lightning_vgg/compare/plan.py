@@ -86,10 +86,6 @@ class Plan:
     def folder(self) -> Path:
         return Path(self.settings["trainer"]["default_root_dir"] or ".") / "runs" / self.group
 
-    @property
-    def epochs(self) -> int:
-        return self.settings["trainer"]["max_epochs"]
-
     def members(self) -> Iterator[tuple[Arm, int]]:
         """Arms and seeds, the arms of one seed after each other: whenever it ends, all arms have come as far."""
         first = self.settings["seed_everything"]
