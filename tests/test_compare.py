@@ -123,6 +123,15 @@ def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
         plan("-c", QUICKSTART)
 
 
+def test_planning_loads_no_framework() -> None:
+    """Though it asks the Keras reference what it implements."""
+    code = (
+        "import sys, lightning_vgg.compare.command as command\ncommand.read_plan('compare', [])\n"
+        "print(sorted({'torch', 'lightning', 'keras', 'tensorflow', 'wandb'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
 def test_the_margin_and_the_experiment_are_what_they_were_when_the_comparison_began(tmp_path: Path) -> None:
     arms = {"k": {"framework": "keras"}, "l": {"framework": "lightning"}}
     config = tmp_path / "my.yaml"
@@ -468,7 +477,8 @@ def test_the_report_goes_to_wandb_as_an_artifact_and_the_verdicts_as_a_table(tra
         (folder / name).write_bytes((trained.folder / name).read_bytes())
     for name in ("report.html", "report.md"):
         (folder / name).write_text(name)
-    (folder / "report.json").write_text(json.dumps({"verdicts": [VERDICT]}))
+    verdicts = [{**VERDICT, "by_seed": None}, {**VERDICT, "by_seed": {"3": 0.01}}]
+    (folder / "report.json").write_text(json.dumps({"verdicts": verdicts}))
     (folder / "parity.json").write_text(json.dumps({"rungs": [{"name": "forward", "measured": 1e-15, "passed": True}]}))
     code = (
         "import sys, pathlib\nfrom lightning_vgg.compare.publish import log_report\n"
@@ -492,7 +502,7 @@ def test_the_report_goes_to_wandb_as_an_artifact_and_the_verdicts_as_a_table(tra
         name: json.loads(next(folder.glob(f"wandb/offline-run-*/files/{summary[name]['path']}")).read_text())
         for name in ("verdicts", "parity")
     }
-    assert tables["verdicts"] == {"columns": list(VERDICT), "data": [list(VERDICT.values())]}
+    assert tables["verdicts"] == {"columns": list(VERDICT), "data": [list(VERDICT.values())] * 2}
     assert tables["parity"]["data"] == [["forward", 1e-15, True]]
     assert not list((tmp_path / "home").rglob("staging/*"))  # what is to be uploaded lies with the run
 

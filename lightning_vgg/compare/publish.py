@@ -40,7 +40,8 @@ def log_report(folder: Path, group: str) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Of those columns that hold single values in every row."""
     import wandb
 
-    columns = list(rows[0]) if rows else []
+    columns = [name for name in rows[0] if not any(isinstance(row[name], dict) for row in rows)] if rows else []
     return wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])
