@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_reference.config import PRECISIONS
-from lightning_vgg.experiment.hardware import processor_name, resident_memory
+from lightning_vgg.experiment.hardware import processor_name, resident_memory, usable_cores
 
 
 def prepare_keras(precision: str, seed: int) -> None:
@@ -68,14 +68,14 @@ def peak_memory() -> int:
 
 def threads() -> int:
     """Threads that one operation may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     framework = _framework()
     match keras.config.backend():
-        case "tensorflow":  # 0 stands for every core
-            return framework.config.threading.get_intra_op_parallelism_threads() or cores
+        case "tensorflow":  # 0 stands for what the variable says, or else for every core
+            told = framework.config.threading.get_intra_op_parallelism_threads()
+            return told or int(os.environ.get("TF_NUM_INTRAOP_THREADS", usable_cores()))
         case "torch":
             return framework.get_num_threads()
-    return cores
+    return usable_cores()
 
 
 def _framework() -> Any:

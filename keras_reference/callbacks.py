@@ -12,8 +12,9 @@ import numpy as np
 from keras_reference.backend import peak_memory
 from keras_reference.batches import TrainingBatches
 from lightning_vgg.experiment.curves import draw_curves
+from lightning_vgg.experiment.hardware import process_seconds
 from lightning_vgg.experiment.runs import RunFolder, epoch_line
-from lightning_vgg.experiment.tracking import STEP
+from lightning_vgg.experiment.tracking import STEP, speed_summary
 
 _LOGS = {
     "train_loss": "loss",
@@ -45,6 +46,8 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         echo: print the lines, of so many epochs; None: don't.
     """
 
+    async_safe = True  # on_train_batch_end reads no logs, so Keras need not wait for them after every step
+
     def __init__(self, run: RunFolder, rates: np.ndarray, images: int, echo: int | None) -> None:
         super().__init__()
         self.run = run
@@ -52,10 +55,15 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.images = images
         self.echo = echo
         self.images_per_second: list[float] = []
+        self.startup_seconds: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch_started = time.perf_counter()
         self.train_seconds: float | None = None
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.startup_seconds is None:
+            self.startup_seconds = process_seconds()
 
     def on_test_begin(self, logs: Any = None) -> None:
         self.train_seconds = time.perf_counter() - self.epoch_started
@@ -69,8 +77,11 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.run.write_history(row)
         draw_run_curves(self.run)
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
+        assert self.startup_seconds is not None  # an epoch has a first step
         self.run.update_record(
-            images_per_second=round(statistics.median(self.images_per_second), 1), peak_memory_bytes=peak_memory()
+            startup_seconds=round(self.startup_seconds, 2),
+            images_per_second=round(statistics.median(self.images_per_second), 1),
+            peak_memory_bytes=peak_memory(),
         )
         if self.echo is not None:
             print(epoch_line(row, self.echo), flush=True)
@@ -108,6 +119,7 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
         """Send the test results, too, and close the W&B run."""
         row = self.run.read_history()[-1]
         self.wandb.log({"epoch": int(row["epoch"]), STEP: int(row["step"]), **results})
+        self.wandb.summary.update(speed_summary(self.run))
         self.wandb.finish()
 
 

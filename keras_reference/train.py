@@ -22,7 +22,7 @@ from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
 from lightning_vgg.experiment.backbone import freezing_line, plan_model
 from lightning_vgg.experiment.dataset import Part, load_dataset
 from lightning_vgg.experiment.features import say_features_are_not_kept
-from lightning_vgg.experiment.pretrained import Pretrained, recorded_pretrained
+from lightning_vgg.experiment.pretrained import Pretrained, file_sha256, recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec
@@ -192,12 +192,14 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
 def describe_run(whole: keras.Model, training: Training, pretrained: Pretrained | None) -> dict[str, Any]:
     """What run.json says of a run before its results are known."""
     experiment = training.experiment
+    start = experiment.model.init_from
     return {
         **describe_backend(),
         "precision": experiment.trainer.precision,
         "seed": experiment.seed,
         "semantics": experiment.model.semantics,
         "semantics_except": experiment.model.semantics_except,
+        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
         **training.dataset.describe(),
         **count_parameters(whole),
         **({"backbone": pretrained.description} if pretrained else {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -14,7 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.curves import draw_curves
-from lightning_vgg.experiment.hardware import processor_name, resident_memory
+from lightning_vgg.experiment.hardware import process_seconds, processor_name, resident_memory
+from lightning_vgg.experiment.pretrained import file_sha256
 from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder, epoch_line
 from lightning_vgg.transfer import count_parameters
 from lightning_vgg.vgg import VGGClassifier
@@ -47,6 +49,7 @@ class RunRecorder(ModelCheckpoint):
         self.run = run
         self.echo = echo
         self.images_per_second: list[float] = []
+        self.startup_seconds: float | None = None
         self.generators: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,6 +74,8 @@ class RunRecorder(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
+        if self.startup_seconds is None:
+            self.startup_seconds = process_seconds()
         if trainer.is_last_batch:
             if pl_module.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -92,8 +97,11 @@ class RunRecorder(ModelCheckpoint):
         assert isinstance(data, ImageData)
         images = min(trainer.num_training_batches * data.spec.batch_size, data.count("train"))
         self.images_per_second.append(images / self.train_seconds)
+        assert self.startup_seconds is not None  # an epoch has a first step
         self.run.update_record(
-            images_per_second=round(statistics.median(self.images_per_second), 1), peak_memory_bytes=peak_memory()
+            startup_seconds=round(self.startup_seconds, 2),
+            images_per_second=round(statistics.median(self.images_per_second), 1),
+            peak_memory_bytes=peak_memory(),
         )
         if self.echo:
             print(epoch_line(row, trainer.max_epochs), flush=True)
@@ -126,6 +134,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     assert isinstance(module, VGGClassifier) and isinstance(data, ImageData)
     parameters = list(module.network.parameters())
     device = module.device
+    start = module.spec.init_from
     return {
         "framework": "lightning",
         "versions": {
@@ -140,6 +149,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "seed": data.seed,
         "semantics": module.spec.semantics,
         "semantics_except": module.spec.semantics_except,
+        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
         **data.dataset.describe(),
         "parameters": sum(parameter.numel() for parameter in parameters),
         "trainable_parameters": count_parameters(module.network, frozen=False),

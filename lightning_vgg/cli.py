@@ -15,6 +15,8 @@ COMMANDS = {
     "predict": ("lightning_vgg.predict", "name the class of image files, by a run"),
     "show": ("lightning_vgg.show.command", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
     "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
+    "compare": ("lightning_vgg.compare.command", "train arms over several seeds, and report how they compare"),
+    "dashboard": ("lightning_vgg.dashboard", "build the W&B project's workspace and report"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }
 """Command -> its module, which has main(command, args), and what the help says."""

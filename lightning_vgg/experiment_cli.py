@@ -21,7 +21,7 @@ from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.pretrained import recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import resolve_semantics
-from lightning_vgg.experiment.tracking import wandb_arguments
+from lightning_vgg.experiment.tracking import speed_summary, wandb_arguments
 from lightning_vgg.pretrained import load_pretrained
 from lightning_vgg.vgg import VGGClassifier
 
@@ -146,6 +146,8 @@ class ExperimentCLI(LightningCLI):
         recorder = self.trainer.checkpoint_callback
         assert isinstance(recorder, RunRecorder)
         self.trainer.test(self.model, self.datamodule, ckpt_path=recorder.best_model_path, verbose=False)
+        if isinstance(self.trainer.logger, WandbLogger) and self.trainer.is_global_zero:
+            self.trainer.logger.experiment.summary.update(speed_summary(self.run))
         self._say_test_result()
 
     def test(self, **arguments: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from lightning_vgg.experiment.neutral import read_neutral, write_neutral
 from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.specs import ModelSpec
 
 
 def main(command: str, args: list[str]) -> None:
@@ -32,6 +34,18 @@ def network_tensors(network: nn.Module) -> dict[str, np.ndarray]:
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def fresh_tensors(spec: ModelSpec, image_size: int, num_classes: int, seed: int) -> dict[str, np.ndarray]:
+    """The tensors of a network as ``seed`` draws them, float32; a backbone has its own weights, as ever.
+
+    Raises:
+        ExperimentError: the network cannot be built, or its backbone's weights cannot be loaded.
+    """
+    from lightning_vgg.vgg import VGGClassifier
+
+    torch.manual_seed(seed)
+    return network_tensors(VGGClassifier(replace(spec, init_from=None), image_size, num_classes).network)
 
 
 def load_network(network: nn.Module, path: Path) -> None:

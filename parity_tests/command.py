@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_vgg.experiment.config import framework_free_parser
+from lightning_vgg.experiment.runs import atomic_write
 
 if TYPE_CHECKING:
     from parity_tests.ablation import Ablation
@@ -124,5 +125,6 @@ def ablation_table(found: list[Ablation]) -> Any:
 
 def _write_json(path: str | None, figures: dict[str, Any]) -> None:
     if path is not None:
-        Path(path).write_text(json.dumps(figures, indent=2) + "\n")
+        with atomic_write(Path(path)) as file:
+            file.write(json.dumps(figures, indent=2).encode() + b"\n")
         print(f"written to {path}")

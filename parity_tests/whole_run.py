@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from PIL import Image
 
@@ -20,8 +19,7 @@ from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.neutral import write_neutral
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
-from lightning_vgg.vgg import VGGClassifier
-from lightning_vgg.weights import network_tensors
+from lightning_vgg.weights import fresh_tensors
 from parity_tests.pair import Tensors, without_dropout
 
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
@@ -43,7 +41,7 @@ def histories(spec: ModelSpec, data: DataSpec, dataset: Dataset, epochs: int = 1
         )
         weights = root / "initial.safetensors"
         spec = replace(without_dropout(spec), init_from=str(weights))
-        write_neutral(weights, initial_weights(spec, data.image_size, len(dataset.class_names)))
+        write_neutral(weights, fresh_tensors(spec, data.image_size, len(dataset.class_names), seed=0))
         config = root / "experiment.yaml"
         config.write_text(yaml.safe_dump(_as_config(spec, data, epochs)))
         # Keras follows Keras, whatever the Lightning side is told.
@@ -59,13 +57,6 @@ def write_images(root: Path, dataset: Dataset) -> None:
             folder.mkdir(parents=True)
             for number in np.flatnonzero(part.labels == label):
                 Image.fromarray(part.images[number]).save(folder / f"{number:05d}.png", compress_level=1)
-
-
-def initial_weights(spec: ModelSpec, image_size: int, num_classes: int) -> Tensors:
-    """Fresh weights in float64, drawn in float32; those of a backbone as they are loaded."""
-    torch.manual_seed(0)
-    classifier = VGGClassifier(replace(spec, init_from=None), image_size, num_classes)
-    return network_tensors(classifier.network.double())
 
 
 def _as_config(spec: ModelSpec, data: DataSpec, epochs: int) -> dict[str, Any]:

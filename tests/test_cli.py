@@ -184,7 +184,9 @@ def test_what_the_user_can_mend_is_said_without_a_traceback_and_before_anything_
     assert [path.name for path in tmp_path.iterdir()] == ["typo.yaml"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["test", "--help"], ["predict", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "--help"] for name in ("fit", "test", "predict", "compare", "dashboard"))]
+)
 def test_help_loads_no_framework(arguments: list[str]) -> None:
     code = (
         "import sys, contextlib\nfrom lightning_vgg.cli import run\n"

@@ -13,11 +13,14 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from lightning_vgg.experiment.arms import ArmSpec
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec
 
 OPTIONAL_GROUPS = {"model.backbone": BackboneSpec}
 """Keys that are null or have settings of their own; a parser knows each of these as one key."""
+NAMED_GROUPS = {"compare.arms": ArmSpec}
+"""Keys below which the user's own names stand, each with settings of its own; among the known keys such a name is *."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def known_keys(parser: Any) -> list[str]:
             keys.append(action.dest)
         if action.dest in OPTIONAL_GROUPS:
             keys += [f"{action.dest}.{field.name}" for field in fields(OPTIONAL_GROUPS[action.dest])]
+        if action.dest in NAMED_GROUPS:
+            keys += [f"{action.dest}.*.{field.name}" for field in fields(NAMED_GROUPS[action.dest])]
     return list(dict.fromkeys(keys))
 
 
@@ -95,10 +100,11 @@ def check_yaml(path: Path, keys: list[str]) -> None:
         raise ExperimentError(f"{path} is no YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
         raise ExperimentError(f"{path} holds no settings: write keys such as 'model:' and 'data:'")
-    _check_mapping(path, root, "", keys)
+    _check_mapping(path, root, "", "", keys)
 
 
-def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, keys: list[str]) -> None:
+def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str, keys: list[str]) -> None:
+    """``pattern`` is the prefix as the known keys have it, with * for the user's own names."""
     seen = set()
     for key_node, value_node in node.value:
         key = f"{prefix}{key_node.value}"
@@ -106,12 +112,14 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, keys: list[s
         if key in seen:
             raise ExperimentError(f"{place}: the key {key!r} stands there twice")
         seen.add(key)
-        has_children = any(known.startswith(f"{key}.") for known in keys)
-        if not has_children and key not in keys:
+        named = any(known.startswith(f"{pattern}*.") for known in keys)
+        known_key = f"{pattern}{'*' if named else key_node.value}"
+        has_children = any(known.startswith(f"{known_key}.") for known in keys)
+        if not has_children and known_key not in keys:
             raise ExperimentError(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
         if isinstance(value_node, yaml.MappingNode):
             if has_children:
-                _check_mapping(path, value_node, f"{key}.", keys)
+                _check_mapping(path, value_node, f"{key}.", f"{known_key}.", keys)
         elif has_children and not (key in OPTIONAL_GROUPS and value_node.tag.endswith(":null")):
             raise ExperimentError(f"{place}: {key!r} has settings of its own: write them below it, indented")
 

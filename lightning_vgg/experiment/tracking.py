@@ -11,13 +11,19 @@ from lightning_vgg.experiment.runs import RunFolder
 PROJECT = "lightning-vgg"
 STEP = "trainer/global_step"
 """The step axis of every curve, as lightning's WandbLogger names it."""
+SPEED = ("startup_seconds", "images_per_second", "peak_memory_bytes")
+"""Keys of run.json."""
+VERDICT_TABLE = "verdicts"
+PARITY_TABLE = "parity"
+"""Tables in the summary of a comparison's report."""
 
 
 def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``wandb.init``.
 
     Without an API key the run is kept offline in the run folder, for ``wandb sync``: no prompt, no connection.
-    ``WANDB_MODE``, ``WANDB_PROJECT`` and ``WANDB_ENTITY`` have their usual meaning.
+    ``WANDB_MODE``, ``WANDB_PROJECT``, ``WANDB_ENTITY``, ``WANDB_RUN_GROUP`` and ``WANDB_JOB_TYPE`` have their usual
+    meaning; a comparison sets the last two.
 
     Args:
         run: the curves lie in its wandb/.
@@ -32,12 +38,18 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dic
     return {
         "project": os.environ.get("WANDB_PROJECT", PROJECT),
         "name": run.path.name,
-        "group": experiment,
-        "job_type": framework,
+        "group": os.environ.get("WANDB_RUN_GROUP", experiment),
+        "job_type": os.environ.get("WANDB_JOB_TYPE", framework),
         "dir": str(run.path),
         "config": config,
         "settings": wandb.Settings(console="off"),
     }
+
+
+def speed_summary(run: RunFolder) -> dict[str, float]:
+    """What of run.json belongs into the summary of the W&B run, beside its curves."""
+    record = run.read_record()
+    return {name: record[name] for name in SPEED}
 
 
 def has_api_key() -> bool:

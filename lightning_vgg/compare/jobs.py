@@ -1,0 +1,115 @@
+"""Processes, one after the other or a few at once; none is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+_LOOK_EVERY = 0.2
+"""Seconds."""
+_GRACE = 30.0
+"""Seconds that a process has to write its files after it was told to stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A process that is to make something.
+
+    Attributes:
+        name: for people.
+        command: program and arguments.
+        log: the file that gets what the process says; an earlier attempt's is replaced.
+        made: whether what the process is for is there.
+        environment: variables beside those of this process.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    log: Path
+    made: Callable[[], bool]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Watcher(Protocol):
+    """Hears what becomes of the jobs."""
+
+    def started(self, job: Job) -> None: ...
+
+    def made(self, job: Job, seconds: float) -> None: ...
+
+    def failed(self, job: Job, words: str) -> None: ...
+
+    def tick(self) -> None:
+        """A fraction of a second has passed."""
+
+
+def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher) -> None:
+    """Run all jobs, at most ``at_once`` at a time, whether or not some fail.
+
+    On the way out, by an exception too, no process is left: whoever interrupts this stops them all.
+    """
+    waiting = list(jobs)
+    running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                running[_start(job)] = job, time.monotonic()
+                watcher.started(job)
+            time.sleep(_LOOK_EVERY)
+            for process in [process for process in running if process.poll() is not None]:
+                job, since = running.pop(process)
+                if job.made():
+                    watcher.made(job, time.monotonic() - since)
+                else:
+                    watcher.failed(job, last_words(job.log, process.returncode))
+            watcher.tick()
+    finally:
+        _stop(list(running))
+
+
+def _start(job: Job) -> subprocess.Popen[bytes]:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("wb") as log:
+        return subprocess.Popen(
+            list(map(str, job.command)),
+            env={**os.environ, **job.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C reaches this process alone, which then stops the others
+        )
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask all to end, wait, and end those that will not; their own children go with them."""
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, ending)
+        deadline = time.monotonic() + _GRACE
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def last_words(log: Path, status: int) -> str:
+    """How a process ended, and its error message, or the last line of what it said.
+
+    Args:
+        log: what it said.
+        status: as subprocess gives it: negative for a signal.
+    """
+    ending = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+    text = log.read_text(errors="replace").strip()
+    message = re.search(r"^[\w-]+: error: (.*)", text, re.MULTILINE | re.DOTALL)
+    words = message[1] if message else text.rpartition("\n")[2]
+    return f"{ending}: {words}" if words else f"{ending}, without a word"

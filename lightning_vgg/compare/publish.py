@@ -1,0 +1,47 @@
+"""The report of a comparison in W&B: the files as an artifact, the verdicts and the parity ladder as tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.tracking import PARITY_TABLE, VERDICT_TABLE, wandb_arguments
+
+REPORT_FILES = ("report.html", "report.json", "report.md", "comparison.json", "comparison.yaml")
+
+
+def log_report(folder: Path, group: str) -> None:
+    """Log a comparison's report as a W&B run of its own, of the same group as the trainings.
+
+    Args:
+        folder: of the comparison, with the report in it.
+        group: in W&B.
+    """
+    import wandb
+
+    # What an artifact holds is copied until it is uploaded: by default far from here, where `wandb sync` may miss it.
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve() / "wandb"))
+    config = yaml.safe_load((folder / "comparison.yaml").read_text())
+    with wandb.init(**wandb_arguments(RunFolder(folder), group, "report", config)) as run:
+        artifact = wandb.Artifact(f"report-{folder.name}", type="report")
+        for name in REPORT_FILES:
+            artifact.add_file(str(folder / name))
+        run.log_artifact(artifact)
+        verdicts = json.loads((folder / "report.json").read_text())["verdicts"]
+        run.summary[VERDICT_TABLE] = _table(verdicts)
+        if (folder / "parity.json").exists():
+            run.summary[PARITY_TABLE] = _table(json.loads((folder / "parity.json").read_text())["rungs"])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Of those columns that hold single values in every row."""
+    import wandb
+
+    columns = [name for name in rows[0] if not any(isinstance(row[name], dict) for row in rows)] if rows else []
+    return wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])
