@@ -115,7 +115,7 @@ def equivalence_power(shift: float, margin: float, deviations: Sequence[float], 
 
 
 def difference_power(shift: float, deviations: Sequence[float], seeds: int) -> float:
-    """Probability that zero lies outside the 95 % interval, and on the right side of it, by the noncentral t distribution.
+    """Probability that zero lies outside the 95 % interval, on the right side of it, by the noncentral t distribution.
 
     Arguments as above.
     """

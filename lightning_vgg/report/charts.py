@@ -104,12 +104,10 @@ def curve_panel(
         body.append(f'<path d="{_path(edge)}Z" class="band {arm_class(list(curves), reference, arm)}"/>')
     for arm in arms:
         line = [(x(point["epoch"]), y(point["mean"] * factor)) for point in drawn[arm]]
-        dashes = DASHES[order(list(curves), reference, arm) % len(DASHES)]
-        body.append(
-            f'<path d="{_path(line)}" class="line {arm_class(list(curves), reference, arm)}" stroke-dasharray="{dashes}"/>'
-        )
+        number = order(list(curves), reference, arm) % len(DASHES)
+        body.append(f'<path d="{_path(line)}" class="line arm-{number}" stroke-dasharray="{DASHES[number]}"/>')
         if len(line) == 1:
-            body.append(_dot(*line[0], 3, f"point {arm_class(list(curves), reference, arm)}"))
+            body.append(_dot(*line[0], 3, f"point arm-{number}"))
     ends = ", ".join(f"{arm} {drawn[arm][-1]['mean'] * factor:.4g}" for arm in drawn)
     return _svg(232, f"{title} over {max(epochs)} epochs; means of the last epoch: {ends}", body)
 
@@ -125,7 +123,7 @@ def class_dots(
     left, step = _label_width(names[row] for row in rows), 12 + 6 * len(arms)
     seen = [point["low"] for values in per_class.values() for row in rows if (point := values[row])]
     low = min(math.floor(min(seen) * 20) / 20, 0.95) if seen else 0.0
-    x = scale(low, 1, left, WIDTH - 14)
+    x = scale(low, 1, left, WIDTH - 20)
     bottom = step * len(rows) + 6
     body = []
     for tick in ticks(low, 1, 4):
@@ -150,7 +148,7 @@ def confusion_map(matrix: Sequence[Sequence[int]], names: Sequence[str], arm: st
     cell = (WIDTH - left - 2) / len(names)
     upright = max(map(len, names)) <= 3
     below = 18 if upright else left * 0.75
-    size = min(11.0, cell * 0.38)
+    size = min(13.0, cell * 0.4)
     body = []
     for true, row in enumerate(matrix):
         total = sum(row)
@@ -159,15 +157,16 @@ def confusion_map(matrix: Sequence[Sequence[int]], names: Sequence[str], arm: st
         for predicted, taken in enumerate(row):
             share = taken / total if total else 0.0
             x, right = left + predicted * cell, true == predicted
+            shade = _shade(share, right)
             body.append(
                 f'<rect x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" rx="2" '
-                f'class="{"right" if right else "wrong"}" fill-opacity="{_shade(share, right):.2f}"/>'
+                f'class="{"right" if right else "wrong"}" fill-opacity="{shade:.2f}"/>'
             )
             if round(100 * share):
-                style = "on-right" if right else "on-wrong"
                 body.append(
                     f'<text x="{x + cell / 2:.1f}" y="{y + cell / 2 + size * 0.36:.1f}" text-anchor="middle" '
-                    f'class="{style}" font-size="{size:.1f}">{100 * share:.0f}</text>'
+                    f'class="{"on-full" if shade > 0.6 else "on-faint"}" style="font-size: {size:.1f}px">'
+                    f"{100 * share:.0f}</text>"
                 )
     height = cell * len(names)
     for index, name in enumerate(names):

@@ -47,7 +47,7 @@ class Result:
 
     @property
     def best_row(self) -> dict[str, float]:
-        """The epoch with the highest validation accuracy: that of the checkpoint tested; without validation the last."""
+        """The tested checkpoint's epoch: the highest validation accuracy; without validation images the last."""
         return max(self.history, key=lambda row: row.get("val_acc", row["epoch"]))
 
 
