@@ -42,7 +42,7 @@ MOST_CLASSES = 20
 """Classes that a picture shows."""
 _WORDS = (
     words.agreement_summary, words.common_confusions, words.headline, words.ladder_rows, words.ladder_summary,
-    words.ladder_verdict, words.listing, words.margin_points, words.nats, words.percent, words.points,
+    words.ladder_verdict, words.listing, words.margin_points, words.measured, words.nats, words.percent, words.points,
     words.power_of_ten, words.probability, words.setting, words.signed, words.verdict_sentences, words.verdict_title,
 )  # fmt: skip
 _PICTURES = (

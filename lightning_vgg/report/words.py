@@ -38,6 +38,11 @@ def power_of_ten(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("-", "−")
 
 
+def measured(rung: dict[str, Any]) -> str:
+    """A rung's distance; infinite where a tensor is missing or not a number."""
+    return "∞" if rung["measured"] is None else power_of_ten(rung["measured"])
+
+
 def probability(value: float | None) -> str:
     """``p = .038``"""
     if value is None:
@@ -163,7 +168,7 @@ def ladder_summary(rungs: list[dict[str, Any]]) -> str:
     told = sum(rung["limit"] is None for rung in rungs)
     gated = len(rungs) - told
     summary = f"{gated - len(failed)} of {gated} rungs with a gate passed"
-    summary += f", {told} are told without one." if told else "."
+    summary += f", {told} {'is' if told == 1 else 'are'} told without one." if told else "."
     return f"{summary} Failed: {listing(failed)}." if failed else summary
 
 
