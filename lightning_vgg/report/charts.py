@@ -15,8 +15,10 @@ from markupsafe import Markup, escape
 from lightning_vgg.report.words import decades, percent, points
 
 WIDTH = 360
+COLOURS = 6
+"""That the style sheet has: arm-0 for the reference, which is neutral, and the others in turn."""
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "4 2", "1 3")
-"""Of the arms' lines, in order; the reference's is the first, and lies below the others."""
+"""Of the arms' lines in turn; the reference's is whole, and lies below the others."""
 
 Scale = Callable[[float], float]
 
@@ -35,22 +37,26 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def arm_class(arms: Sequence[str], reference: str, arm: str) -> str:
-    """The style class with an arm's colour; the reference's is neutral."""
-    return f"arm-{order(arms, reference, arm) % len(DASHES)}"
-
-
 def order(arms: Sequence[str], reference: str, arm: str) -> int:
     """0 for the reference, then the others from 1."""
     return [reference, *(name for name in arms if name != reference)].index(arm)
+
+
+def colour(number: int) -> str:
+    """The style class with the colour of the arm of that order."""
+    return f"arm-{1 + (number - 1) % (COLOURS - 1) if number else 0}"
+
+
+def stroke(number: int) -> str:
+    """Class and dashes of an arm's line."""
+    return f'class="line {colour(number)}" stroke-dasharray="{DASHES[number % len(DASHES)]}"'
 
 
 def swatch(number: int) -> Markup:
     """A piece of an arm's line, for the legend."""
     return Markup(
         '<svg class="swatch" viewBox="0 0 30 10" width="30" height="10" aria-hidden="true">'
-        f'<line x1="1" x2="29" y1="5" y2="5" class="line arm-{number % len(DASHES)}" '
-        f'stroke-dasharray="{DASHES[number % len(DASHES)]}"/></svg>'
+        f'<line x1="1" x2="29" y1="5" y2="5" {stroke(number)}/></svg>'
     )
 
 
@@ -97,17 +103,16 @@ def curve_panel(
         if epoch == int(epoch):
             body.append(_text(x(epoch), 213, f"{epoch:g}", "middle"))
     body.append(_text(WIDTH - 8, 228, "epoch", "end"))
-    arms = sorted(drawn, key=lambda arm: order(list(curves), reference, arm))
-    for arm in arms:
+    numbers = sorted((order(list(curves), reference, arm), arm) for arm in drawn)
+    for number, arm in numbers:
         edge = [(x(point["epoch"]), y(point["low"] * factor)) for point in drawn[arm]]
         edge += [(x(point["epoch"]), y(point["high"] * factor)) for point in reversed(drawn[arm])]
-        body.append(f'<path d="{_path(edge)}Z" class="band {arm_class(list(curves), reference, arm)}"/>')
-    for arm in arms:
+        body.append(f'<path d="{_path(edge)}Z" class="band {colour(number)}"/>')
+    for number, arm in numbers:
         line = [(x(point["epoch"]), y(point["mean"] * factor)) for point in drawn[arm]]
-        number = order(list(curves), reference, arm) % len(DASHES)
-        body.append(f'<path d="{_path(line)}" class="line arm-{number}" stroke-dasharray="{DASHES[number]}"/>')
+        body.append(f'<path d="{_path(line)}" {stroke(number)}/>')
         if len(line) == 1:
-            body.append(_dot(*line[0], 3, f"point arm-{number}"))
+            body.append(_dot(*line[0], 3, f"point {colour(number)}"))
     ends = ", ".join(f"{arm} {drawn[arm][-1]['mean'] * factor:.4g}" for arm in drawn)
     return _svg(232, f"{title} over {max(epochs)} epochs; means of the last epoch: {ends}", body)
 
@@ -134,7 +139,7 @@ def class_dots(
         for place, arm in enumerate(arms):
             point, y = per_class[arm][row], top + 9 + 6 * place
             if point:
-                style = arm_class(arms, reference, arm)
+                style = colour(order(arms, reference, arm))
                 body.append(_line(x(point["low"]), y, x(point["high"]), y, f"range {style}"))
                 body.append(_dot(x(point["mean"]), y, 3.2, f"point {style}"))
     return _svg(

@@ -45,9 +45,10 @@ def find_comparison(paths: list[Path], margin: float | None) -> tuple[Comparison
     """
     comparisons = [path for path in paths if (path / COMPARISON).is_file()]
     if not comparisons:
-        runs = [RunFolder.open(path) for path in paths]
-        parent = Path(os.path.commonpath([path.resolve().parent for path in paths]))
-        return gather_runs(runs, MARGIN if margin is None else margin), parent / "report"
+        folder = Path(os.path.commonpath([path.resolve().parent for path in paths])) / "report"
+        # A pattern such as runs/vgg/* names an earlier report, too.
+        runs = [RunFolder.open(path) for path in paths if path.resolve() != folder]
+        return gather_runs(runs, MARGIN if margin is None else margin), folder
     if len(paths) > 1:
         raise ExperimentError(f"{comparisons[0]} is a comparison: name it alone, or the run folders in it")
     if margin is not None:

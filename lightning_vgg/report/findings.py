@@ -316,22 +316,22 @@ def differing_settings(comparison: Comparison) -> dict[str, dict[str, Any]]:
     }
 
 
-def machine(results: Iterable[Result]) -> dict[str, str]:
+def machine(results: Iterable[Result]) -> dict[str, Any]:
     """What ran, and on what; several values where the runs of an arm differ."""
     records = [result.record for result in results]
-    packages = dict.fromkeys(package for record in records for package in record["versions"])
 
     def values(read: Callable[[dict[str, Any]], Any]) -> str:
         return ", ".join(dict.fromkeys(str(read(record)) for record in records))
 
+    packages = dict.fromkeys(package for record in records for package in record["versions"])
     return {
         "framework": values(lambda record: " on ".join(filter(None, [record["framework"], record.get("backend")]))),
-        **{package: values(lambda record, name=package: record["versions"].get(name, "")) for package in packages},  # type: ignore[misc]
+        "versions": {name: values(lambda record, name=name: record["versions"].get(name, "–")) for name in packages},  # type: ignore[misc]
         "device": values(lambda record: record["device"]),
         "threads": values(lambda record: record["threads"]),
         "precision": values(lambda record: record["precision"]),
         "parameters": values(lambda record: f"{record['parameters']:,}"),
-        "trainable": values(lambda record: f"{record['trainable_parameters']:,}"),
+        "trainable parameters": values(lambda record: f"{record['trainable_parameters']:,}"),
         "images": values(lambda record: " / ".join(f"{count:,}" for count in record["images"].values())),
         "data fingerprint": values(lambda record: record["data_fingerprint"][:12]),
     }

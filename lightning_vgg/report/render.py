@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import jinja2
@@ -69,12 +68,14 @@ def render(template: str, findings: dict[str, Any]) -> str:
 def _view(findings: dict[str, Any]) -> dict[str, Any]:
     """The findings as ``f``, and what the templates would otherwise have to work out."""
     arms, reference = list(findings["arms"]), findings["reference"]
+    number = {name: charts.order(arms, reference, name) for name in arms}
     panels = (charts.curve_panel(findings["curves"], reference, *column) for column in CURVE_TITLES.items())
     agreement = {tuple(each["arms"]): each for each in findings["agreement"]}
     return {
         "f": findings,
         "arms": arms,
-        "number": {name: charts.order(arms, reference, name) % len(charts.DASHES) for name in arms},
+        "number": number,
+        "colour": {name: charts.colour(number[name]) for name in arms},
         "seeds": sorted({seed for arm in findings["arms"].values() for seed in arm["runs"]}),
         "run_count": sum(len(arm["runs"]) for arm in findings["arms"].values()),
         "sections": list(SECTIONS.items()),
@@ -89,8 +90,17 @@ def _view(findings: dict[str, Any]) -> dict[str, Any]:
         "most_classes": MOST_CLASSES,
         "agreement": agreement | {(other, one): each for (one, other), each in agreement.items()},
         "speed_forms": SPEED_FORMS,
-        "machine_keys": list(dict.fromkeys(itertools.chain.from_iterable(findings["machines"].values()))),
+        "machine_rows": _machine_rows(findings["machines"]),
     }
+
+
+def _machine_rows(machines: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """What -> its value in each arm; the versions of packages stand below the framework."""
+    packages = dict.fromkeys(package for machine in machines.values() for package in machine["versions"])
+    rows = {"framework": [machine["framework"] for machine in machines.values()]}
+    rows |= {name: [machine["versions"].get(name, "–") for machine in machines.values()] for name in packages}
+    others = [key for key in next(iter(machines.values())) if key not in ("framework", "versions")]
+    return rows | {key: [machine[key] for machine in machines.values()] for key in others}
 
 
 def _reach(verdicts: list[dict[str, Any]]) -> float:

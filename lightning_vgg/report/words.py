@@ -47,7 +47,9 @@ def probability(value: float | None) -> str:
     """``p = .038``"""
     if value is None:
         return "p unknown"
-    return "p < .001" if value < 0.001 else f"p = {value:.3f}".replace("0.", ".")
+    if not 0.001 <= value < 0.9995:
+        return "p < .001" if value < 0.5 else "p > .999"
+    return f"p = {value:.3f}".replace("0.", ".")
 
 
 def nats(value: float) -> str:
@@ -87,7 +89,11 @@ def headline(findings: dict[str, Any]) -> str:
     same = f"the test accuracy of {reference} within {margin_points(findings['margin'])}"
     sentences = []
     for kind in ("equivalent", "different", "undecided"):
-        arms = [verdict["arm"] for verdict in verdicts if verdict["verdict"] == kind]
+        arms = [
+            f"{verdict['arm']} ({points(verdict['difference'])} points)"
+            for verdict in verdicts
+            if verdict["verdict"] == kind
+        ]
         if not arms:
             continue
         reach = "reaches" if len(arms) == 1 else "reach"
