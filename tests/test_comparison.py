@@ -152,3 +152,8 @@ def test_one_seed_that_differs_parts_the_arms(tmp_path: Path, settings: dict[str
     assert not are_paired(arm, reference)
     assert are_paired({0: arm[0]}, reference)
     assert not are_paired({7: arm[0]}, reference)  # no common seed
+
+
+def test_weights_that_are_not_known_are_not_taken_for_equal(tmp_path: Path) -> None:
+    unknown = {0: make_run(tmp_path / "a", initial_weights_sha256=None)}
+    assert not are_paired(unknown, {0: make_run(tmp_path / "b", "keras", initial_weights_sha256=None)})

@@ -193,6 +193,19 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "One seed does not tell how much chance there is in it" in page
 
 
+def test_arms_without_a_common_seed_have_neither_agreement_nor_ratio(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"{framework}{seed}", framework, seed=seed, wrong=seed)
+        for framework, seeds in (("lightning", (1, 2)), ("keras", (3, 4)))
+        for seed in seeds
+    ]
+    assert cli.run(["report", *(str(run.path) for run in runs)]) == 0
+    findings = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [each["pairs"] for each in findings["agreement"]] == [1, 0, 1]
+    assert findings["speed"]["arms"]["lightning-keras"]["images_per_second"]["ratio"] is None
+    assert not findings["verdicts"][0]["paired"]
+
+
 def verdict(**values: Any) -> dict[str, Any]:
     return {
         "arm": "a", "reference": "r", "paired": True, "seeds": 5, "reference_seeds": 5, "difference": 0.002,

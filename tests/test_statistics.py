@@ -63,6 +63,8 @@ def test_independent_arms_agree_with_scipy_and_statsmodels(
         ([0.9011, 0.9110, 0.9209, 0.9310], True, "equivalent"),  # a difference is there, and it is small
         ([0.93, 0.94, 0.95, 0.96], True, "different"),
         ([0.9065, 0.9175, 0.9271, 0.9373], True, "different"),  # below the margin or not: that is open
+        ([0.9039, 0.9221, 0.9239, 0.9421], True, "different"),  # the 95 % interval just leaves out zero
+        ([0.9035, 0.9225, 0.9235, 0.9425], True, "undecided"),  # and just not
         ([0.89, 0.92, 0.92, 0.93], True, "undecided"),
         ([0.9002, 0.9099, 0.9201, 0.9298], False, "undecided"),  # what pairs show, independent samples do not
         ([0.97, 0.98, 0.99, 1.0], False, "different"),
