@@ -16,6 +16,7 @@ COMMANDS = {
     "show": ("lightning_vgg.show.command", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
     "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
     "compare": ("lightning_vgg.compare.command", "train arms over several seeds, and report how they compare"),
+    "report": ("lightning_vgg.report.command", "report how runs compare: verdicts, curves, speed, in one HTML file"),
     "dashboard": ("lightning_vgg.dashboard", "build the W&B project's workspace and report"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }

@@ -132,7 +132,7 @@ def draw_mistakes(trained: TrainedRun, file: IO[bytes]) -> None:
 
 def draw_attention(trained: TrainedRun, which: str, layer: str | None, file: IO[bytes]) -> None:
     """Grad-CAM (Selvaraju et al., 2017) by captum: what of an image speaks for the class that it is taken for."""
-    from captum.attr import LayerGradCam  # type: ignore[import-untyped]
+    from captum.attr import LayerGradCam
 
     name, module = trained.convolution(layer)
     image = trained.image(which)

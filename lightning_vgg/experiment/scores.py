@@ -1,0 +1,70 @@
+"""What the logits of the test images say: right and wrong by class, calibration, and whether two runs agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BINS = 15
+"""Of confidence: as in Guo et al. 2017, On Calibration of Modern Neural Networks."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Test images binned by confidence, the probability of the predicted class; bins are equally wide.
+
+    Attributes:
+        counts: int64 (BINS,), images.
+        confidence, accuracy: float64 (BINS,), means over a bin's images; NaN in an empty bin.
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """ECE: mean of |accuracy - confidence| over the images' bins (Naeini et al. 2015; Guo et al. 2017, eq. 3)."""
+        gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
+        return float(np.average(gaps, weights=self.counts))
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax in float64, (N, classes)."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def reliability(labels: np.ndarray, logits: np.ndarray) -> Reliability:
+    """Confidence against accuracy; labels int (N,), logits (N, classes)."""
+    likely = probabilities(logits)
+    confidence, right = likely.max(1), likely.argmax(1) == labels
+    bins = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            counts,
+            np.bincount(bins, weights=confidence, minlength=BINS) / counts,
+            np.bincount(bins, weights=right, minlength=BINS) / counts,
+        )
+
+
+def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean negative log-likelihood of the labels, in nats."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
+
+
+def confusion(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """int64 (classes, classes): images of the row's class that were taken for the column's."""
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
+
+
+def agreement(logits: np.ndarray, other: np.ndarray) -> float:
+    """Share of the images for which two runs predict the same class: 1 minus their churn.
+
+    Churn as in Milani Fard et al. 2016, Launch and Iterate: Reducing Prediction Churn.
+    """
+    return float((logits.argmax(1) == other.argmax(1)).mean())

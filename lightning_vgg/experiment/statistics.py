@@ -1,0 +1,155 @@
+"""Do two arms reach the same test accuracy? An interval, a test of equivalence, and how many seeds would tell.
+
+Equivalence is shown by two one-sided t-tests (TOST: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657-680): both
+"the difference is -margin or less" and "it is +margin or more" must be rejected. It is not shown by a t-test that finds
+no difference. How the two tests make one verdict follows Lakens 2017, Soc. Psychol. Personal. Sci. 8, 355-362.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Verdict = Literal["equivalent", "different", "undecided"]
+
+ALPHA = 0.05
+"""How often, at most, each verdict is given wrongly."""
+POWER = 0.9
+"""How probable a decision shall be when seeds are planned."""
+MOST_SEEDS = 10_000
+"""Where planning gives up."""
+
+_ROUNDING = 1e-12
+"""A spread of accuracies below this is rounding: they are multiples of 1/images."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two means, arm minus reference.
+
+    Attributes:
+        value: mean difference.
+        standard_error: of the value; infinite where one seed alone leaves the spread unknown.
+        freedom: degrees of freedom of the t distribution.
+        deviations: standard deviations (divisor n - 1): of the differences where the arms are paired, else of either.
+    """
+
+    value: float
+    standard_error: float
+    freedom: float
+    deviations: tuple[float, ...]
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Confidence interval of the difference at ``level``, such as 0.95."""
+        from scipy import stats
+
+        half = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.standard_error
+        return self.value - half, self.value + half
+
+    def equivalence_p(self, margin: float) -> float:
+        """p of the TOST: the larger of its two tests'."""
+        from scipy import stats
+
+        if self.standard_error == 0:
+            return float(abs(self.value) >= margin)
+        below = stats.t.sf((self.value + margin) / self.standard_error, self.freedom)
+        above = stats.t.cdf((self.value - margin) / self.standard_error, self.freedom)
+        return float(max(below, above))
+
+    def verdict(self, margin: float) -> Verdict:
+        """equivalent: the TOST at the margin says so, be there a smaller difference or not. different: it does not,
+        and zero lies outside the 95 % interval. Else undecided."""
+        if self.equivalence_p(margin) < ALPHA:
+            return "equivalent"
+        low, high = self.interval(1 - ALPHA)
+        return "undecided" if low <= 0 <= high else "different"
+
+
+def estimate_difference(arm: Sequence[float], reference: Sequence[float], paired: bool) -> Difference:
+    """Mean difference of two arms' accuracies.
+
+    Paired arms: that of the seeds' differences. Otherwise the variances may differ, and the degrees of freedom are
+    Welch's (1947, Biometrika 34, 28-35) and Satterthwaite's.
+
+    Args:
+        arm, reference: a value a seed; where they are paired, of the same seeds in the same order.
+        paired: whether the two values of a seed share chance and initial weights.
+    """
+    samples = [np.subtract(arm, reference)] if paired else [np.asarray(arm), np.asarray(reference)]
+    value = float(np.mean(arm) - np.mean(reference))
+    if min(map(len, samples)) < 2:
+        return Difference(value, float("inf"), 1.0, ())
+    deviations = tuple(float(sample.std(ddof=1)) for sample in samples)
+    parts = [deviation**2 / len(sample) for deviation, sample in zip(deviations, samples, strict=True)]
+    standard_error = sum(parts) ** 0.5
+    if standard_error < _ROUNDING:
+        return Difference(value, 0.0, float(len(samples[0]) - 1), deviations)
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
+    return Difference(value, standard_error, freedom, deviations)
+
+
+def equivalence_power(shift: float, margin: float, deviations: Sequence[float], seeds: int) -> float:
+    """Probability that the TOST shows equivalence.
+
+    The probability given the variance that the seeds happen to show, averaged over the chi-squared distribution of
+    that variance (Phillips 1990, J. Pharmacokinet. Biopharm. 18, 137-144, writes the same as Owen's Q).
+
+    Args:
+        shift: true difference of the means.
+        margin: of equivalence.
+        deviations: true standard deviations, as Difference.deviations.
+        seeds: of each arm.
+    """
+    from scipy import stats
+
+    standard_error, freedom = _planned(deviations, seeds)
+    quantiles = (np.arange(2000) + 0.5) / 2000
+    seen = np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)  # standard error as it shows, over the true one
+    reach = margin / standard_error - stats.t.ppf(1 - ALPHA, freedom) * seen
+    centre = shift / standard_error
+    return float(np.maximum(stats.norm.cdf(reach - centre) - stats.norm.cdf(-reach - centre), 0).mean())
+
+
+def difference_power(shift: float, deviations: Sequence[float], seeds: int) -> float:
+    """Probability that zero lies outside the 95 % interval, on the right side of it, by the noncentral t distribution.
+
+    Arguments as above.
+    """
+    from scipy import stats
+
+    standard_error, freedom = _planned(deviations, seeds)
+    critical = stats.t.ppf(1 - ALPHA / 2, freedom)
+    return float(stats.nct.sf(critical, freedom, abs(shift) / standard_error))
+
+
+def seeds_needed(difference: Difference, margin: float) -> int | None:
+    """Seeds of each arm with which a decision has the probability POWER, if difference and spread are as observed.
+
+    The decision is whichever needs fewer seeds: equivalent where the observed difference is small, else different.
+
+    Returns:
+        the number; None where one seed leaves the spread unknown, or more than MOST_SEEDS would be needed.
+    """
+    if not difference.deviations:
+        return None
+
+    def decides(seeds: int) -> bool:
+        return (
+            equivalence_power(difference.value, margin, difference.deviations, seeds) >= POWER
+            or difference_power(difference.value, difference.deviations, seeds) >= POWER
+        )
+
+    numbers = range(2, MOST_SEEDS + 1)
+    found = bisect.bisect_left(numbers, True, key=decides)
+    return numbers[found] if found < len(numbers) else None
+
+
+def _planned(deviations: Sequence[float], seeds: int) -> tuple[float, float]:
+    """Standard error and degrees of freedom with so many seeds of each arm."""
+    variance = sum(deviation**2 for deviation in deviations)
+    freedom = (seeds - 1) * variance**2 / sum(deviation**4 for deviation in deviations)
+    return (variance / seeds) ** 0.5, freedom

@@ -1,0 +1,30 @@
+"""The report of a comparison: report.html, report.json and report.md, from run folders alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lightning_vgg.experiment.comparison import Comparison
+from lightning_vgg.experiment.runs import atomic_write
+
+
+def write_report(comparison: Comparison, folder: Path) -> Path:
+    """Write the three files into the folder, and return that of report.html; older ones are replaced.
+
+    Raises:
+        ExperimentError: runs were tested on different images, or a file is damaged.
+    """
+    from lightning_vgg.report.findings import find
+    from lightning_vgg.report.render import render
+
+    findings = find(comparison, folder)
+    texts = {
+        "report.json": json.dumps(findings, indent=1, allow_nan=False) + "\n",
+        "report.md": render("report.md", findings),
+        "report.html": render("report.html", findings),
+    }
+    for name, text in texts.items():
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+    return folder / "report.html"

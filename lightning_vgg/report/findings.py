@@ -1,0 +1,337 @@
+"""A comparison's run folders -> report.json: every number that the report shows, with the runs it comes from."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_vgg.experiment.comparison import OF_LIGHTNING, Comparison, are_paired, arm_settings, differing_keys
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.scores import agreement, confusion, cross_entropy, probabilities, reliability
+from lightning_vgg.experiment.statistics import ALPHA, POWER, estimate_difference, seeds_needed
+
+CURVES = ("train_loss", "val_loss", "train_acc", "val_acc")
+SPEED = ("images_per_second", "seconds_to_target", "startup_seconds", "peak_memory_bytes")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run left behind.
+
+    Attributes:
+        run: its folder.
+        record: run.json.
+        history: rows of history.csv.
+        labels, logits: of the test images.
+    """
+
+    run: RunFolder
+    record: dict[str, Any]
+    history: list[dict[str, float]]
+    labels: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def test_acc(self) -> float:
+        return float((self.logits.argmax(1) == self.labels).mean())
+
+    @property
+    def best_row(self) -> dict[str, float]:
+        """The tested checkpoint's epoch: the highest validation accuracy; without validation images the last."""
+        return max(self.history, key=lambda row: row.get("val_acc", row["epoch"]))
+
+
+Arms = dict[str, dict[int, Result]]
+
+
+def find(comparison: Comparison, folder: Path) -> dict[str, Any]:
+    """All findings, ready for JSON: accuracies are fractions, times seconds, None stands for what is not known.
+
+    Args:
+        comparison: the runs.
+        folder: where the report will lie; paths are relative to it.
+
+    Raises:
+        ExperimentError: runs were tested on different images, or a file is damaged.
+    """
+    arms = read_results(comparison)
+    first = next(iter(arms[comparison.reference].values()))
+    return {
+        "experiment": comparison.experiment,
+        "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
+        "reference": comparison.reference,
+        "margin": comparison.margin,
+        "alpha": ALPHA,
+        "power": POWER,
+        "test_images": len(first.labels),
+        "class_names": first.record["class_names"],
+        "verdicts": list(verdicts(comparison, arms)),
+        "arms": {name: describe_arm(members, folder) for name, members in arms.items()},
+        "failed": [
+            {**vars(failed), "log": failed.log and os.path.relpath(failed.log, folder)} for failed in comparison.failed
+        ],
+        "curves": {name: curves(members.values()) for name, members in arms.items()},
+        "files": {
+            name: path and os.path.relpath(path, folder)
+            for name, path in (("parity", comparison.parity), ("ablation", comparison.ablation))
+        },
+        "parity": read_json(comparison.parity, "rungs"),
+        "ablation": read_json(comparison.ablation, "ablation"),
+        "per_class": {name: per_class(members.values()) for name, members in arms.items()},
+        "confusion": {name: sum_confusion(members.values()).tolist() for name, members in arms.items()},
+        "calibration": {name: calibration(members.values()) for name, members in arms.items()},
+        "agreement": agreements(arms),
+        "speed": speed(arms, comparison.reference),
+        "settings": differing_settings(comparison),
+        "machines": {name: machine(members.values()) for name, members in arms.items()},
+    }
+
+
+def read_results(comparison: Comparison) -> Arms:
+    """The results of every finished run.
+
+    Raises:
+        ExperimentError: the runs were tested on different images, or a file is damaged.
+    """
+    arms: Arms = {}
+    first: Result | None = None
+    for arm, seed, run in comparison.runs():
+        try:
+            result = Result(run, run.read_record(), run.read_history(), *run.read_predictions())
+        except (OSError, ValueError, KeyError) as error:
+            raise ExperimentError(f"{run.path} is damaged ({error}): train this run again") from None
+        first = first or result
+        if not np.array_equal(result.labels, first.labels):
+            raise ExperimentError(f"{run.path} was tested on other images than {first.run.path}: compare them apart")
+        arms.setdefault(arm, {})[seed] = result
+    return arms
+
+
+def verdicts(comparison: Comparison, arms: Arms) -> Iterable[dict[str, Any]]:
+    """One for each arm but the reference; ``low`` and ``high`` bound the 95 % interval, ``tost_`` the 90 % one."""
+    reference = arms[comparison.reference]
+    for name, members in arms.items():
+        if name == comparison.reference:
+            continue
+        paired = are_paired(comparison.arms[name], comparison.arms[comparison.reference])
+        common = sorted(members.keys() & reference.keys())
+        seeds, reference_seeds = (common, common) if paired else (sorted(members), sorted(reference))
+        ours = [members[seed].test_acc for seed in seeds]
+        theirs = [reference[seed].test_acc for seed in reference_seeds]
+        difference = estimate_difference(ours, theirs, paired)
+        verdict = difference.verdict(comparison.margin)
+        known = math.isfinite(difference.standard_error)
+        (low, high), (tost_low, tost_high) = (
+            difference.interval(level) if known else (None, None) for level in (1 - ALPHA, 1 - 2 * ALPHA)
+        )
+        yield {
+            "arm": name,
+            "reference": comparison.reference,
+            "paired": paired,
+            "seeds": len(seeds),
+            "reference_seeds": len(reference_seeds),
+            "difference": difference.value,
+            "low": low,
+            "high": high,
+            "tost_low": tost_low,
+            "tost_high": tost_high,
+            "margin": comparison.margin,
+            "p_value": difference.equivalence_p(comparison.margin) if known else None,
+            "verdict": verdict,
+            "seeds_needed": seeds_needed(difference, comparison.margin) if verdict == "undecided" else None,
+            "by_seed": {seed: our - their for seed, our, their in zip(seeds, ours, theirs, strict=True)}
+            if paired
+            else None,
+        }
+
+
+def describe_arm(members: dict[int, Result], folder: Path) -> dict[str, Any]:
+    accuracies = [result.test_acc for result in members.values()]
+    return {
+        "mean": float(np.mean(accuracies)),
+        "deviation": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        "runs": {
+            seed: {
+                "folder": os.path.relpath(result.run.path, folder),
+                "test_acc": result.test_acc,
+                "test_loss": cross_entropy(result.labels, result.logits),
+                "val_acc": result.best_row.get("val_acc"),
+                "best_epoch": result.best_row["epoch"],
+                "epochs": len(result.history),
+                "checkpoint": Path(result.record["checkpoint"]).name,
+            }
+            for seed, result in sorted(members.items())
+        },
+    }
+
+
+def curves(results: Iterable[Result]) -> dict[str, list[dict[str, float]]]:
+    """Column of history.csv -> mean, lowest and highest value over the seeds, in each epoch that all have reached."""
+    histories = [result.history for result in results]
+    found: dict[str, list[dict[str, float]]] = {}
+    for column in CURVES:
+        for rows in zip(*histories, strict=False):
+            if all(column in row for row in rows):
+                point = spread([row[column] for row in rows])
+                found.setdefault(column, []).append({"epoch": rows[0]["epoch"], **point})
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
+
+
+def read_json(path: Path | None, key: str) -> Any:
+    """What is under the key of a JSON file; infinities become None. None where there is no file.
+
+    Raises:
+        ExperimentError: the file is missing or damaged.
+    """
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(), parse_constant=lambda constant: None)[key]
+    except (OSError, ValueError, KeyError) as error:
+        raise ExperimentError(f"{path} is damaged ({error!r}): write it again by lightning-vgg parity --json") from None
+
+
+def per_class(results: Iterable[Result]) -> list[dict[str, float] | None]:
+    """Share of each class's test images that were recognized; None for a class without test images."""
+    matrices = [confusion(result.labels, result.logits) for result in results]
+    counts = matrices[0].sum(1)
+    return [
+        spread([matrix[index, index] / count for matrix in matrices]) if count else None
+        for index, count in enumerate(counts)
+    ]
+
+
+def sum_confusion(results: Iterable[Result]) -> np.ndarray:
+    """Confusion matrix of all seeds together."""
+    return np.sum([confusion(result.labels, result.logits) for result in results], axis=0)
+
+
+def calibration(results: Iterable[Result]) -> dict[str, Any]:
+    """ECE and cross-entropy over the seeds, and the bins of all seeds' predictions together."""
+    members = list(results)
+    labels = np.concatenate([result.labels for result in members])
+    logits = np.concatenate([result.logits for result in members])
+    together = reliability(labels, logits)
+    return {
+        "error": spread([reliability(each.labels, each.logits).expected_calibration_error for each in members]),
+        "cross_entropy": spread([cross_entropy(each.labels, each.logits) for each in members]),
+        "confidence": spread([float(probabilities(each.logits).max(1).mean()) for each in members]),
+        "bins": [
+            {"images": int(count), "confidence": float(confidence), "accuracy": float(accuracy)}
+            for count, confidence, accuracy in zip(together.counts, together.confidence, together.accuracy, strict=True)
+            if count
+        ],
+    }
+
+
+def agreements(arms: Arms) -> list[dict[str, Any]]:
+    """Share of equal predictions: of two arms, run by run with the same seed; of one arm, for every pair of its seeds.
+
+    Two arms of the same chance should agree more than two seeds of one arm, and no two arms can be asked for more.
+    """
+    found = []
+    for name, other in itertools.combinations_with_replacement(arms, 2):
+        if name == other:
+            pairs = list(itertools.combinations(arms[name].values(), 2))
+        else:
+            pairs = [(arms[name][seed], arms[other][seed]) for seed in sorted(arms[name].keys() & arms[other].keys())]
+        values = [agreement(one.logits, another.logits) for one, another in pairs]
+        found.append({"arms": [name, other], "pairs": len(values), **(spread(values) if values else {})})
+    return found
+
+
+def speed(arms: Arms, reference: str) -> dict[str, Any]:
+    """Speed and memory of each arm, and as a ratio to the reference: geometric mean and range over common seeds.
+
+    A comparison trains the arms of one seed after each other, so a ratio within a seed leaves out how busy the
+    machine was. The accuracy to reach is the highest whole percent of the validation images that every run reached.
+    """
+    target = reached_by_all(arms)
+    measured = {
+        name: {seed: {key: measure(result, key, target) for key in SPEED} for seed, result in members.items()}
+        for name, members in arms.items()
+    }
+    return {
+        "target": target,
+        "arms": {
+            name: {key: _with_ratio(by_seed, measured[reference], key) for key in SPEED}
+            for name, by_seed in measured.items()
+        },
+    }
+
+
+def reached_by_all(arms: Arms) -> float | None:
+    best = [result.best_row.get("val_acc") for members in arms.values() for result in members.values()]
+    known = [value for value in best if value is not None]
+    return math.floor(min(known) * 100) / 100 if len(known) == len(best) else None
+
+
+def measure(result: Result, key: str, target: float | None) -> float | None:
+    """One figure of one run; None where it was not measured."""
+    if key != "seconds_to_target":
+        return result.record.get(key)
+    if target is None:
+        return None
+    passed = itertools.accumulate(row["seconds"] for row in result.history)
+    return next(seconds for seconds, row in zip(passed, result.history, strict=True) if row.get("val_acc", 0) >= target)
+
+
+def _with_ratio(
+    ours: dict[int, dict[str, float | None]], theirs: dict[int, dict[str, float | None]], key: str
+) -> dict[str, Any] | None:
+    values = [each[key] for each in ours.values()]
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    pairs = [(ours[seed][key], theirs[seed][key]) for seed in sorted(ours.keys() & theirs.keys())]
+    ratios = [our / their for our, their in pairs if our is not None and their]
+    if not ratios:
+        return {**spread(known), "ratio": None}
+    return {**spread(known), "ratio": {**spread(ratios), "mean": float(np.exp(np.log(ratios).mean()))}}
+
+
+def differing_settings(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Dotted key -> arm -> value, for the settings in which the arms differ; None for one that an arm has not."""
+    configurations = {name: arm_settings(next(iter(runs.values()))) for name, runs in comparison.arms.items()}
+    of_lightning = [each for each in configurations.values() if "model.semantics" in each]
+    alike = {*OF_LIGHTNING}.difference(differing_keys(of_lightning))
+    return {
+        key: {name: configuration.get(key) for name, configuration in configurations.items()}
+        for key in differing_keys([*configurations.values()])
+        if key not in alike
+    }
+
+
+def machine(results: Iterable[Result]) -> dict[str, Any]:
+    """What ran, and on what; several values where the runs of an arm differ."""
+    records = [result.record for result in results]
+
+    def values(read: Callable[[dict[str, Any]], Any]) -> str:
+        return ", ".join(dict.fromkeys(str(read(record)) for record in records))
+
+    packages = dict.fromkeys(package for record in records for package in record["versions"])
+    return {
+        "framework": values(lambda record: " on ".join(filter(None, [record["framework"], record.get("backend")]))),
+        "versions": {name: values(lambda record, name=name: record["versions"].get(name, "–")) for name in packages},  # type: ignore[misc]
+        "device": values(lambda record: record["device"]),
+        "threads": values(lambda record: record["threads"]),
+        "precision": values(lambda record: record["precision"]),
+        "parameters": values(lambda record: f"{record['parameters']:,}"),
+        "trainable parameters": values(lambda record: f"{record['trainable_parameters']:,}"),
+        "images": values(lambda record: " / ".join(f"{count:,}" for count in record["images"].values())),
+        "data fingerprint": values(lambda record: record["data_fingerprint"][:12]),
+    }

@@ -1,0 +1,122 @@
+"""Findings -> report.html and report.md, by templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from lightning_vgg.report import charts, words
+
+SECTIONS = {
+    "verdict": "Verdict",
+    "curves": "Curves",
+    "parity": "Parity ladder",
+    "ablation": "Defaults, one at a time",
+    "classes": "Accuracy by class",
+    "confusion": "Confusions",
+    "calibration": "Calibration",
+    "agreement": "Agreement of predictions",
+    "speed": "Speed and memory",
+    "settings": "Settings that differ",
+    "machines": "Versions and devices",
+    "runs": "Runs",
+    "method": "Method",
+}
+"""Anchor -> title, in the order of the report."""
+CURVE_TITLES = {
+    "train_loss": "Training loss (nats)",
+    "val_loss": "Validation loss (nats)",
+    "train_acc": "Training accuracy (%)",
+    "val_acc": "Validation accuracy (%)",
+}
+SPEED_FORMS = {
+    "images_per_second": words.rate,
+    "seconds_to_target": words.seconds,
+    "startup_seconds": words.seconds,
+    "peak_memory_bytes": words.memory,
+}
+MOST_CLASSES = 20
+"""Classes that a picture shows."""
+_WORDS = (
+    words.agreement_summary, words.common_confusions, words.headline, words.ladder_rows, words.ladder_summary,
+    words.ladder_verdict, words.listing, words.margin_points, words.measured, words.nats, words.percent, words.points,
+    words.power_of_ten, words.probability, words.setting, words.signed, words.verdict_sentences, words.verdict_title,
+)  # fmt: skip
+_PICTURES = (
+    charts.class_dots, charts.confusion_map, charts.decade_bar, charts.decade_strip, charts.difference_strip,
+    charts.reliability_diagram, charts.swatch,
+)  # fmt: skip
+
+
+def render(template: str, findings: dict[str, Any]) -> str:
+    """The text of ``report.html`` or ``report.md``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lightning_vgg.report"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {function.__name__: function for function in (*_WORDS, *_PICTURES)}
+    assert environment.loader is not None
+    style = Markup(environment.loader.get_source(environment, "report.css")[0])
+    return environment.get_template(f"{template}.j2").render(**_view(findings), style=style)
+
+
+def _view(findings: dict[str, Any]) -> dict[str, Any]:
+    """The findings as ``f``, and what the templates would otherwise have to work out."""
+    arms, reference = list(findings["arms"]), findings["reference"]
+    number = {name: charts.order(arms, reference, name) for name in arms}
+    panels = (charts.curve_panel(findings["curves"], reference, *column) for column in CURVE_TITLES.items())
+    agreement = {tuple(each["arms"]): each for each in findings["agreement"]}
+    return {
+        "f": findings,
+        "arms": arms,
+        "number": number,
+        "colour": {name: charts.colour(number[name]) for name in arms},
+        "seeds": sorted({seed for arm in findings["arms"].values() for seed in arm["runs"]}),
+        "run_count": sum(len(arm["runs"]) for arm in findings["arms"].values()),
+        "sections": list(SECTIONS.items()),
+        "titles": SECTIONS,
+        "reach": _reach(findings["verdicts"]),
+        "curve_titles": CURVE_TITLES,
+        "curve_panels": [panel for panel in panels if panel],
+        "idle_defaults": [
+            row["switch"].replace("_", " ") for row in findings["ablation"] or () if not row["distances"][-1]
+        ],
+        "shown_classes": _shown_classes(findings),
+        "most_classes": MOST_CLASSES,
+        "agreement": agreement | {(other, one): each for (one, other), each in agreement.items()},
+        "speed_forms": SPEED_FORMS,
+        "machine_rows": _machine_rows(findings["machines"]),
+    }
+
+
+def _machine_rows(machines: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """What -> its value in each arm; the versions of packages stand below the framework."""
+    packages = dict.fromkeys(package for machine in machines.values() for package in machine["versions"])
+    rows = {"framework": [machine["framework"] for machine in machines.values()]}
+    rows |= {name: [machine["versions"].get(name, "–") for machine in machines.values()] for name in packages}
+    others = [key for key in next(iter(machines.values())) if key not in ("framework", "versions")]
+    return rows | {key: [machine[key] for machine in machines.values()] for key in others}
+
+
+def _reach(verdicts: list[dict[str, Any]]) -> float:
+    """What all pictures of differences show on either side of zero: every interval, and the margins."""
+    edges = [abs(verdict[key] or 0) for verdict in verdicts for key in ("low", "high", "difference")]
+    seeds = [abs(value) for verdict in verdicts for value in (verdict["by_seed"] or {}).values()]
+    margins = [1.5 * verdict["margin"] for verdict in verdicts]
+    return 1.06 * max([*edges, *seeds, *margins], default=1.0)
+
+
+def _shown_classes(findings: dict[str, Any]) -> list[int]:
+    """Indices of the classes to show: all, or those in which the arms' means differ most."""
+    rows = range(len(findings["class_names"]))
+
+    def apart(row: int) -> float:
+        means = [values[row]["mean"] for values in findings["per_class"].values() if values[row]]
+        return max(means, default=0.0) - min(means, default=0.0)
+
+    return sorted(sorted(rows, key=apart, reverse=True)[:MOST_CLASSES])
