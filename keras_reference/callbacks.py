@@ -12,7 +12,7 @@ import numpy as np
 from keras_reference.backend import peak_memory
 from keras_reference.batches import TrainingBatches
 from lightning_vgg.experiment.curves import draw_curves
-from lightning_vgg.experiment.runs import RunFolder, epoch_line
+from lightning_vgg.experiment.runs import RunFolder, Watch, epoch_line
 from lightning_vgg.experiment.tracking import STEP
 
 _LOGS = {
@@ -74,6 +74,18 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         )
         if self.echo:
             print(epoch_line(row, self.params["epochs"]), flush=True)
+
+
+class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stops after an epoch at which ``watch`` says so."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if self.watch(epoch + 1, logs["val_acc"]):
+            self.model.stop_training = True
 
 
 class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]

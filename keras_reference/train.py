@@ -13,19 +13,24 @@ import yaml
 from keras_reference.backend import describe_backend, prepare_keras
 from keras_reference.batches import EvaluationBatches, TrainingBatches
 from keras_reference.blocks import build_model
-from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, draw_run_curves
+from keras_reference.callbacks import NextEpoch, RunRecorder, StopWhere, WandbCurves, draw_run_curves
 from keras_reference.config import Experiment
 from keras_reference.optim import build_optimizer, training_loss
 from keras_reference.weights import load_file
 from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
 from lightning_vgg.experiment.network import plan_network
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.runs import RunFolder, Watch
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.tracking import wandb_arguments
 
 
-def fit(experiment: Experiment) -> RunFolder:
-    """Train, then test the best checkpoint; returns the new run folder."""
+def fit(experiment: Experiment, watch: Watch | None = None) -> RunFolder:
+    """Train, then test the best checkpoint; returns the new run folder.
+
+    Args:
+        experiment: what to train.
+        watch: of a trial of a study: is told each epoch, says whether to stop; nothing is printed, and nothing tested.
+    """
     spec, trainer = experiment.model, experiment.trainer
     dataset = load_dataset(experiment.data)
     prepare_keras(trainer.precision, experiment.seed)
@@ -42,9 +47,10 @@ def fit(experiment: Experiment) -> RunFolder:
     run.write_config(experiment.text)
     run.update_record(**describe_run(model, experiment, dataset))
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
+    bar = bar and watch is None
     validation = evaluation_batches(dataset.val, experiment, dataset) if len(dataset.val.labels) else None
     curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
-    recorder = RunRecorder(run, rates, len(dataset.train.labels), echo=not bar)
+    recorder = RunRecorder(run, rates, len(dataset.train.labels), echo=not bar and watch is None)
     model.fit(
         batches,
         epochs=trainer.max_epochs,
@@ -52,9 +58,12 @@ def fit(experiment: Experiment) -> RunFolder:
         validation_data=validation,
         verbose=1 if bar else 0,
         # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
-        callbacks=[NextEpoch(batches), recorder, *checkpoints(run, validation is not None), *curves],
-    )
-    results = test_best(model, run, experiment, dataset)
+        callbacks=[
+            NextEpoch(batches), recorder, *checkpoints(run, validation is not None), *curves,
+            *([StopWhere(watch)] if watch else []),
+        ],
+    )  # fmt: skip
+    results = test_best(model, run, experiment, dataset) if watch is None else {}
     for wandb_curves in curves:
         wandb_curves.finish(results)
     return run

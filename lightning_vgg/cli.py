@@ -14,6 +14,7 @@ COMMANDS = {
     "test": ("lightning_vgg.training_cli", "evaluate a checkpoint on the test images"),
     "predict": ("lightning_vgg.predict", "name the class of image files, by a run"),
     "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
+    "tune": ("lightning_vgg.tune.command", "search the best settings of an experiment with Optuna"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }
 """Command -> its module, which has main(command, args), and what the help says."""
