@@ -143,17 +143,7 @@ def read_settings(config: Any, parser: ExplainingParser) -> Settings:
         raise ExperimentError("data.validation_fraction is 0; a study needs validation images to judge its trials")
     values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
     experiment = readable_config(values, {})
-    space = read_space(specs.tune.space, experiment)
-    settings = Settings(experiment, specs.tune, space, config.framework, config.trials, config.storage, config.jobs)
-    _check_engine(settings)
-    return settings
-
-
-def _check_engine(settings: Settings) -> None:
-    """Ask the engine about each value of the space, with the others as in the experiment."""
-    check = find_engine(settings.framework).check
-    parser = framework_free_parser("", "")
-    check(parser.instantiate(parser.parse_object(settings.experiment)))
-    for key, parameter in settings.space.items():
-        for value in parameter.examples:
-            check(parser.instantiate(parser.parse_object(with_values(settings.experiment, {key: value}))))
+    check = find_engine(config.framework).check
+    check(specs)
+    space = read_space(specs.tune.space, experiment, check)
+    return Settings(experiment, specs.tune, space, config.framework, config.trials, config.storage, config.jobs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -19,8 +20,8 @@ FIXED = {
 }  # fmt: skip
 """Keys that say where a run lies or by which images it is judged: trials that differ in them could not be compared."""
 
-_SHAPES = ("model.network.", "model.backbone", "data.image_size")
-"""Keys that decide whether a network can be built."""
+_SHAPING = ("model.network.conv_block", "model.network.filters", "model.network.dense_block", "model.network.units")
+"""Keys that decide, with data.image_size, whether a network can be built."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ def as_text(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
-def read_space(space: dict[str, Any], experiment: dict[str, Any]) -> Space:
+def read_space(space: dict[str, Any], experiment: dict[str, Any], check: Callable[[Any], None]) -> Space:
     """The parameters of ``tune.space``, every value of which the experiment can take.
 
     Args:
         space: key -> a list of choices, or a mapping with low, high and perhaps log or step.
         experiment: the settings that are varied, as config.yaml has them.
+        check: raises ExperimentError for specs that the framework would not train.
 
     Raises:
         ExperimentError: names the key.
@@ -103,10 +105,10 @@ def read_space(space: dict[str, Any], experiment: dict[str, Any]) -> Space:
         parameters[key] = _read_parameter(key, values, isinstance(_get(experiment, key), float))
         for value in parameters[key].examples:
             try:
-                parser.instantiate(parser.parse_object(with_values(experiment, {key: value})))
+                check(parser.instantiate(parser.parse_object(with_values(experiment, {key: value}))))
             except ExperimentError as error:
                 raise ExperimentError(f"tune.space, {key}, the value {as_text(value)}: {error}") from None
-    _refuse_impossible_networks(parameters, experiment)
+    _refuse_impossible_networks(parameters, parser.instantiate(parser.parse_object(experiment)))
     return parameters
 
 
@@ -143,17 +145,17 @@ def _read_range(key: str, values: dict[str, Any], real: bool) -> Range:
     return found
 
 
-def _refuse_impossible_networks(space: Space, experiment: dict[str, Any]) -> None:
+def _refuse_impossible_networks(space: Space, specs: Any) -> None:
     """Plan every combination of the choices that shape the network."""
-    shaping = {key: parameter.examples for key, parameter in space.items() if key.startswith(_SHAPES)}
-    parser = framework_free_parser("", "")
+    if specs.model.backbone is not None or "model.backbone" in space:
+        return  # its weights decide, and reading them takes a framework
+    shaping = {key: space[key].examples for key in (*_SHAPING, "data.image_size") if key in space}
     for values in itertools.product(*shaping.values()):
         chosen = dict(zip(shaping, values, strict=True))
-        specs = parser.instantiate(parser.parse_object(with_values(experiment, chosen)))
-        if specs.model.backbone is not None:  # its weights decide, and reading them takes a framework
-            continue
+        size = chosen.get("data.image_size", specs.data.image_size)
+        blocks = {key.rpartition(".")[2]: value for key, value in chosen.items() if key in _SHAPING}
         try:
-            plan_network(specs.model.network, specs.data.image_size, num_classes=2)
+            plan_network(replace(specs.model.network, **blocks), size, num_classes=2)
         except ExperimentError as error:
             combination = "".join(f"\n  {key}: {as_text(value)}" for key, value in chosen.items())
             raise ExperimentError(f"tune.space: this combination cannot be built: {error}{combination}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,23 @@ def _open_storage(settings: Settings) -> BaseStorage:
                 proxy = GrpcStorageProxy(host=host, port=int(port))
                 proxy.wait_server_ready(timeout=10)
                 return proxy
-            return RDBStorage(settings.storage, heartbeat_interval=HEARTBEAT_SECONDS)
+            return _open_database(settings.storage)
     except Exception as error:  # of SQLAlchemy, its drivers, or gRPC: whatever it is, the URL leads nowhere
         raise ExperimentError(
             f"--storage {settings.storage} cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "it is the URL of a database, such as sqlite:///study.db, or grpc://HOST:PORT"
         ) from None
+
+
+def _open_database(url: str) -> RDBStorage:
+    """Workers that open a new database at the same moment all make its tables; the slower ones fail, and try again."""
+    from sqlalchemy.exc import DBAPIError  # half a second
+
+    try:
+        return RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS)
+    except DBAPIError:
+        time.sleep(1)
+        return RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS)
 
 
 def _mend_journal(path: Path) -> None:

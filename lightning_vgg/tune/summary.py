@@ -108,7 +108,11 @@ def closing_words(study: optuna.Study, settings: Settings) -> str:
         f"{counts[TrialState.PRUNED]} pruned; {counts[TrialState.FAIL]} failed"
     ]
     if counts[TrialState.PRUNED]:
-        lines.append(pruning_line(finished_trials(study), settings))
+        spent, saved = savings(finished_trials(study), settings)
+        share = saved / (spent + saved)
+        lines.append(
+            f"pruning  {spent:.0f} s spent, {saved:.0f} s saved, {share:.0%} of what all epochs would have taken"
+        )
     if counts[TrialState.COMPLETE]:
         best = best_trial(study)
         values = "".join(f"\n  {key}: {value}" for key, value in best.params.items())
@@ -130,12 +134,12 @@ def _front_line(trial: FrozenTrial, settings: Settings) -> str:
     )
 
 
-def pruning_line(trials: list[FrozenTrial], settings: Settings) -> str:
-    """The epochs that were not trained, each at the mean time of its own trial's."""
-    spent = sum(trial.user_attrs["seconds"] for trial in trials)
-    saved = 0.0
+def savings(trials: list[FrozenTrial], settings: Settings) -> tuple[float, float]:
+    """Seconds that finished trials took, and those that pruning saved: of each epoch not trained, the mean of its
+    trial's epochs."""
+    spent = saved = 0.0
     for trial in trials:
         missing = settings.config(trial.params)["trainer"]["max_epochs"] - trial.user_attrs["epochs"]
+        spent += trial.user_attrs["seconds"]
         saved += missing * trial.user_attrs["seconds"] / trial.user_attrs["epochs"]
-    whole = spent + saved
-    return f"pruning  saved {saved:.0f} s of the {whole:.0f} s that all epochs would have taken ({saved / whole:.0%})"
+    return spent, saved

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def work(study: optuna.Study, settings: Settings) -> None:
     """Run trials until the study has as many as it should, over all workers."""
     with alive(settings.folder) as worker:
         while not _orphaned():
-            trial = _take_trial(study, settings, worker)
+            trial = take_trial(study, settings, worker)
             if trial is None:
                 return
             with get_heartbeat_thread(trial._trial_id, study._storage):
@@ -64,14 +65,16 @@ def _orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def _take_trial(study: optuna.Study, settings: Settings, worker: str) -> optuna.Trial | None:
+def take_trial(study: optuna.Study, settings: Settings, worker: str) -> optuna.Trial | None:
     """One worker of this folder at a time counts and takes a trial, so no two take the last one."""
     with locked(settings.folder / ".turn"):
         fail_dead_trials(study, settings)
         if trials_left(study, settings) <= 0:
             return None
         study.sampler = sampler(settings, len(study.get_trials(deepcopy=False)))
-        trial = study.ask()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Heartbeat of storage")  # work() sees to it
+            trial = study.ask()
         trial.set_user_attr("worker", worker)
         return trial
 
