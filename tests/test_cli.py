@@ -184,12 +184,14 @@ def test_what_the_user_can_mend_is_said_without_a_traceback_and_before_anything_
     assert [path.name for path in tmp_path.iterdir()] == ["typo.yaml"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["test", "--help"], ["predict", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([command, "--help"] for command in ("fit", "test", "predict", "tune"))]
+)
 def test_help_loads_no_framework(arguments: list[str]) -> None:
     code = (
         "import sys, contextlib\nfrom lightning_vgg.cli import run\n"
         f"with contextlib.suppress(SystemExit): run({arguments})\n"
-        "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'sklearn', 'matplotlib'}\n"
+        "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'sklearn', 'matplotlib', 'optuna'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)

@@ -309,7 +309,7 @@ def test_a_proxy_serves_the_study(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db", "oracle://host/db", "grpc://127.0.0.1:x"])
 def test_a_storage_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match=r"--storage .* cannot be opened"):
+    with pytest.raises(ExperimentError, match="--storage cannot be opened"):
         open_study(small(tmp_path, "--storage", url))
 
 
@@ -485,8 +485,7 @@ def test_ctrl_c_stops_every_process_and_reports(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "0 of 30 trials finished: 0 complete, 0 pruned; 2 failed" in output
-    assert "the same command goes on" in output
+    assert "0 of 30 trials finished: 0 complete, 0 pruned; 2 failed; the same command goes on" in output
     assert "Traceback" not in output
     assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.FAIL] * 2
     assert (tmp_path / "runs" / "small" / "report.html").exists()

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import statistics
-import sys
 from typing import TYPE_CHECKING
 
 from lightning_vgg.experiment.errors import ExperimentError
@@ -53,7 +52,6 @@ def search(study: optuna.Study, settings: Settings) -> None:
         else:
             _run_workers(settings)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         write_results(study, settings)
@@ -88,29 +86,18 @@ def _run_workers(settings: Settings) -> None:
 
 
 def retrain_best(study: optuna.Study, settings: Settings, seeds: list[int]) -> None:
-    """Train the best trial's settings with each seed and test it; what has been tested already is not tested again."""
-    from lightning_vgg.experiment.runs import RunFolder
+    """Train the best trial's settings with each seed, test each once, and say what came of it."""
     from lightning_vgg.tune.study import best_trial
-    from lightning_vgg.tune.worker import train
+    from lightning_vgg.tune.worker import train_once
 
     best = best_trial(study)
     print(f"trial {best.number} of {settings.name}, val_acc {best.values[0]:.2%} in the search", flush=True)
     accuracies = []
     for seed in seeds:
-        name = f"best{best.number:04}_seed{seed}"
-        tested = [
-            run
-            for run in settings.folder.glob(f"{name}*/run.json")
-            if "test_acc" in RunFolder(run.parent).read_record()
-        ]
-        if tested:
-            run = RunFolder(tested[0].parent)
-        else:
-            run = train(settings.config(best.params, name=name, seed_everything=seed), settings, None)
-        accuracies.append(run.read_record()["test_acc"])
+        config = settings.config(best.params, name=f"best{best.number:04}_seed{seed}", seed_everything=seed)
+        accuracies.append(train_once(config, settings).read_record()["test_acc"])
     for seed, accuracy in zip(seeds, accuracies, strict=True):
         print(f"seed {seed}  test_acc {accuracy:.2%}")
     if len(seeds) > 1:
-        print(
-            f"mean    test_acc {statistics.mean(accuracies):.2%}, standard deviation {statistics.stdev(accuracies):.2%}"
-        )
+        mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+        print(f"mean    test_acc {mean:.2%}, standard deviation {deviation:.2%}")

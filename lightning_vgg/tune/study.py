@@ -64,9 +64,10 @@ def _open_storage(settings: Settings) -> BaseStorage:
                 return proxy
             return _open_database(settings.storage)
     except Exception as error:  # of SQLAlchemy, its drivers, or gRPC: whatever it is, the URL leads nowhere
-        raise ExperimentError(
-            f"--storage {settings.storage} cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "it is the URL of a database, such as sqlite:///study.db, or grpc://HOST:PORT"
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ExperimentError(  # without the URL, which may hold a password
+            f"--storage cannot be opened ({reason}); it is the URL of a database, such as sqlite:///study.db, "
+            "or grpc://HOST:PORT"
         ) from None
 
 

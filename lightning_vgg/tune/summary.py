@@ -107,6 +107,8 @@ def closing_words(study: optuna.Study, settings: Settings) -> str:
         f"{done} of {settings.trials} trials finished: {counts[TrialState.COMPLETE]} complete, "
         f"{counts[TrialState.PRUNED]} pruned; {counts[TrialState.FAIL]} failed"
     ]
+    if done < settings.trials:
+        lines[0] += "; the same command goes on"
     if counts[TrialState.PRUNED]:
         spent, saved = savings(finished_trials(study), settings)
         share = saved / (spent + saved)

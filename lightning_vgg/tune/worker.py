@@ -124,6 +124,15 @@ def train(config: dict[str, Any], settings: Settings, watch: Watch | None) -> Ru
         return find_engine(settings.framework).train(path, watch)
 
 
+def train_once(config: dict[str, Any], settings: Settings) -> RunFolder:
+    """Train and test a configuration, unless a run of its name has been tested already."""
+    name = config["name"]
+    for path in (*settings.folder.glob(name), *settings.folder.glob(f"{name}-*")):  # a number where one broke off
+        if "test_acc" in RunFolder(path).read_record():
+            return RunFolder(path)
+    return train(config, settings, None)
+
+
 def trial_line(trial: FrozenTrial, settings: Settings) -> str:
     """``trial 12  val_acc 71.20 %  3 epochs  14.2 s  pruned  model.network.dropout 0.25 ...``."""
     attributes = trial.user_attrs
