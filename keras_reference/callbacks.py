@@ -13,7 +13,7 @@ from keras_reference.backend import peak_memory
 from keras_reference.batches import TrainingBatches
 from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.hardware import process_seconds
-from lightning_vgg.experiment.runs import RunFolder, epoch_line
+from lightning_vgg.experiment.runs import RunFolder, Watch, epoch_line
 from lightning_vgg.experiment.tracking import STEP, speed_summary
 
 _LOGS = {
@@ -96,6 +96,18 @@ class WholeCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(self.whole)
+
+
+class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stops after an epoch at which ``watch`` says so."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if self.watch(epoch + 1, logs["val_acc"]):
+            self.model.stop_training = True
 
 
 class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import yaml
 from keras_reference.backbone import load_pretrained
 from keras_reference.backend import describe_backend, prepare_keras
 from keras_reference.batches import EvaluationBatches, TrainingBatches
-from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, WholeCheckpoint, draw_run_curves
+from keras_reference.callbacks import NextEpoch, RunRecorder, StopWhere, WandbCurves, WholeCheckpoint, draw_run_curves
 from keras_reference.config import Experiment
 from keras_reference.features import Features
 from keras_reference.network import Network, count_parameters, trained_parts
@@ -23,14 +23,19 @@ from lightning_vgg.experiment.backbone import freezing_line, plan_model
 from lightning_vgg.experiment.dataset import Part, load_dataset
 from lightning_vgg.experiment.features import say_features_are_not_kept
 from lightning_vgg.experiment.pretrained import Pretrained, file_sha256, recorded_pretrained
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.runs import RunFolder, Watch
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec
 from lightning_vgg.experiment.tracking import wandb_arguments
 
 
-def fit(experiment: Experiment) -> RunFolder:
-    """Train, then test the best checkpoint; returns the new run folder."""
+def fit(experiment: Experiment, watch: Watch | None = None) -> RunFolder:
+    """Train, then test the best checkpoint; returns the new run folder.
+
+    Args:
+        experiment: what to train.
+        watch: of a trial of a study: is told each epoch, says whether to stop; nothing is printed, and nothing tested.
+    """
     spec, trainer = experiment.model, experiment.trainer
     pretrained = None
     if spec.backbone is not None:
@@ -46,16 +51,21 @@ def fit(experiment: Experiment) -> RunFolder:
     run.write_config(experiment.text)
     run.update_record(**describe_run(whole, training, pretrained))
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
+    bar = bar and watch is None
     validation = training.evaluation(dataset.val, "val") if len(dataset.val.labels) else None
     curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
-    recorder = RunRecorder(run, rates, len(dataset.train.labels), None if bar else trainer.max_epochs)
+    echo = None if bar or watch is not None else trainer.max_epochs
+    recorder = RunRecorder(run, rates, len(dataset.train.labels), echo)
     # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
     callbacks = [NextEpoch(batches), recorder, *checkpoints(run, whole, validation is not None), *curves]
+    if watch is not None:
+        callbacks.append(StopWhere(watch))
     optimizer = training.optimizer(rates, len(batches))
     for first, end, frozen in training.stages:
         model = network.model(frozen, training.fed)
         compile_model(model, spec.label_smoothing, optimizer)
-        training.say_what_trains(first, frozen)
+        if watch is None:
+            training.say_what_trains(first, frozen)
         model.fit(
             batches,
             initial_epoch=first,
@@ -65,7 +75,9 @@ def fit(experiment: Experiment) -> RunFolder:
             verbose=1 if bar else 0,
             callbacks=callbacks,
         )
-    results = test_best(training, whole, run)
+        if model.stop_training:
+            break
+    results = test_best(training, whole, run) if watch is None else {}
     for wandb_curves in curves:
         wandb_curves.finish(results)
     return run

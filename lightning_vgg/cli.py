@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": ("lightning_vgg.compare.command", "train arms over several seeds, and report how they compare"),
     "report": ("lightning_vgg.report.command", "report how runs compare: verdicts, curves, speed, in one HTML file"),
     "dashboard": ("lightning_vgg.dashboard", "build the W&B project's workspace and report"),
+    "tune": ("lightning_vgg.tune.command", "search the best settings of an experiment with Optuna"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }
 """Command -> its module, which has main(command, args), and what the help says."""

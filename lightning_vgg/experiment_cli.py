@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from lightning_vgg.pretrained import load_pretrained
 from lightning_vgg.vgg import VGGClassifier
 
 
-def run_command(command: str, args: list[str]) -> ExperimentCLI:
-    """Run ``fit``, ``validate`` or ``test`` with its command line."""
+def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI] | None = None) -> ExperimentCLI:
+    """Run ``fit``, ``validate`` or ``test`` with its command line, by ExperimentCLI or a kind of it."""
     sys.argv = ["lightning-vgg", command, *args]  # LightningCLI reads flags from there; elsewhere it warns
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
     # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    return ExperimentCLI(
+    return (cli or ExperimentCLI)(
         parser_class=ExperimentParser,
         save_config_callback=None,
         seed_everything_default=0,

@@ -185,13 +185,17 @@ def test_what_the_user_can_mend_is_said_without_a_traceback_and_before_anything_
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([name, "--help"] for name in ("fit", "test", "predict", "compare", "dashboard"))]
+    "arguments",
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("fit", "test", "predict", "compare", "dashboard", "report", "tune", "show")),
+    ],
 )
 def test_help_loads_no_framework(arguments: list[str]) -> None:
     code = (
         "import sys, contextlib\nfrom lightning_vgg.cli import run\n"
         f"with contextlib.suppress(SystemExit): run({arguments})\n"
-        "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'sklearn', 'matplotlib'}\n"
+        "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'sklearn', 'matplotlib', 'optuna'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)

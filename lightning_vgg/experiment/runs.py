@@ -30,6 +30,9 @@ HISTORY_COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_
 """epoch: completed epochs, from 1. step: optimizer steps so far. Losses: cross-entropy in nats, means over images.
 Accuracies: fractions. learning_rate: of the epoch's last step. seconds: of the epoch, validation included."""
 
+Watch = Callable[[int, float], bool]
+"""Follows a run: is told the epochs done and the last one's validation accuracy, a fraction; says whether to stop."""
+
 _WHOLE_NUMBERS = ("epoch", "step")
 
 

@@ -1,0 +1,37 @@
+"""Trials of a study trained by Lightning, one after the other in one process."""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning_vgg.experiment.runs import RunFolder, Watch
+
+
+def check(specs: Any) -> None:
+    """Whatever the specs allow, Lightning trains."""
+
+
+def train(config: Path, watch: Watch | None) -> RunFolder:
+    from lightning_vgg.experiment_cli import run_command  # seconds
+    from lightning_vgg.tune.lightning_trial import TrialCLI
+
+    cli = None if watch is None else partial(TrialCLI, watch)
+    try:
+        run = run_command("fit", ["-c", str(config)], cli).run
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        _finish_wandb()
+        gc.collect()  # a trainer and its module refer to each other, so their memory would wait
+    return run
+
+
+def _finish_wandb() -> None:
+    """The next trial would go on in this W&B run."""
+    import wandb
+
+    if wandb.run is not None:
+        wandb.finish()

@@ -1,0 +1,42 @@
+"""``fit`` as a trial of a study: watched, never tested, on one device, without a line an epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_vgg.experiment.runs import Watch
+from lightning_vgg.experiment_cli import ExperimentCLI
+
+
+class StopWhere(Callback):
+    """Stops after an epoch at which ``watch`` says so."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.watch(trainer.current_epoch + 1, trainer.callback_metrics["val_acc"].item()):
+            trainer.should_stop = True
+
+
+class TrialCLI(ExperimentCLI):
+    def __init__(self, watch: Watch, **settings: Any) -> None:
+        self.watch = watch
+        super().__init__(**settings)
+
+    def _trainer_arguments(self, config: Any) -> dict[str, Any]:
+        arguments = super()._trainer_arguments(config)
+        *others, recorder = arguments["callbacks"]
+        recorder.echo = False
+        return {
+            **arguments,
+            "callbacks": [*others, StopWhere(self.watch), recorder],
+            "devices": 1,  # the workers are the parallel ones; processes of a trial would each ask for trials
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+
+    def after_fit(self) -> None:
+        """The test images are for the best trial."""

@@ -1,0 +1,148 @@
+"""A worker: takes one trial after the other until the study is done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.storages._heartbeat import get_heartbeat_thread  # what Study.optimize does; the rest of it is too little
+from optuna.trial import FrozenTrial, TrialState
+
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.runs import RunFolder, Watch
+from lightning_vgg.tune.alive import alive, locked
+from lightning_vgg.tune.engines import find_engine
+from lightning_vgg.tune.settings import Settings
+from lightning_vgg.tune.space import as_text
+from lightning_vgg.tune.study import fail_dead_trials, open_study, sampler, trials_left
+from lightning_vgg.tune.summary import write_results
+
+
+def work_as_process(settings: Settings) -> None:
+    """The whole life of one of several workers."""
+
+    def stop_once(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the parent both send it
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop_once)
+    try:
+        work(open_study(settings), settings)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except ExperimentError as error:
+        print(f"lightning-vgg: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def work(study: optuna.Study, settings: Settings) -> None:
+    """Run trials until the study has as many as it should, over all workers."""
+    with alive(settings.folder) as worker:
+        while not _orphaned():
+            trial = take_trial(study, settings, worker)
+            if trial is None:
+                return
+            with get_heartbeat_thread(trial._trial_id, study._storage):
+                try:
+                    _run_trial(study, trial, settings)
+                except BaseException:  # Ctrl-C, too
+                    study.tell(trial, state=TrialState.FAIL)
+                    raise
+            write_results(study, settings)
+            print(trial_line(study.trials[trial.number], settings), flush=True)
+
+
+def _orphaned() -> bool:
+    """Whether the command that started this worker was killed."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
+def take_trial(study: optuna.Study, settings: Settings, worker: str) -> optuna.Trial | None:
+    """One worker of this folder at a time counts and takes a trial, so no two take the last one."""
+    with locked(settings.folder / ".turn"):
+        fail_dead_trials(study, settings)
+        if trials_left(study, settings) <= 0:
+            return None
+        study.sampler = sampler(settings, len(study.get_trials(deepcopy=False)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Heartbeat of storage")  # work() sees to it
+            trial = study.ask()
+        trial.set_user_attr("worker", worker)
+        return trial
+
+
+def _run_trial(study: optuna.Study, trial: optuna.Trial, settings: Settings) -> None:
+    for key, parameter in settings.space.items():
+        parameter.suggest(trial, key)
+    config = settings.config(trial.params, name=f"trial{trial.number:04}")
+    watch = _Reporter(trial, settings.pruning, config["trainer"]["max_epochs"])
+    run = train(config, settings, watch)
+    history, record = run.read_history(), run.read_record()
+    best = max(row["val_acc"] for row in history)
+    trial.set_user_attr("run", run.path.name)
+    trial.set_user_attr("val_acc", best)
+    trial.set_user_attr("epochs", len(history))
+    trial.set_user_attr("seconds", round(sum(row["seconds"] for row in history), 3))
+    for name in ("parameters", "images_per_second"):
+        trial.set_user_attr(name, record[name])
+    if watch.pruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        measured = {**record, "val_acc": best}
+        study.tell(trial, [measured[objective] for objective in settings.tune.objectives])
+
+
+class _Reporter:
+    """Hands each epoch's validation accuracy to the pruner."""
+
+    def __init__(self, trial: optuna.Trial, pruning: bool, epochs: int) -> None:
+        self.trial = trial
+        self.pruning = pruning
+        self.epochs = epochs
+        self.pruned = False
+
+    def __call__(self, epoch: int, val_acc: float) -> bool:
+        if self.pruning:
+            self.trial.report(val_acc, epoch)
+            self.pruned = epoch < self.epochs and self.trial.should_prune()
+        return self.pruned
+
+
+def train(config: dict[str, Any], settings: Settings, watch: Watch | None) -> RunFolder:
+    """Train a configuration in a run folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return find_engine(settings.framework).train(path, watch)
+
+
+def train_once(config: dict[str, Any], settings: Settings) -> RunFolder:
+    """Train and test a configuration, unless a run of its name has been tested already."""
+    name = config["name"]
+    for path in (*settings.folder.glob(name), *settings.folder.glob(f"{name}-*")):  # a number where one broke off
+        if "test_acc" in RunFolder(path).read_record():
+            return RunFolder(path)
+    return train(config, settings, None)
+
+
+def trial_line(trial: FrozenTrial, settings: Settings) -> str:
+    """``trial 12  val_acc 71.20 %  3 epochs  14.2 s  pruned  model.network.dropout 0.25 ...``."""
+    attributes = trial.user_attrs
+    words = [f"trial {trial.number:3}  val_acc {attributes['val_acc']:.2%}"]
+    words += [f"{name} {attributes[name]:,.0f}" for name in settings.tune.objectives[1:]]
+    words += [f"{attributes['epochs']} epochs", f"{attributes['seconds']:.1f} s"]
+    words += ["pruned"] if trial.state == TrialState.PRUNED else []
+    values = (f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items())
+    return "  ".join([*words, ", ".join(values)])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else as_text(value)
