@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def read_results(comparison: Comparison) -> Arms:
     for arm, seed, run in comparison.runs():
         try:
             result = Result(run, run.read_record(), run.read_history(), *run.read_predictions())
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ExperimentError(f"{run.path} is damaged ({error}): train this run again") from None
         first = first or result
         if not np.array_equal(result.labels, first.labels):
