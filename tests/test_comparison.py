@@ -73,10 +73,13 @@ def test_a_damaged_comparison_says_what_is_wrong(
         read_comparison(path)
 
 
-def test_damaged_run_json_is_named(path: Path, tmp_path: Path) -> None:
+def test_damaged_files_of_a_run_are_named(path: Path, tmp_path: Path) -> None:
     (tmp_path / "keras_seed1" / "run.json").write_text('{"framework": "ker')
     with pytest.raises(ExperimentError, match=r"keras_seed1/run\.json is damaged"):
         read_comparison(path)
+    (tmp_path / "keras_seed0" / "config.yaml").write_text("model: {")
+    with pytest.raises(ExperimentError, match=r"keras_seed0/config\.yaml is damaged"):
+        gather_runs([RunFolder(tmp_path / "keras_seed0")], 0.01)
 
 
 def test_arms_are_found_by_framework_backend_and_semantics(tmp_path: Path) -> None:

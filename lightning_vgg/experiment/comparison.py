@@ -153,7 +153,8 @@ def lacks(run: RunFolder) -> str | None:
         record = run.read_record()
     except ValueError as error:
         raise ExperimentError(f"{run.path / 'run.json'} is damaged ({error}): train this run again") from None
-    if "test_acc" not in record or not (run.path / "test_predictions.npz").exists():
+    files = ("history.csv", "test_predictions.npz")
+    if "test_acc" not in record or not all((run.path / name).exists() for name in files):
         return "no test results: the training did not come to its end"
     return None
 
@@ -164,8 +165,16 @@ def framework(members: dict[int, RunFolder]) -> str:
 
 
 def settings(run: RunFolder) -> dict[str, Any]:
-    """A run's config.yaml on one level: dotted key -> value."""
-    return _flat(yaml.safe_load((run.path / "config.yaml").read_text()))
+    """A run's config.yaml on one level: dotted key -> value.
+
+    Raises:
+        ExperimentError: it is damaged.
+    """
+    path = run.path / "config.yaml"
+    try:
+        return _flat(yaml.safe_load(path.read_text()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ExperimentError(f"{path} is damaged ({error}): train this run again") from None
 
 
 def arm_settings(run: RunFolder) -> dict[str, Any]:

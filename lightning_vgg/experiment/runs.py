@@ -145,7 +145,8 @@ class RunFolder:
 
     def read_predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """labels (N,) and logits (N, classes) of the test images, in the order of the data set."""
-        with np.load(self.path / "test_predictions.npz") as arrays:
+        # numpy leaves a file that it opened itself open where it is damaged.
+        with (self.path / "test_predictions.npz").open("rb") as file, np.load(file) as arrays:
             return arrays["labels"], arrays["logits"]
 
     def write_curves(self, draw: Callable[[IO[bytes]], None]) -> None:

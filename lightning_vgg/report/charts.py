@@ -60,8 +60,8 @@ def swatch(number: int) -> Markup:
     )
 
 
-def difference_strip(verdict: Mapping[str, Any], reach: float) -> Markup:
-    """The difference with its intervals, over the margin; in points from -reach to +reach."""
+def difference_strip(verdict: Mapping[str, Any], seeds: Iterable[float], reach: float) -> Markup:
+    """The difference with its intervals, over the margin, and those of the seeds; in points from -reach to +reach."""
     x = scale(-reach, reach, 12, WIDTH - 12)
     margin = verdict["margin"]
     body = [
@@ -72,9 +72,10 @@ def difference_strip(verdict: Mapping[str, Any], reach: float) -> Markup:
     if verdict["low"] is not None:
         body.append(_line(x(verdict["low"]), 26, x(verdict["high"]), 26, "whisker"))
         body.append(_line(x(verdict["tost_low"]), 26, x(verdict["tost_high"]), 26, "interval"))
-    body += [_dot(x(value), 38, 2.5, "seed") for value in (verdict["by_seed"] or {}).values()]
+    body += [_dot(x(value), 38, 2.5, "seed") for value in seeds]
     body.append(_dot(x(verdict["difference"]), 26, 5, "mean"))
-    for value in (-margin, 0.0, margin):
+    apart = x(margin) - x(0) > 28
+    for value in (-margin, 0.0, margin) if apart else ticks(-reach, reach, 4):
         body.append(_text(x(value), 62, points(value).replace(".00", ""), "middle"))
     label = f"Difference {points(verdict['difference'])} points"
     if verdict["low"] is not None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ def find(comparison: Comparison, folder: Path) -> dict[str, Any]:
     """
     arms = read_results(comparison)
     first = next(iter(arms[comparison.reference].values()))
+    found = list(verdicts(comparison, arms))
     return {
         "experiment": comparison.experiment,
         "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
@@ -75,7 +77,12 @@ def find(comparison: Comparison, folder: Path) -> dict[str, Any]:
         "power": POWER,
         "test_images": len(first.labels),
         "class_names": first.record["class_names"],
-        "verdicts": list(verdicts(comparison, arms)),
+        "verdicts": found,
+        "paired_differences": {
+            verdict["arm"]: paired_differences(arms[verdict["arm"]], arms[comparison.reference])
+            for verdict in found
+            if verdict["paired"]
+        },
         "arms": {name: describe_arm(members, folder) for name, members in arms.items()},
         "failed": [
             {**vars(failed), "log": failed.log and os.path.relpath(failed.log, folder)} for failed in comparison.failed
@@ -108,7 +115,7 @@ def read_results(comparison: Comparison) -> Arms:
     for arm, seed, run in comparison.runs():
         try:
             result = Result(run, run.read_record(), run.read_history(), *run.read_predictions())
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ExperimentError(f"{run.path} is damaged ({error}): train this run again") from None
         first = first or result
         if not np.array_equal(result.labels, first.labels):
@@ -149,10 +156,13 @@ def verdicts(comparison: Comparison, arms: Arms) -> Iterable[dict[str, Any]]:
             "p_value": difference.equivalence_p(comparison.margin) if known else None,
             "verdict": verdict,
             "seeds_needed": seeds_needed(difference, comparison.margin) if verdict == "undecided" else None,
-            "by_seed": {seed: our - their for seed, our, their in zip(seeds, ours, theirs, strict=True)}
-            if paired
-            else None,
         }
+
+
+def paired_differences(members: dict[int, Result], reference: dict[int, Result]) -> dict[int, float]:
+    """Seed -> difference of test accuracy, arm minus reference."""
+    common = sorted(members.keys() & reference.keys())
+    return {seed: members[seed].test_acc - reference[seed].test_acc for seed in common}
 
 
 def describe_arm(members: dict[int, Result], folder: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _view(findings: dict[str, Any]) -> dict[str, Any]:
         "run_count": sum(len(arm["runs"]) for arm in findings["arms"].values()),
         "sections": list(SECTIONS.items()),
         "titles": SECTIONS,
-        "reach": _reach(findings["verdicts"]),
+        "reach": _reach(findings),
         "curve_titles": CURVE_TITLES,
         "curve_panels": [panel for panel in panels if panel],
         "idle_defaults": [
@@ -103,12 +103,12 @@ def _machine_rows(machines: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     return rows | {key: [machine[key] for machine in machines.values()] for key in others}
 
 
-def _reach(verdicts: list[dict[str, Any]]) -> float:
-    """What all pictures of differences show on either side of zero: every interval, and the margins."""
+def _reach(findings: dict[str, Any]) -> float:
+    """What all pictures of differences show on either side of zero: every interval, every seed, and the margins."""
+    verdicts = findings["verdicts"]
     edges = [abs(verdict[key] or 0) for verdict in verdicts for key in ("low", "high", "difference")]
-    seeds = [abs(value) for verdict in verdicts for value in (verdict["by_seed"] or {}).values()]
-    margins = [1.5 * verdict["margin"] for verdict in verdicts]
-    return 1.06 * max([*edges, *seeds, *margins], default=1.0)
+    seeds = [abs(value) for values in findings["paired_differences"].values() for value in values.values()]
+    return 1.06 * max([*edges, *seeds, 1.5 * findings["margin"]])
 
 
 def _shown_classes(findings: dict[str, Any]) -> list[int]:
