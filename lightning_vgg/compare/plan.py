@@ -17,6 +17,7 @@ from lightning_vgg.experiment.config import (
     OPTIONAL_GROUPS,
     ExplainingParser,
     config_files,
+    dotted,
     framework_free_parser,
     known_keys,
     nearest_key,
@@ -211,20 +212,13 @@ def hold_to_beginning(plan: Plan) -> None:
     common = before["compare"]["arms"].keys() & now["compare"]["arms"].keys()
     for values in (before, now):
         values["compare"]["arms"] = {name: values["compare"]["arms"][name] for name in sorted(common)}
-    before, now = _flat(before), _flat(now)
+    before, now = dotted(before), dotted(now)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in MAY_CHANGE:
             raise ExperimentError(
                 f"{key} was {before.get(key)} when the comparison {plan.folder} began, and is {now.get(key)} now: "
                 "give the new comparison another --name"
             )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted keys."""
-    if not isinstance(values, dict) or not values:
-        return {prefix.removesuffix("."): values}
-    return {key: value for name, below in values.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
 
 
 def arm_environment(plan: Plan, arm: Arm) -> dict[str, str]:

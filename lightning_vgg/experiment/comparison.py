@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lightning_vgg.experiment.config import dotted
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import RunFolder
 
@@ -172,7 +173,7 @@ def settings(run: RunFolder) -> dict[str, Any]:
     """
     path = run.path / "config.yaml"
     try:
-        return _flat(yaml.safe_load(path.read_text()))
+        return dotted(yaml.safe_load(path.read_text()))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path} is damaged ({error}): train this run again") from None
 
@@ -231,9 +232,3 @@ def _base_name(record: dict[str, Any]) -> str:
         return f"lightning-{record['semantics']}"
     backend = record["backend"]
     return "keras" if backend == "tensorflow" else f"keras-{backend}"
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {prefix.removesuffix("."): values}
-    return {key: value for name, below in values.items() for key, value in _flat(below, f"{prefix}{name}.").items()}

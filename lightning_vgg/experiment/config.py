@@ -195,3 +195,10 @@ def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) ->
         key: value for key, value in config["trainer"].items() if key in shared or value != trainer_defaults[key]
     }
     return kept
+
+
+def dotted(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys; an empty mapping is a value."""
+    if not isinstance(values, dict) or not values:
+        return {prefix.removesuffix("."): values}
+    return {key: value for name, below in values.items() for key, value in dotted(below, f"{prefix}{name}.").items()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from lightning_vgg.experiment.config import ExplainingParser, framework_free_parser, readable_config
+from lightning_vgg.experiment.config import ExplainingParser, dotted, framework_free_parser, readable_config
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.tune.engines import Framework, find_engine
 from lightning_vgg.tune.space import FIXED, Space, decode, read_space, with_values
@@ -93,18 +92,10 @@ class Settings:
         keys = {
             **{f"tune.{key}": value for key, value in asdict(self.tune).items()},
             "framework": self.framework,
-            **dict(_flat(self.experiment)),
+            **dotted(self.experiment),
         }
         moving = {"experiment", "name", "data.root", "data.cache_dir", *(key for key in FIXED if "trainer." in key)}
         return {key: value for key, value in keys.items() if key not in moving}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def tune_parser() -> ExplainingParser:
