@@ -53,6 +53,7 @@ def test_by_default_both_frameworks_and_both_semantics_are_compared() -> None:
         ("vgg/base", ["lesson"]),
         ("vgg/base", ["lesson", "switches"]),
         ("vgg/base", ["backends"]),
+        ("transfer/base", ["transfer"]),
     ],
 )
 def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str]) -> None:
