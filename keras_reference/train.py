@@ -87,7 +87,6 @@ def compile_model(model: keras.Model, experiment: Experiment, rates: np.ndarray)
 
 def checkpoints(run: RunFolder, validated: bool) -> list[keras.callbacks.Callback]:
     """The first epoch with the highest validation accuracy (without validation images: the last one), and the last."""
-    run.checkpoints.mkdir()
     best, last = (str(run.checkpoints / f"{which}.weights.h5") for which in ("best", "last"))
     return [
         keras.callbacks.ModelCheckpoint(

@@ -82,6 +82,20 @@ class Scores(nn.Module):
         self.loss.reset()
         self.counts.reset()
 
+    def sums(self) -> dict[str, dict[str, Tensor]]:
+        """What has been added up since the last reset, by all processes together; all of them must ask."""
+        found = {}
+        for name, metric in (("loss", self.loss), ("counts", self.counts)):
+            with metric.sync_context():
+                found[name] = {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
+        return found
+
+    def restore(self, sums: dict[str, dict[str, Tensor]]) -> None:
+        for name, states in sums.items():
+            metric = getattr(self, name)
+            for key, value in states.items():
+                setattr(metric, key, value.to(metric.device))
+
 
 class VGGClassifier(LightningModule):
     """Trains and evaluates the network of a ModelSpec on images (B, 3, S, S) with integer labels (B,).
@@ -144,6 +158,14 @@ class VGGClassifier(LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
         self._scores("train").update(logits.detach(), labels, loss.detach())
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What an epoch has measured so far goes in, too."""
+        checkpoint["train_sums"] = self._scores("train").sums()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank == 0:  # the sums are those of all processes
+            self._scores("train").restore(checkpoint["train_sums"])
 
     def on_train_epoch_end(self) -> None:
         self._log_scores("train")

@@ -89,7 +89,7 @@ def test_open_refuses_what_is_no_run(tmp_path: Path, run: RunFolder) -> None:
 def test_checkpoints(run: RunFolder) -> None:
     with pytest.raises(RunError, match="holds no best checkpoint"):
         run.checkpoint("best")
-    run.checkpoints.mkdir()
+    run.checkpoints.mkdir(exist_ok=True)
     # The newest, whatever its number: after a resume step 30 can come after step 100.
     for time, name in enumerate(("best_step100.ckpt", "best_step9.ckpt", "best_step30.ckpt", "last.ckpt")):
         (run.checkpoints / name).touch()
