@@ -101,15 +101,17 @@ class RunFolder:
             RunError: there is none.
         """
         parent = root / "runs" / experiment
-        runs = [cls(path.parent) for path in parent.glob(f"{glob.escape(name) if name else '*'}/config.yaml")]
-        if trained:
-            runs = [run for run in runs if run._checkpoint_files("last")]
-        if not runs:
+        folders = [cls(path) for path in parent.glob(glob.escape(name) if name else "*") if path.is_dir()]
+        ages = {run: file.stat().st_mtime for run in folders for file in run._checkpoint_files("last")[:1]}
+        if not trained:
+            begun = {run: run.path / "config.yaml" for run in folders if run not in ages}
+            ages |= {run: file.stat().st_mtime for run, file in begun.items() if file.exists()}
+        if not ages:
             raise RunError(
                 f"there is no trained run in {parent}/{name or ''}: "
                 "give the settings of one by -c RUN/config.yaml, or a file by --ckpt_path RUN/checkpoints/last.ckpt"
             )
-        return max(runs, key=lambda run: run.checkpoints.stat().st_mtime)
+        return max(ages, key=lambda run: ages[run])
 
     def checkpoint(self, which: Literal["best", "last"]) -> Path:
         """The file of the best or the last checkpoint. Where the last is damaged, that is said, and the newest sound
