@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -211,18 +212,39 @@ class RunRecorder(Checkpoint):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VGGClassifier)
+        labels, logits = gathered(trainer, pl_module.test_outputs)
         if not trainer.is_global_zero:
             return
-        labels, logits = (torch.cat(parts).numpy() for parts in zip(*pl_module.test_outputs, strict=True))
         self.run.write_predictions(labels, logits)
         self.run.update_record(
-            checkpoint=f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",  # type: ignore[arg-type]
+            checkpoint=trainer.ckpt_path and f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",
             test_loss=trainer.callback_metrics["test_loss"].item(),
             test_acc=trainer.callback_metrics["test_acc"].item(),
             test_acc_per_class=pl_module.test_acc_per_class,
         )
         if self.run.read_history():
             self.draw_curves()
+
+
+def gathered(trainer: Trainer, batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits of all processes, in the order of the data set: each has every world_size-th image of a batch.
+
+    All processes must ask; the first one gets the answer.
+    """
+    shares: list[Any] = [None] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(shares, batches)
+    else:
+        shares = [batches]
+    whole: list[list[Tensor]] = [[], []]
+    for of_batch in zip(*shares, strict=True):
+        for found, parts in zip(whole, zip(*of_batch, strict=True), strict=True):
+            batch = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+            for rank, part in enumerate(parts):
+                batch[rank :: trainer.world_size] = part
+            found.append(batch)
+    labels, logits = (torch.cat(parts).numpy() for parts in whole)
+    return labels, logits
 
 
 def describe_run(trainer: Trainer) -> dict[str, Any]:

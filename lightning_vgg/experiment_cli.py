@@ -29,7 +29,7 @@ from lightning_vgg.experiment.config import (
 )
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import RunFolder
-from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
 from lightning_vgg.experiment.tracking import wandb_arguments
 from lightning_vgg.pretrained import load_pretrained, recorded_pretrained
 from lightning_vgg.vgg import VGGClassifier
@@ -38,7 +38,7 @@ from lightning_vgg.vgg import VGGClassifier
 def run_command(command: str, args: list[str]) -> ExperimentCLI:
     """Run ``fit``, ``validate`` or ``test`` with its command line."""
     # LightningCLI reads flags from there, elsewhere it warns; and DDP starts its other processes by it.
-    sys.argv = [*(sys.argv[:1] or ["lightning-vgg"]), command, *args]
+    sys.argv = [str(Path(__file__).with_name("__main__.py")), command, *args]
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
     # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.
@@ -94,6 +94,7 @@ class ExperimentCLI(LightningCLI):
         # Whatever can be refused is refused before an image is read or a folder made.
         spec, size = config.model, config.data.image_size
         semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        self._check_sync_batchnorm(config, semantics)
         resumed = None
         if self.subcommand != "fit" or config.ckpt_path is not None:
             resumed, config.ckpt_path = self._trained_run(config)
@@ -103,7 +104,7 @@ class ExperimentCLI(LightningCLI):
         if spec.backbone is not None:
             pretrained = (
                 recorded_pretrained(spec.backbone, size, resumed)
-                if resumed and record
+                if resumed and config.ckpt_path  # else it was stopped before there was a checkpoint with the weights
                 else load_pretrained(spec.backbone, size, semantics)
             )
         plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
@@ -116,6 +117,18 @@ class ExperimentCLI(LightningCLI):
         if self.subcommand == "fit" and _rank() == 0:
             self.run.write_config(self._config_text())
         self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
+
+    @staticmethod
+    def _check_sync_batchnorm(config: Any, semantics: Semantics) -> None:
+        if not config.trainer.sync_batchnorm:
+            return
+        if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+            raise ExperimentError("trainer.sync_batchnorm needs GPUs: torch.nn.SyncBatchNorm does not run on CPUs")
+        if semantics.batch_norm_variance == "biased":
+            raise ExperimentError(
+                "trainer.sync_batchnorm keeps torch's unbiased variance, Keras's is biased: take torch's by "
+                "--model.semantics_except [batch_norm_variance], or --model.semantics torch"
+            )
 
     @staticmethod
     def _new_run(config: Any) -> RunFolder:
@@ -143,7 +156,7 @@ class ExperimentCLI(LightningCLI):
         else:
             root = Path(config.trainer.default_root_dir or ".")
             run = RunFolder.newest(root, config.experiment, config.name, trained=not resuming)
-        if resuming and not any(run.checkpoints.iterdir()):
+        if resuming and not any(run.checkpoints.glob("*.ckpt")):
             return run, None
         return run, str(run.checkpoint("last" if asked == "last" else "best"))
 

@@ -50,7 +50,7 @@ class Signals:
         try:
             yield
         finally:
-            self.waits = False
+            self.waits, self.received = False, 0
 
     def _handle(self, number: int, frame: Any) -> None:
         if not self.waits or self.received:

@@ -155,9 +155,16 @@ class VGGClassifier(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
-        self._scores("train").update(logits.detach(), labels, loss.detach())
-        return loss
+        smoothing = self.spec.label_smoothing
+        if self.trainer.world_size == 1:
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            self._scores("train").update(logits.detach(), labels, loss.detach())
+            return loss
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        self._scores("train").update(logits.detach(), labels, loss.detach() / max(len(labels), 1))
+        # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
+        total = self.trainer.strategy.reduce(torch.tensor(float(len(labels)), device=self.device), reduce_op="sum")
+        return loss * self.trainer.world_size / total
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What an epoch has measured so far goes in, too."""
@@ -169,7 +176,13 @@ class VGGClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_scores("train")
-        self.log("learning_rate", torch.tensor(self.rates[self.global_step - 1], dtype=torch.float64))
+        self.log("learning_rate", torch.tensor(self.rates[self.global_step - 1], dtype=torch.float64), sync_dist=True)
+
+    def on_validation_start(self) -> None:
+        """Batch norm's statistics differ between processes; a checkpoint will hold those of the first."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -201,7 +214,8 @@ class VGGClassifier(LightningModule):
 
     def _log_scores(self, part: str) -> None:
         loss, accuracy = self._scores(part).compute()
-        self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True)
+        # They are those of all processes already; sync_dist only says that this is known.
+        self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True, sync_dist=True)
         self._scores(part).reset()
 
     def configure_optimizers(self) -> Any:

@@ -50,7 +50,7 @@ CASES = [
         "fine-tuning across unfreezing",
         [*DATA, "--data.cache_dir", "cache", "--data.augmentation.shift", "0", *NETWORK, *TRAINER,
          "--model.network.filters", "[]", "--model.backbone.weights", "source", "--model.backbone.layer", "block2_pool",
-         "--model.backbone.unfreeze", "{1: block1_pool, 3: none}", "--model.optimizer.name", "sgd",
+         "--model.backbone.unfreeze", "{1: block1_pool, 3: block1_conv1}", "--model.optimizer.name", "sgd",
          "--model.optimizer.momentum", "0.9", "--model.optimizer.learning_rate", "0.05"],
     ),
 ]  # fmt: skip
