@@ -13,7 +13,7 @@ import yaml
 from keras_reference.backend import describe_backend, prepare_keras
 from keras_reference.batches import EvaluationBatches, TrainingBatches
 from keras_reference.blocks import build_model
-from keras_reference.callbacks import NextEpoch, RunRecorder, WandbCurves, draw_run_curves
+from keras_reference.callbacks import NextEpoch, RefuseBadLoss, RunRecorder, WandbCurves, draw_run_curves
 from keras_reference.config import Experiment
 from keras_reference.optim import build_optimizer, training_loss
 from keras_reference.weights import load_file
@@ -32,7 +32,7 @@ def fit(experiment: Experiment) -> RunFolder:
     plan = plan_network(spec.network, experiment.data.image_size, len(dataset.class_names))
     model = build_model(plan)
     if spec.init_from is not None:
-        load_file(model, plan, Path(spec.init_from))
+        load_file(model, plan, Path(spec.init_from).expanduser())
     batches = TrainingBatches(
         dataset.train, experiment.data, dataset.normalization, experiment.seed, keras.config.floatx()
     )
@@ -52,7 +52,7 @@ def fit(experiment: Experiment) -> RunFolder:
         validation_data=validation,
         verbose=1 if bar else 0,
         # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
-        callbacks=[NextEpoch(batches), recorder, *checkpoints(run, validation is not None), *curves],
+        callbacks=[NextEpoch(batches), RefuseBadLoss(), recorder, *checkpoints(run, validation is not None), *curves],
     )
     results = test_best(model, run, experiment, dataset)
     for wandb_curves in curves:
@@ -102,7 +102,7 @@ def evaluation_batches(part: Part, experiment: Experiment, dataset: Dataset) -> 
 
 def test_best(model: keras.Model, run: RunFolder, experiment: Experiment, dataset: Dataset) -> dict[str, float]:
     """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
-    checkpoint = run.checkpoint("best").resolve()
+    checkpoint = run.checkpoint("best")
     model.load_weights(checkpoint)
     logits = model.predict(evaluation_batches(dataset.test, experiment, dataset), verbose=0)
     logits = logits.astype(keras.config.floatx())
@@ -114,7 +114,9 @@ def test_best(model: keras.Model, run: RunFolder, experiment: Experiment, datase
         counts = np.bincount(labels, minlength=len(dataset.class_names))
         per_class = np.bincount(labels, weights=right, minlength=len(dataset.class_names)) / counts
     run.write_predictions(labels, logits.astype(np.float32))
-    run.update_record(checkpoint=str(checkpoint), **results, test_acc_per_class=per_class.tolist())
+    run.update_record(
+        checkpoint=f"{run.checkpoints.name}/{checkpoint.name}", **results, test_acc_per_class=per_class.tolist()
+    )
     draw_run_curves(run)
     return results
 

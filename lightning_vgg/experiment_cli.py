@@ -134,7 +134,7 @@ class ExperimentCLI(LightningCLI):
     def _new_run(config: Any) -> RunFolder:
         if _rank() != 0:
             return RunFolder(Path())  # the first process makes it, and tells the others in RunRecorder.setup
-        root = Path(config.trainer.default_root_dir or ".")
+        root = Path(config.trainer.default_root_dir or ".").expanduser()
         return RunFolder.create(root, config.experiment, config.name, config.seed_everything)
 
     def _trained_run(self, config: Any) -> tuple[RunFolder, str | None]:
@@ -154,7 +154,7 @@ class ExperimentCLI(LightningCLI):
         if given and (given[-1].parent / "checkpoints").is_dir():
             run = RunFolder.open(given[-1].parent)
         else:
-            root = Path(config.trainer.default_root_dir or ".")
+            root = Path(config.trainer.default_root_dir or ".").expanduser()
             run = RunFolder.newest(root, config.experiment, config.name, trained=not resuming)
         if resuming and not any(run.checkpoints.glob("*.ckpt")):
             return run, None

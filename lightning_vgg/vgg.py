@@ -126,7 +126,7 @@ class VGGClassifier(LightningModule):
         if pretrained is not None:
             self.network = on_backbone(Backbone(pretrained), self.network)
         if spec.init_from is not None:
-            load_network(self.network, Path(spec.init_from))
+            load_network(self.network, Path(spec.init_from).expanduser())
         if spec.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
@@ -150,7 +150,9 @@ class VGGClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.spec.init_from is not None and self.dtype == torch.float64 and self.trainer.ckpt_path is None:
-            load_network(self.network, Path(self.spec.init_from))  # once more, for the digits that float32 cut off
+            load_network(
+                self.network, Path(self.spec.init_from).expanduser()
+            )  # once more, for the digits that float32 cut off
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch

@@ -122,6 +122,8 @@ def assert_same(one: Path, other: Path) -> None:
     """Weights, optimizer, history, curves and predictions, bit for bit."""
     import torch
 
+    from lightning_vgg.experiment.runs import RunFolder
+
     (first,), (second,) = (list(folder.glob("runs/*/*/config.yaml")) for folder in (one, other))
     a, b = first.parent, second.parent
     assert sorted(path.name for path in a.iterdir()) == sorted(path.name for path in b.iterdir())
@@ -134,8 +136,7 @@ def assert_same(one: Path, other: Path) -> None:
     histories = [[line.rpartition(",")[0] for line in (run / "history.csv").read_text().splitlines()] for run in (a, b)]
     assert histories[0] == histories[1]
     assert (a / "curves.png").read_bytes() == (b / "curves.png").read_bytes()
-    arrays = [np.load(run / "test_predictions.npz") for run in (a, b)]
-    np.testing.assert_array_equal(arrays[0]["logits"], arrays[1]["logits"])
+    np.testing.assert_array_equal(*(RunFolder(run).read_predictions()[1] for run in (a, b)))
 
 
 def _assert_equal(one: Any, other: Any, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +15,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec
+from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, refuse_null
 
 OPTIONAL_GROUPS = {"model.backbone": BackboneSpec}
 """Keys that are null or have settings of their own; a parser knows each of these as one key."""
@@ -39,6 +40,9 @@ class TrainerSpec:
     default_root_dir: str | None = None
     logger: bool | None = None
     enable_progress_bar: bool | None = None
+
+    def __post_init__(self) -> None:
+        refuse_null(self, "trainer")
 
 
 class ExplainsErrors:
@@ -201,7 +205,17 @@ def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) ->
     kept["trainer"] = {
         key: value for key, value in config["trainer"].items() if key in shared or value != trainer_defaults[key]
     }
-    return kept
+    return _without_home(kept)
+
+
+def _without_home(value: Any) -> Any:
+    """Paths below the home folder begin with ~: a run folder that is passed on names nobody."""
+    if isinstance(value, dict):
+        return {key: _without_home(inner) for key, inner in value.items()}
+    home = f"{Path.home()}{os.sep}"
+    if isinstance(value, str) and value.startswith(home):
+        return f"~{os.sep}{value.removeprefix(home)}"
+    return value
 
 
 _MAY_CHANGE = {
@@ -248,5 +262,8 @@ def refuse_changes(path: Path, config: Any, resuming: bool) -> None:
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = _without_home(value)
     return found
