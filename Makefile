@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick lint bench clean
+.PHONY: help setup quickstart test test-quick chaos lint bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: $(READY)  ## all tests; LIGHTNING_VGG_TEST_DATA names a folder with the re
 
 test-quick: $(READY)  ## without those that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow"
+
+chaos: $(READY)  ## kill trainings 110 times at random moments and compare; about ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 110
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

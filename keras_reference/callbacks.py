@@ -12,6 +12,7 @@ import numpy as np
 from keras_reference.backend import peak_memory
 from keras_reference.batches import TrainingBatches
 from lightning_vgg.experiment.curves import draw_curves
+from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.hardware import process_seconds
 from lightning_vgg.experiment.runs import RunFolder, Watch, epoch_line
 from lightning_vgg.experiment.tracking import STEP, speed_summary
@@ -34,6 +35,21 @@ class NextEpoch(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.batches.start_epoch(epoch)
+
+
+class RefuseBadLoss(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stops a training whose loss is not finite; Keras's TerminateOnNaN would end it as if it were done."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        if not np.isfinite(logs["loss"]):  # the epoch's mean so far
+            raise ExperimentError(
+                f"the training loss is not finite in step {int(self.model.optimizer.iterations)} (epoch "
+                f"{self.epoch + 1}); the checkpoints are those of the epoch before. "
+                "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
+            )
 
 
 class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.errors import ExperimentError, explain_bug
 from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.interruption import SIGNALS, Interrupted
 
 COMMANDS = {
     "fit": "train in Keras, then test the best checkpoint",
@@ -15,11 +16,12 @@ COMMANDS = {
 
 
 def main() -> None:
+    SIGNALS.install()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(args: list[str]) -> int:
-    """Run one command; returns the exit status: 2 where the user has something to mend."""
+    """Run one command; returns the exit status: 2 where the user has something to mend, 1 for a bug of this project."""
     if not args or args[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -31,6 +33,12 @@ def run(args: list[str]) -> int:
     except ExperimentError as error:
         print(f"keras-reference: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"keras-reference: {stop}", file=sys.stderr)
+        return stop.status
+    except Exception as error:
+        print(f"keras-reference: {explain_bug(error)}", file=sys.stderr)
+        return 1
     return 0
 
 

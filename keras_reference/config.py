@@ -44,7 +44,7 @@ class Experiment:
     @property
     def root(self) -> Path:
         """The folder that holds runs/."""
-        return Path(self.trainer.default_root_dir or ".")
+        return Path(self.trainer.default_root_dir or ".").expanduser()
 
 
 def read_experiment(command: str, args: list[str]) -> Experiment:

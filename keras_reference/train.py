@@ -14,7 +14,15 @@ import yaml
 from keras_reference.backbone import load_pretrained
 from keras_reference.backend import describe_backend, prepare_keras
 from keras_reference.batches import EvaluationBatches, TrainingBatches
-from keras_reference.callbacks import NextEpoch, RunRecorder, StopWhere, WandbCurves, WholeCheckpoint, draw_run_curves
+from keras_reference.callbacks import (
+    NextEpoch,
+    RefuseBadLoss,
+    RunRecorder,
+    StopWhere,
+    WandbCurves,
+    WholeCheckpoint,
+    draw_run_curves,
+)
 from keras_reference.config import Experiment
 from keras_reference.features import Features
 from keras_reference.network import Network, count_parameters, trained_parts
@@ -43,7 +51,7 @@ def fit(experiment: Experiment, watch: Watch | None = None) -> RunFolder:
     training = Training(experiment, pretrained)
     network, dataset = training.network, training.dataset
     if spec.init_from is not None:
-        network.start_from(Path(spec.init_from))
+        network.start_from(Path(spec.init_from).expanduser())
     batches = training.batches()
     rates = spec.optimizer.learning_rate * rate_factors(spec.schedule, trainer.max_epochs * len(batches))
     whole = network.model(training.stages[0][2])
@@ -57,7 +65,13 @@ def fit(experiment: Experiment, watch: Watch | None = None) -> RunFolder:
     echo = None if bar or watch is not None else trainer.max_epochs
     recorder = RunRecorder(run, rates, len(dataset.train.labels), echo)
     # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
-    callbacks = [NextEpoch(batches), recorder, *checkpoints(run, whole, validation is not None), *curves]
+    callbacks = [
+        NextEpoch(batches),
+        RefuseBadLoss(),
+        recorder,
+        *checkpoints(run, whole, validation is not None),
+        *curves,
+    ]
     if watch is not None:
         callbacks.append(StopWhere(watch))
     optimizer = training.optimizer(rates, len(batches))
@@ -172,7 +186,6 @@ def compile_model(model: keras.Model, label_smoothing: float, optimizer: keras.o
 
 def checkpoints(run: RunFolder, whole: keras.Model, validated: bool) -> list[keras.callbacks.Callback]:
     """The first epoch with the highest validation accuracy (without validation images: the last one), and the last."""
-    run.checkpoints.mkdir()
     best, last = (str(run.checkpoints / f"{which}.weights.h5") for which in ("best", "last"))
     return [
         WholeCheckpoint(
@@ -184,7 +197,7 @@ def checkpoints(run: RunFolder, whole: keras.Model, validated: bool) -> list[ker
 
 def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[str, float]:
     """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
-    checkpoint = run.checkpoint("best").resolve()
+    checkpoint = run.checkpoint("best")
     whole.load_weights(checkpoint)
     test, classes = training.dataset.test, len(training.dataset.class_names)
     model = training.network.model(training.stages[-1][2], training.fed)
@@ -196,7 +209,9 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
         counts = np.bincount(test.labels, minlength=classes)
         per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
     run.write_predictions(test.labels, logits.astype(np.float32))
-    run.update_record(checkpoint=str(checkpoint), **results, test_acc_per_class=per_class.tolist())
+    run.update_record(
+        checkpoint=f"{run.checkpoints.name}/{checkpoint.name}", **results, test_acc_per_class=per_class.tolist()
+    )
     draw_run_curves(run)
     return results
 

@@ -154,9 +154,10 @@ class BiasedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         count = input.numel() // input.shape[1]
-        if count == 1:
-            self.running_mean.lerp_(input.detach().reshape(-1).to(self.running_mean.dtype), self.momentum)
-            self.running_var.mul_(1 - self.momentum)
+        if count <= 1:
+            if count:  # none: a process's share of a small last batch
+                self.running_mean.lerp_(input.detach().reshape(-1).to(self.running_mean.dtype), self.momentum)
+                self.running_var.mul_(1 - self.momentum)
             shape = (1, -1) + (1,) * (input.dim() - 2)
             # Times zero, so that gradients are zeros and not missing.
             return (input - input.detach()) * 0 * self.weight.view(shape) + self.bias.view(shape)

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import statistics
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.curves import draw_curves
+from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.hardware import process_seconds, processor_name, resident_memory
 from lightning_vgg.experiment.pretrained import file_sha256
-from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder, epoch_line
+from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder, atomic_write, epoch_line
+from lightning_vgg.interruption import SIGNALS, Interrupted
 from lightning_vgg.transfer import count_parameters
 from lightning_vgg.vgg import VGGClassifier
 
+CHECKPOINT_SECONDS = 600.0
+"""How much work inside an epoch a killed process may cost."""
 
-class RunRecorder(ModelCheckpoint):
+LAST = "last.ckpt"
+
+_STEPS_A_LOOK = 50  # between looks at the loss; each waits for the device
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, wherever a process is killed or a disk is full.
+
+    Lightning's own go to the folder of temporary files first, and are copied from there if that is another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        contents = io.BytesIO()  # torch hides why a file could not be written
+        torch.save(checkpoint, contents)
+        with atomic_write(Path(path)) as file:
+            file.write(contents.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+class RunRecorder(Checkpoint):
     """Writes history.csv, curves.png, run.json and the checkpoints of a run.
 
-    The best checkpoint is the first with the highest validation accuracy; without validation images, the last.
-    It is a ModelCheckpoint since order matters: an epoch's row is on disk before the checkpoint that comes after it,
-    so a run killed between the two repeats the epoch and replaces the row.
+    ``last.ckpt`` is written after every epoch, inside one every CHECKPOINT_SECONDS, and before a signal ends the run;
+    ``best_step<N>.ckpt`` after the first epoch with the highest validation accuracy (without validation images: after
+    every epoch). An epoch's row is on disk before its checkpoints and the best checkpoint before the last one, so a
+    run that is killed in between repeats the epoch and replaces what it finds.
 
     Args:
         run: the folder.
@@ -36,55 +67,129 @@ class RunRecorder(ModelCheckpoint):
     """
 
     def __init__(self, run: RunFolder, validated: bool, echo: bool) -> None:
-        super().__init__(
-            dirpath=run.checkpoints,
-            filename="best_step{step}",
-            monitor="val_acc" if validated else None,
-            mode="max",
-            save_last=True,
-            auto_insert_metric_name=False,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
         self.run = run
+        self.validated = validated
         self.echo = echo
         self.images_per_second: list[float] = []
         self.startup_seconds: float | None = None
+        self.best: tuple[float, int] | None = None  # accuracy and step
         self.generators: dict[str, Any] | None = None
+        self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
+        self.bad_step: Tensor | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = AtomicCheckpoints()
+        self.run = RunFolder(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
         if self.generators is not None:
             torch.set_rng_state(self.generators["cpu"])
             torch.cuda.set_rng_state_all(self.generators["cuda"])
         if trainer.is_global_zero:
             self.run.update_record(**describe_run(trainer))
+        self.bad_step = torch.tensor(-1, device=pl_module.device)
+        self.epoch_started = time.perf_counter() - self.epoch_seconds
+        self.saved = time.monotonic()
+        SIGNALS.install()  # lightning has put its own handler there
+        self.signals = ExitStack()
+        self.signals.enter_context(SIGNALS.deferred())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "signals"):
+            self.signals.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Dropout's chance goes into the checkpoint, too: a resumed run draws the masks it would have drawn."""
-        generators = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-        return {**super().state_dict(), "generators": generators}
+        return {
+            "best": self.best,
+            "images_per_second": self.images_per_second,
+            "epoch_seconds": time.perf_counter() - self.epoch_started,
+            "generators": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        self.best = state_dict["best"]
+        self.images_per_second = state_dict["images_per_second"]
+        self.epoch_seconds = state_dict["epoch_seconds"]
         self.generators = state_dict["generators"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch_started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        super().on_train_batch_end(trainer, pl_module, *args)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._watch(trainer, outputs["loss"])
         if self.startup_seconds is None:
             self.startup_seconds = process_seconds()
         if trainer.is_last_batch:
             if pl_module.device.type == "cuda":
                 torch.cuda.synchronize()
             self.train_seconds = time.perf_counter() - self.epoch_started
+            self._refuse_bad_loss(trainer)
+            return  # resumed here, lightning would skip the validation: what is due waits for the epoch's end
+        if batch_idx % _STEPS_A_LOOK == 0:
+            self._refuse_bad_loss(trainer)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients are in no checkpoint
+        signal, due = self._agreed(trainer, SIGNALS.received, time.monotonic() - self.saved >= CHECKPOINT_SECONDS)
+        if signal or due:
+            self._save(trainer)
+        if signal:
+            raise Interrupted(signal, str(self.run.checkpoints / LAST))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
+        if trainer.is_global_zero:
             self._record_epoch(trainer)
-        super().on_train_epoch_end(trainer, pl_module)
+        accuracy = trainer.callback_metrics["val_acc"].item() if self.validated else 0.0
+        better = not self.validated or self.best is None or accuracy > self.best[0]
+        if better:
+            self.best = accuracy, trainer.global_step
+        self._save(trainer, better)
+        signal, _ = self._agreed(trainer, SIGNALS.received, False)
+        if signal:
+            raise Interrupted(signal, str(self.run.checkpoints / LAST))
+
+    @staticmethod
+    def _agreed(trainer: Trainer, signal: int, due: bool) -> tuple[int, bool]:
+        """The same answer in all processes: checkpoints are written together."""
+        if trainer.world_size > 1:
+            both = torch.tensor([signal, int(due)], device=trainer.strategy.root_device)
+            signal, due_somewhere = trainer.strategy.reduce(both, reduce_op="max").tolist()
+            due = bool(due_somewhere)
+        return signal, due
+
+    def _watch(self, trainer: Trainer, loss: Tensor) -> None:
+        """Note the first step with a loss that is not finite, on the device: looking at each would wait for a GPU."""
+        assert self.bad_step is not None
+        first = ~torch.isfinite(loss) & (self.bad_step < 0)
+        self.bad_step = torch.where(first, trainer.global_step, self.bad_step)
+
+    def _refuse_bad_loss(self, trainer: Trainer) -> None:
+        """Before a checkpoint, and every so many steps."""
+        step = int(trainer.strategy.reduce(self.bad_step, reduce_op="max"))
+        if step < 0:
+            return
+        files = sorted(self.run.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+        sound = f"the last sound checkpoint is {files[-1]}" if files else "there is no checkpoint before it"
+        raise ExperimentError(
+            f"the training loss is not finite in step {step} (epoch {trainer.current_epoch + 1}); {sound}. "
+            "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
+        )
+
+    def _save(self, trainer: Trainer, better: bool = False) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._refuse_bad_loss(trainer)
+        if better:
+            trainer.save_checkpoint(self.run.best_file(trainer.global_step))
+        trainer.save_checkpoint(self.run.checkpoints / LAST)
+        if better and trainer.is_global_zero:  # none before the new ones are there
+            self.run.remove_other_bests(trainer.global_step)
+        self.saved = time.monotonic()
 
     def _record_epoch(self, trainer: Trainer) -> None:
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
@@ -114,18 +219,39 @@ class RunRecorder(ModelCheckpoint):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VGGClassifier)
+        labels, logits = gathered(trainer, pl_module.test_outputs)
         if not trainer.is_global_zero:
             return
-        labels, logits = (torch.cat(parts).numpy() for parts in zip(*pl_module.test_outputs, strict=True))
         self.run.write_predictions(labels, logits)
         self.run.update_record(
-            checkpoint=str(trainer.ckpt_path),
+            checkpoint=trainer.ckpt_path and f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",
             test_loss=trainer.callback_metrics["test_loss"].item(),
             test_acc=trainer.callback_metrics["test_acc"].item(),
             test_acc_per_class=pl_module.test_acc_per_class,
         )
         if self.run.read_history():
             self.draw_curves()
+
+
+def gathered(trainer: Trainer, batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits of all processes, in the order of the data set: each has every world_size-th image of a batch.
+
+    All processes must ask; the first one gets the answer.
+    """
+    shares: list[Any] = [None] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(shares, batches)
+    else:
+        shares = [batches]
+    whole: list[list[Tensor]] = [[], []]
+    for of_batch in zip(*shares, strict=True):
+        for found, parts in zip(whole, zip(*of_batch, strict=True), strict=True):
+            batch = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+            for rank, part in enumerate(parts):
+                batch[rank :: trainer.world_size] = part
+            found.append(batch)
+    labels, logits = (torch.cat(parts).numpy() for parts in whole)
+    return labels, logits
 
 
 def describe_run(trainer: Trainer) -> dict[str, Any]:

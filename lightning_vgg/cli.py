@@ -6,7 +6,8 @@ import difflib
 import importlib
 import sys
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.errors import ExperimentError, explain_bug
+from lightning_vgg.interruption import SIGNALS, Interrupted
 
 COMMANDS = {
     "fit": ("lightning_vgg.training_cli", "train, then test the best checkpoint"),
@@ -25,11 +26,15 @@ COMMANDS = {
 
 
 def main() -> None:
+    SIGNALS.install()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(args: list[str]) -> int:
-    """Run one command; returns the exit status: 2 where the user has something to mend."""
+    """Run one command; returns the exit status.
+
+    2 where the user has something to mend, 1 for a bug of this project, 143 or 130 where a signal stopped it.
+    """
     if not args or args[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -43,6 +48,12 @@ def run(args: list[str]) -> int:
     except ExperimentError as error:
         print(f"lightning-vgg: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"lightning-vgg: {stop}", file=sys.stderr)
+        return stop.status
+    except Exception as error:
+        print(f"lightning-vgg: {explain_bug(error)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -51,7 +51,7 @@ class TrainLoader:
         self.draw = draw
         self.epoch = epoch
         self.share = share
-        self.place = {"epoch": 0, "position": 0}
+        self.place = {"epoch": 0, "position": 0}  # batches taken so far
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
@@ -176,6 +176,8 @@ class ImageData(LightningDataModule):
         if normalization is not None:
             self.dataset = replace(self.dataset, normalization=normalization)
         self._on_device: dict[str, DeviceImages | DeviceFeatures] = {}
+        self._place: dict[str, int] = {}
+        self._train_loader: TrainLoader | None = None
 
     @property
     def num_classes(self) -> int:
@@ -188,8 +190,17 @@ class ImageData(LightningDataModule):
     def part(self, part: str) -> Part:
         return {"train": self.dataset.train, "val": self.dataset.val, "test": self.dataset.test}[part]
 
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch. Lightning keeps a loader's own state, too, but gives it to no loader that was asked
+        for already, as it is where the schedule asks for the number of steps.
+        """
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._place = state_dict
+
     def train_dataloader(self) -> TrainLoader:
-        return TrainLoader(
+        self._train_loader = TrainLoader(
             self.count("train"),
             self.spec.batch_size,
             draw=lambda epoch: draw_epoch(
@@ -198,6 +209,9 @@ class ImageData(LightningDataModule):
             epoch=lambda: self.trainer.current_epoch if self.trainer is not None else 0,
             share=self._share(),
         )
+        if self._place:
+            self._train_loader.load_state_dict(self._place)
+        return self._train_loader
 
     def val_dataloader(self) -> EvalLoader | list[Any]:
         return self._eval_loader("val") if self.count("val") else []

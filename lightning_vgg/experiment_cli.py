@@ -6,22 +6,32 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_vgg.callbacks import RunRecorder
 from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.backbone import plan_model
-from lightning_vgg.experiment.config import ExplainsErrors, add_experiment_arguments, config_files, readable_config
+from lightning_vgg.experiment.config import (
+    ExplainsErrors,
+    add_experiment_arguments,
+    config_files,
+    readable_config,
+    refuse_changes,
+)
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.pretrained import recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
-from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
 from lightning_vgg.experiment.tracking import speed_summary, wandb_arguments
 from lightning_vgg.pretrained import load_pretrained
 from lightning_vgg.vgg import VGGClassifier
@@ -29,24 +39,35 @@ from lightning_vgg.vgg import VGGClassifier
 
 def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI] | None = None) -> ExperimentCLI:
     """Run ``fit``, ``validate`` or ``test`` with its command line, by ExperimentCLI or a kind of it."""
-    sys.argv = ["lightning-vgg", command, *args]  # LightningCLI reads flags from there; elsewhere it warns
+    # LightningCLI reads flags from there, elsewhere it warns; and DDP starts its other processes by it.
+    sys.argv = [str(Path(__file__).with_name("__main__.py")), command, *args]
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
     # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    return (cli or ExperimentCLI)(
-        parser_class=ExperimentParser,
-        save_config_callback=None,
-        seed_everything_default=0,
-        trainer_defaults={
-            "max_epochs": 10,
-            "precision": "32-true",
-            "log_every_n_steps": 1,  # nothing is logged by the step; a larger number only warns of short epochs
-            "num_sanity_val_steps": 0,
-        },
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-    )
+    try:
+        return (cli or ExperimentCLI)(
+            parser_class=ExperimentParser,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 10,
+                "precision": "32-true",
+                "log_every_n_steps": 1,  # nothing is logged by the step; a larger number only warns of short epochs
+                "num_sanity_val_steps": 0,
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except MisconfigurationException as error:  # of the trainer's settings
+        raise ExperimentError(f"trainer: {error}") from None
+    except torch.OutOfMemoryError as error:
+        raise ExperimentError(f"the GPU's memory is full; lower data.batch_size ({error})") from None
+
+
+def _rank() -> int:
+    """Of this process among all, by what the launcher has put into the environment."""
+    return int(rank_zero_only.rank)  # type: ignore[attr-defined]
 
 
 class ExperimentParser(ExplainsErrors, LightningArgumentParser):
@@ -75,25 +96,48 @@ class ExperimentCLI(LightningCLI):
         # Whatever can be refused is refused before an image is read or a folder made.
         spec, size = config.model, config.data.image_size
         semantics = resolve_semantics(spec.semantics, spec.semantics_except)
-        fresh = self.subcommand == "fit" and config.ckpt_path is None
-        if not fresh:
-            self.run, config.ckpt_path = self._trained_run(config)
-        if not fresh:
-            pretrained = recorded_pretrained(spec.backbone, size, self.run)
-        else:
+        self._check_sync_batchnorm(config, semantics)
+        resumed = None
+        if self.subcommand != "fit" or config.ckpt_path is not None:
+            resumed, config.ckpt_path = self._trained_run(config)
+            refuse_changes(resumed.path / "config.yaml", config, resuming=self.subcommand == "fit")
+        record = resumed.read_record() if resumed else {}  # empty where it was stopped before it began
+        if resumed and config.ckpt_path:
+            pretrained = recorded_pretrained(spec.backbone, size, resumed)
+        else:  # perhaps stopped before there was a checkpoint with the weights
             pretrained = load_pretrained(spec.backbone, size, semantics) if spec.backbone is not None else None
         plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
         normalization = pretrained.normalization if pretrained else None
         self.datamodule = ImageData(config.data, config.seed_everything, normalization)
+        if resumed and record:
+            self._check_data(record, resumed)
         self.model = VGGClassifier(spec, size, self.datamodule.num_classes, pretrained)
-        if fresh:
-            root = Path(config.trainer.default_root_dir or ".")
-            self.run = RunFolder.create(root, config.experiment, config.name, config.seed_everything)
+        self.run = resumed or self._new_run(config)
+        if self.subcommand == "fit" and _rank() == 0:
             self.run.write_config(self._config_text())
         self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
 
-    def _trained_run(self, config: Any) -> tuple[RunFolder, str]:
-        """The run that ckpt_path means, and its checkpoint's file.
+    @staticmethod
+    def _check_sync_batchnorm(config: Any, semantics: Semantics) -> None:
+        if not config.trainer.sync_batchnorm:
+            return
+        if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+            raise ExperimentError("trainer.sync_batchnorm needs GPUs: torch.nn.SyncBatchNorm does not run on CPUs")
+        if semantics.batch_norm_variance == "biased":
+            raise ExperimentError(
+                "trainer.sync_batchnorm keeps torch's unbiased variance, Keras's is biased: take torch's by "
+                "--model.semantics_except [batch_norm_variance], or --model.semantics torch"
+            )
+
+    @staticmethod
+    def _new_run(config: Any) -> RunFolder:
+        if _rank() != 0:
+            return RunFolder(Path())  # the first process makes it, and tells the others in RunRecorder.setup
+        root = Path(config.trainer.default_root_dir or ".").expanduser()
+        return RunFolder.create(root, config.experiment, config.name, config.seed_everything)
+
+    def _trained_run(self, config: Any) -> tuple[RunFolder, str | None]:
+        """The run that ckpt_path means, and its checkpoint's file; none for one that was stopped before its first.
 
         A file says it itself; otherwise it is the run whose config.yaml was given, or the newest of the experiment.
         """
@@ -102,25 +146,43 @@ class ExperimentCLI(LightningCLI):
             path = Path(asked)
             if not path.is_file():
                 raise ExperimentError(f"--ckpt_path: there is no checkpoint {path}")
-            return RunFolder.open(path.parent.parent), asked
+            run = RunFolder.open(path.parent.parent)
+            return run, str(run.sound(path))
         given = config_files(sys.argv)
+        resuming = self.subcommand == "fit" and asked == "last"
         if given and (given[-1].parent / "checkpoints").is_dir():
             run = RunFolder.open(given[-1].parent)
         else:
-            run = RunFolder.newest(Path(config.trainer.default_root_dir or "."), config.experiment, config.name)
+            root = Path(config.trainer.default_root_dir or ".").expanduser()
+            run = RunFolder.newest(root, config.experiment, config.name, trained=not resuming)
+        if resuming and not any(run.checkpoints.glob("*.ckpt")):
+            return run, None
         return run, str(run.checkpoint("last" if asked == "last" else "best"))
+
+    def _check_data(self, record: dict[str, Any], run: RunFolder) -> None:
+        dataset = self.datamodule.dataset
+        if self.subcommand == "fit" and record["data_fingerprint"] != dataset.fingerprint:
+            raise ExperimentError(
+                f"the images are not those that {run.path} began with (their fingerprint in run.json differs): "
+                "start a new run, without --ckpt_path"
+            )
+        if list(dataset.class_names) != record["class_names"]:
+            raise ExperimentError(
+                f"the images have the classes {', '.join(dataset.class_names)}, those of {run.path} have "
+                f"{', '.join(record['class_names'])}"
+            )
 
     def _trainer_arguments(self, config: Any) -> dict[str, Any]:
         fitting = self.subcommand == "fit"
         bar = config.trainer.enable_progress_bar
         if bar is None:
             bar = sys.stderr.isatty()
-        recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
+        self.recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
         logger = config.trainer.logger
         if logger in (None, True):
             logger = self._wandb_logger(config) if fitting and not config.trainer.fast_dev_run else False
         return {
-            "callbacks": [*(config.trainer.callbacks or []), recorder],
+            "callbacks": [*(config.trainer.callbacks or []), self.recorder],
             "enable_progress_bar": bar,
             "enable_model_summary": fitting and bar,
             "logger": logger,
@@ -140,13 +202,17 @@ class ExperimentCLI(LightningCLI):
         )
         return yaml.safe_dump(readable_config(config, defaults["trainer"]), sort_keys=False, width=110)
 
+    def fit(self, **arguments: Any) -> None:
+        with self.run.locked() if self.trainer.is_global_zero else nullcontext():
+            self.trainer.fit(**arguments)
+
     def after_fit(self) -> None:
         """Test the best checkpoint, and say which one it was."""
-        if self.trainer.interrupted or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        recorder = self.trainer.checkpoint_callback
-        assert isinstance(recorder, RunRecorder)
-        self.trainer.test(self.model, self.datamodule, ckpt_path=recorder.best_model_path, verbose=False)
+        self.run = self.recorder.run
+        best = str(self.run.checkpoint("best")) if self.trainer.is_global_zero else ""
+        self.trainer.test(self.model, self.datamodule, ckpt_path=self.trainer.strategy.broadcast(best), verbose=False)
         if isinstance(self.trainer.logger, WandbLogger) and self.trainer.is_global_zero:
             self.trainer.logger.experiment.summary.update(speed_summary(self.run))
         self._say_test_result()
@@ -158,8 +224,8 @@ class ExperimentCLI(LightningCLI):
         self._say_test_result()
 
     def _say_test_result(self) -> None:
-        record = self.run.read_record()
         if self.trainer.is_global_zero:
+            record = self.run.read_record()
             print(
                 f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
                 f"run      {self.run.path}\ncurves   {self.run.path / 'curves.png'}"

@@ -83,6 +83,20 @@ class Scores(nn.Module):
         self.loss.reset()
         self.counts.reset()
 
+    def sums(self) -> dict[str, dict[str, Tensor]]:
+        """What has been added up since the last reset, by all processes together; all of them must ask."""
+        found = {}
+        for name, metric in (("loss", self.loss), ("counts", self.counts)):
+            with metric.sync_context():
+                found[name] = {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
+        return found
+
+    def restore(self, sums: dict[str, dict[str, Tensor]]) -> None:
+        for name, states in sums.items():
+            metric = getattr(self, name)
+            for key, value in states.items():
+                setattr(metric, key, value.to(metric.device))
+
 
 class VGGClassifier(LightningModule):
     """Trains and evaluates the network of a ModelSpec on images (B, 3, S, S) with integer labels (B,).
@@ -113,7 +127,7 @@ class VGGClassifier(LightningModule):
         if pretrained is not None:
             self.network = on_backbone(Backbone(pretrained), self.network)
         if spec.init_from is not None:
-            load_network(self.network, Path(spec.init_from))
+            load_network(self.network, Path(spec.init_from).expanduser())
         if spec.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
@@ -137,18 +151,41 @@ class VGGClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.spec.init_from is not None and self.dtype == torch.float64 and self.trainer.ckpt_path is None:
-            load_network(self.network, Path(self.spec.init_from))  # once more, for the digits that float32 cut off
+            load_network(
+                self.network, Path(self.spec.init_from).expanduser()
+            )  # once more, for the digits that float32 cut off
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
-        self._scores("train").update(logits.detach(), labels, loss.detach())
-        return loss
+        smoothing = self.spec.label_smoothing
+        if self.trainer.world_size == 1:
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            self._scores("train").update(logits.detach(), labels, loss.detach())
+            return loss
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        self._scores("train").update(logits.detach(), labels, loss.detach() / max(len(labels), 1))
+        # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
+        total = self.trainer.strategy.reduce(torch.tensor(float(len(labels)), device=self.device), reduce_op="sum")
+        return loss * self.trainer.world_size / total
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What an epoch has measured so far goes in, too."""
+        checkpoint["train_sums"] = self._scores("train").sums()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank == 0:  # the sums are those of all processes
+            self._scores("train").restore(checkpoint["train_sums"])
 
     def on_train_epoch_end(self) -> None:
         self._log_scores("train")
-        self.log("learning_rate", torch.tensor(self.rates[self.global_step - 1], dtype=torch.float64))
+        self.log("learning_rate", torch.tensor(self.rates[self.global_step - 1], dtype=torch.float64), sync_dist=True)
+
+    def on_validation_start(self) -> None:
+        """Batch norm's statistics differ between processes; a checkpoint will hold those of the first."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -180,7 +217,8 @@ class VGGClassifier(LightningModule):
 
     def _log_scores(self, part: str) -> None:
         loss, accuracy = self._scores(part).compute()
-        self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True)
+        # They are those of all processes already; sync_dist only says that this is known.
+        self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True, sync_dist=True)
         self._scores(part).reset()
 
     def configure_optimizers(self) -> Any:

@@ -17,11 +17,13 @@ from lightning_vgg.experiment.config import (
     TrainerSpec,
     check_yaml,
     config_files,
+    flags_last,
     framework_free_parser,
     known_keys,
     nearest_key,
     read_config,
     readable_config,
+    refuse_changes,
 )
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.specs import (
@@ -156,6 +158,12 @@ def test_a_value_of_the_wrong_type(write: Write, text: str, key: str) -> None:
         ("model: {schedule: {warmup: 1}}\n", r"schedule.warmup is a share of the training in \[0, 1\)"),
         ("model: {schedule: {milestones: [0.5, 30]}}\n", r"schedule.milestones are shares of the training in \(0, 1\)"),
         ("model: {label_smoothing: 1}\n", r"model.label_smoothing lies in \[0, 1\)"),
+        ("model: {schedule: {factor: 2}}\n", r"schedule.factor lies in \[0, 1\]"),
+        ("model: {optimizer: {momentum: 1}}\n", r"optimizer.momentum lies in \[0, 1\)"),
+        ("model: {optimizer: {beta2: -.1}}\n", r"optimizer.beta2 lies in \[0, 1\)"),
+        ("model: {optimizer: {weight_decay: -1}}\n", "optimizer.weight_decay must be at least 0"),
+        ("model: {optimizer: {learning_rate: .nan}}\n", "optimizer.learning_rate must be above 0"),
+        ("model: {optimizer: {momentum: null}}\n", "optimizer.momentum must not be null"),
         ("data: {batch_size: 0}\n", "data.batch_size and data.eval_batch_size must be at least 1"),
         ("data: {validation_fraction: 1}\n", r"data.validation_fraction lies in \[0, 1\)"),
         ("data: {augmentation: {shift: -1}}\n", "augmentation.shift and augmentation.cutout are counts"),
@@ -221,7 +229,9 @@ EXPERIMENT = ModelSpec(
     channels_last=False,
     compile=True,
 )
-DATA = DataSpec("folder", "images", 48, 1000, 0.25, 3, 64, 250, AugmentationSpec(flip=True, shift=4, cutout=8), "cache")
+DATA = DataSpec(
+    "folder", "images", 48, 1000, 0.25, 3, 64, 250, AugmentationSpec(flip=True, shift=4, cutout=8), "cache", "skip"
+)
 TRAINER = TrainerSpec(3, "64-true", 1.0, "elsewhere", False, True)
 
 
@@ -287,6 +297,61 @@ def test_later_files_and_flags_win(write: Write, tmp_path: Path) -> None:
     assert config.model.network.filters == [9]
     assert config.model.network.units == [2]
     assert config.model.optimizer.learning_rate == 0.5
+
+
+def test_flags_win_wherever_they_stand(write: Write) -> None:
+    path = write("model: {optimizer: {learning_rate: 1e-2}}\ndata: {batch_size: 7}\n")
+    for args in (
+        ("--model.optimizer.learning_rate", "0.5", "-c", path),
+        ("--model.optimizer.learning_rate=0.5", "--config", path),
+        ("--model.optimizer.learning_rate=0.5", f"--config={path}"),
+    ):
+        config = parse(*args)
+        assert (config.model.optimizer.learning_rate, config.data.batch_size) == (0.5, 7)
+    assert flags_last(["fit", "--a", "1", "-c", "x", "--b", "-c", "y"]) == [
+        "fit",
+        "-c",
+        "x",
+        "-c",
+        "y",
+        "--a",
+        "1",
+        "--b",
+    ]
+
+
+CHANGES = [
+    (["--model.optimizer.learning_rate", "0.5"], "model.optimizer.learning_rate: 0.001 in the run, 0.5 now", False),
+    (["--model.network.filters", "[8]"], "model.network.filters: [32, 64, 128] in the run, [8] now", True),
+    (["--model.backbone.weights", "none"], "model.backbone.weights: None in the run, none now", True),
+    (["--data.image_size", "16"], "data.image_size: 32 in the run, 16 now", True),
+    (["--data.batch_size", "16"], "data.batch_size: 128 in the run, 16 now", False),
+    (["--data.augmentation.flip", "true"], "data.augmentation.flip: False in the run, True now", False),
+    (["--seed_everything", "3"], "seed_everything: 0 in the run, 3 now", False),
+    (["--name", "other"], "name: None in the run, other now", False),
+    (["--trainer.precision", "64-true"], "trainer.precision: 32-true in the run, 64-true now", False),
+]
+
+
+@pytest.mark.parametrize(("flags", "says", "always"), CHANGES)
+def test_a_checkpoint_refuses_other_settings(flags: list[str], says: str, always: bool, write: Write) -> None:
+    path = write(yaml.safe_dump(readable_config(parser().parse_args([]).as_dict(), {})))
+    config = parse(*flags)
+    with pytest.raises(ExperimentError) as caught:
+        refuse_changes(path, config, resuming=True)
+    assert says in str(caught.value)
+    if always:
+        with pytest.raises(ExperimentError):
+            refuse_changes(path, config, resuming=False)
+    else:
+        refuse_changes(path, config, resuming=False)
+
+
+def test_a_checkpoint_takes_settings_that_change_nothing_it_holds(write: Write) -> None:
+    path = write(yaml.safe_dump(readable_config(parser().parse_args([]).as_dict(), {})))
+    refuse_changes(
+        path, parse("--trainer.max_epochs", "30", "--data.root", "x", "--data.cache_dir", "y"), resuming=True
+    )
 
 
 def test_a_rate_without_a_point_is_a_number(write: Write) -> None:

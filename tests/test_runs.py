@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,13 +91,69 @@ def test_open_refuses_what_is_no_run(tmp_path: Path, run: RunFolder) -> None:
 def test_checkpoints(run: RunFolder) -> None:
     with pytest.raises(RunError, match="holds no best checkpoint"):
         run.checkpoint("best")
-    run.checkpoints.mkdir()
     # The newest, whatever its number: after a resume step 30 can come after step 100.
     for time, name in enumerate(("best_step100.ckpt", "best_step9.ckpt", "best_step30.ckpt", "last.ckpt")):
-        (run.checkpoints / name).touch()
+        write_zip(run.checkpoints / name)
         os.utime(run.checkpoints / name, (time, time))
     assert run.checkpoint("best").name == "best_step30.ckpt"
     assert run.checkpoint("last").name == "last.ckpt"
+
+
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("data.pkl", bytes(1000))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped"])
+def test_of_damaged_checkpoints_the_newest_sound_one_is_taken_and_a_damaged_best_is_refused(
+    damage: str, run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for time, name in enumerate(("best_step9.ckpt", "best_step30.ckpt", "last.ckpt")):
+        write_zip(run.checkpoints / name)
+        os.utime(run.checkpoints / name, (time, time))
+    for name in ("best_step30.ckpt", "last.ckpt"):
+        contents = (run.checkpoints / name).read_bytes()
+        spoilt = {"cut": contents[:500], "empty": b"", "flipped": contents[:600] + b"!" + contents[601:]}[damage]
+        (run.checkpoints / name).write_bytes(spoilt)
+        time = 1 if name == "best_step30.ckpt" else 2
+        os.utime(run.checkpoints / name, (time, time))
+    assert run.checkpoint("last").name == "best_step9.ckpt"
+    said = capsys.readouterr().err
+    assert "last.ckpt is damaged" in said and "best_step30.ckpt is damaged" in said
+    with pytest.raises(RunError, match=r"best_step30\.ckpt is damaged .*; sound ones of this run: .*best_step9\.ckpt"):
+        run.checkpoint("best")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../other", "..", ".", "", " ", ".hidden", "a\\b", "/etc/run"])
+def test_a_name_that_is_no_folders_name_is_refused(name: str, tmp_path: Path) -> None:
+    for experiment, run_name in ((name, "run"), ("vgg", name)):
+        with pytest.raises(RunError, match="is the name of a folder"):
+            RunFolder.create(tmp_path, experiment, run_name, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_being_trained_is_refused_and_half_files_of_a_killed_process_go(run: RunFolder) -> None:
+    half = run.checkpoints / ".last.ckpt.123.part"
+    half.touch()
+    with run.locked():
+        assert not half.exists()
+        with pytest.raises(RunError, match="is being trained by another process"), RunFolder(run.path).locked():
+            pass
+    with run.locked():
+        pass
+
+
+def test_a_full_disk_is_said_and_loses_nothing(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.write_config("old\n")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"the disk is full: .*config\.yaml"):
+        run.write_config("new\n")
+    assert (run.path / "config.yaml").read_text() == "old\n"
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "config.yaml"]
 
 
 def test_the_newest_run_is_that_of_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -103,7 +161,6 @@ def test_the_newest_run_is_that_of_the_newest_checkpoint(tmp_path: Path) -> None
         RunFolder.newest(tmp_path, "vgg", None)
     folders = {name: RunFolder.create(tmp_path, "vgg", name, 0) for name in ("b", "c", "a", "untrained")}
     for time, name in enumerate(("b", "c", "a")):
-        folders[name].checkpoints.mkdir()
         (folders[name].checkpoints / "last.ckpt").touch()
         os.utime(folders[name].checkpoints / "last.ckpt", (time, time))
     assert RunFolder.newest(tmp_path, "vgg", None).path == folders["a"].path

@@ -344,6 +344,29 @@ def test_an_empty_class_folder_is_named(suffix: str, tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("suffix", ["", ".zip", ".tar.xz"])
+def test_bad_images_are_left_out_where_that_is_asked_for(
+    suffix: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    bad = {"train/dog/cut.png": png(1)[:-30], "test/cat/empty.jpg": b"", "train/cat/text.gif": b"no image"}
+    path = make(tmp_path / f"set{suffix}", small_set() | bad)
+    clean = load_images("folder", str(make(tmp_path / f"clean{suffix}", small_set())), 8, str(tmp_path / "cache"))
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        images = load_images("folder", str(path), 8, str(tmp_path / "cache"), "skip")
+        assert images.fingerprint == clean.fingerprint
+        assert [name.split(" ")[0] for name in images.left_out] == sorted(bad)
+        assert "3 images are left out" in caplog.text and "empty.jpg" in caplog.text
+    with pytest.raises(DataError, match=r"3 such files in all.*--data\.on_bad_image skip"):
+        load_images("folder", str(path), 8, str(tmp_path / "cache"))
+
+
+def test_a_class_without_a_sound_image_is_named(tmp_path: Path) -> None:
+    path = make(tmp_path / "set", {**without("test/dog"), "test/dog/bad.png": b""})
+    with pytest.raises(DataError, match=r"no image in the class folder test/dog"):
+        load_images("folder", str(path), 8, str(tmp_path / "cache"), "skip")
+
+
 def test_a_bomb_in_a_set_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     root = write(tmp_path / "set", small_set() | {"train/cat/bomb.png": encoded(Image.new("L", (15, 10)), "PNG")})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from lightning_vgg.experiment.arms import ArmSpec
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec
+from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, refuse_null
 
 OPTIONAL_GROUPS = {"model.backbone": BackboneSpec}
 """Keys that are null or have settings of their own; a parser knows each of these as one key."""
@@ -43,6 +44,9 @@ class TrainerSpec:
     logger: bool | None = None
     enable_progress_bar: bool | None = None
 
+    def __post_init__(self) -> None:
+        refuse_null(self, "trainer")
+
 
 class ExplainsErrors:
     """For an ArgumentParser: errors name the key, the place and the nearest known key, without a page of usage."""
@@ -52,7 +56,8 @@ class ExplainsErrors:
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
         keys = known_keys(self)
-        for path in config_files(sys.argv[1:] if args is None else args):
+        args = flags_last(sys.argv[1:] if args is None else args)
+        for path in config_files(args):
             check_yaml(path, keys)
         return super().parse_args(args, *more, **kwargs)  # type: ignore[misc]
 
@@ -68,6 +73,20 @@ def config_files(args: list[str]) -> list[Path]:
     """The files given by ``-c FILE``, ``--config FILE`` or ``--config=FILE``."""
     files = [Path(after) for flag, after in itertools.pairwise(args) if flag in ("-c", "--config")]
     return files + [Path(arg.removeprefix("--config=")) for arg in args if arg.startswith("--config=")]
+
+
+def flags_last(args: list[str]) -> list[str]:
+    """Files before flags: what stands on the command line wins, wherever it stands."""
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if arg in ("-c", "--config"):
+            files += [arg, *itertools.islice(rest, 1)]
+        else:
+            (files if arg.startswith("--config=") else others).append(arg)
+    first = next((number for number, arg in enumerate(others) if arg.startswith("-")), len(others))
+    return [*others[:first], *files, *others[first:]]
 
 
 def known_keys(parser: Any) -> list[str]:
@@ -194,7 +213,58 @@ def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) ->
     kept["trainer"] = {
         key: value for key, value in config["trainer"].items() if key in shared or value != trainer_defaults[key]
     }
-    return kept
+    return _without_home(kept)
+
+
+def _without_home(value: Any) -> Any:
+    """Paths below the home folder begin with ~: a run folder that is passed on names nobody."""
+    if isinstance(value, dict):
+        return {key: _without_home(inner) for key, inner in value.items()}
+    home = f"{Path.home()}{os.sep}"
+    if isinstance(value, str) and value.startswith(home):
+        return f"~{os.sep}{value.removeprefix(home)}"
+    return value
+
+
+_MAY_CHANGE = {
+    "model.channels_last", "model.compile", "data.source", "data.root", "data.cache_dir", "data.eval_batch_size",
+}  # fmt: skip
+"""Whatever does not change what a run computes. Images may move; that they are the same is checked by themselves."""
+
+_TRAINER_KEEPS = ("precision", "gradient_clip_val", "accumulate_grad_batches")
+
+
+def refuse_changes(path: Path, config: Any, resuming: bool) -> None:
+    """Refuse settings with which a checkpoint cannot be used: a run is one experiment from beginning to end.
+
+    Args:
+        path: the run's config.yaml.
+        config: the settings of this command, as specs.
+        resuming: whether training goes on; otherwise the checkpoint is only evaluated.
+
+    Raises:
+        ExperimentError: names the settings, with both values.
+    """
+    trained = read_config(path)
+    before, now = (
+        _without_home(dotted({"model": asdict(each.model), "data": asdict(each.data), "seed_everything": seed}))
+        for each, seed in ((trained, trained.seed_everything), (config, config.seed_everything))
+    )
+    trainer = trained.trainer or {}
+    for key in _TRAINER_KEEPS:
+        if key in trainer:
+            before[f"trainer.{key}"], now[f"trainer.{key}"] = trainer[key], getattr(config.trainer, key, trainer[key])
+    for key in ("experiment", "name"):
+        if getattr(config, key) is not None:
+            before[key], now[key] = getattr(trained, key), getattr(config, key)
+    changed = [key for key in before | now if before.get(key) != now.get(key) and key not in _MAY_CHANGE]
+    if not resuming:
+        fixed = ("model.network.", "model.backbone", "model.semantics", "data.image_size")
+        changed = [key for key in changed if key.startswith(fixed)]
+    if changed:
+        lines = "".join(f"\n  {key}: {before.get(key)} in the run, {now.get(key)} now" for key in changed)
+        remedy = "leave them out, or start a new run, without --ckpt_path" if resuming else "leave them out"
+        raise ExperimentError(f"{path.parent} was trained with other settings: {remedy}{lines}")
 
 
 def dotted(values: Any, prefix: str = "") -> dict[str, Any]:

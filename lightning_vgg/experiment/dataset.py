@@ -28,6 +28,7 @@ class Dataset:
         class_names: in the order of the labels.
         fingerprint: of all images of the source, their labels and class names.
         normalization: mean and standard deviation of the training images.
+        left_out: images that could not be decoded, each with the reason.
     """
 
     train: Part
@@ -36,6 +37,7 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     normalization: Normalization
+    left_out: tuple[str, ...]
 
     def describe(self) -> dict[str, Any]:
         """What run.json says of the images."""
@@ -43,6 +45,7 @@ class Dataset:
             "data_fingerprint": self.fingerprint,
             "class_names": list(self.class_names),
             "normalization": {"mean": self.normalization.mean, "std": self.normalization.std},
+            **({"images_left_out": list(self.left_out)} if self.left_out else {}),
             "images": {name: len(getattr(self, name).labels) for name in ("train", "val", "test")},
         }
 
@@ -53,7 +56,7 @@ def load_dataset(spec: DataSpec) -> Dataset:
     Raises:
         DataError: the images cannot be had, or there are too few.
     """
-    images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir)
+    images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image)
     chosen = np.arange(len(images.train_labels))
     if spec.train_images is not None:
         chosen = stratified_subset(images.train_labels, spec.train_images)
@@ -71,4 +74,5 @@ def load_dataset(spec: DataSpec) -> Dataset:
         class_names=images.class_names,
         fingerprint=images.fingerprint,
         normalization=Normalization.of(train.images),
+        left_out=images.left_out,
     )

@@ -1,4 +1,8 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and the words for every other."""
+
+from __future__ import annotations
+
+import traceback
 
 
 class ExperimentError(ValueError):
@@ -6,3 +10,9 @@ class ExperimentError(ValueError):
 
     The command line prints it without a traceback.
     """
+
+
+def explain_bug(error: Exception) -> str:
+    """What a command says of an exception that should not have got out: whose fault it is, and where it happened."""
+    where = "".join(traceback.format_exception(error))
+    return f"this is a bug of this project, not yours; please report it with these lines:\n{where}"

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -189,7 +190,10 @@ def _array(folder: Path, shape: tuple[int, ...], dtype: np.dtype | type, keep: b
             "left: free some, name another folder by --data.cache_dir, or pool them (--model.backbone.pooling average)"
         )
     path.unlink(missing_ok=True)  # whoever has it open keeps what is open
-    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:  # all of it now: what others write later cannot take the room away
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 @contextlib.contextmanager

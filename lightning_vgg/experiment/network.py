@@ -32,6 +32,9 @@ Shape = tuple[int, ...]
 
 CLASSIFIER = "classifier"
 
+MAX_LAYERS = 1000
+"""Of a block: far beyond what can be trained."""
+
 
 class NetworkError(ExperimentError):
     """A network that cannot be built; the message names the block and the layer."""
@@ -127,9 +130,11 @@ def _recipes(block: str | list[str], widths: list[int], kind: BlockKind) -> list
 
 
 def _plan_block(name: str, recipe: Recipe, width: int, shape: Shape, dropout: float) -> tuple[PlannedLayer, ...]:
-    planned = []
+    planned: list[PlannedLayer] = []
     count: Counter[str] = Counter()
     for layer in recipe.layers():
+        if len(planned) == MAX_LAYERS:  # before memory ends: (((conv) x99) x99) x99 is a million
+            raise NetworkError(f"{name} has more than {MAX_LAYERS} layers: repeat its groups fewer times")
         if isinstance(layer, Dropout) and layer.rate is None:
             layer = Dropout(dropout)
         word = "activation" if isinstance(layer, Activation) else layer.word.replace(" ", "_")

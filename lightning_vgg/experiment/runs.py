@@ -15,9 +15,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
+import errno
+import fcntl
+import glob
 import io
 import json
 import os
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -52,7 +57,13 @@ class RunFolder:
         """Make ``root/runs/experiment/name``; a name that is taken gets a number, so nothing is overwritten.
 
         Without a name it is the time and the seed.
+
+        Raises:
+            RunError: the experiment or the name would lead out of its folder.
         """
+        for key, value in (("experiment", experiment), ("name", name)):
+            if value is not None and (not value.strip() or value.startswith(".") or set(value) & set("/\\\0")):
+                raise RunError(f"{key} is {value!r}; it is the name of a folder: without '/', and not hidden")
         name = name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_seed{seed}"
         parent = root / "runs" / experiment
         parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +75,9 @@ class RunFolder:
             except FileExistsError:
                 number += 1
             else:
-                return cls(path)
+                run = cls(path)
+                run.checkpoints.mkdir()
+                return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -78,31 +91,95 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def newest(cls, root: Path, experiment: str, name: str | None) -> RunFolder:
+    def newest(cls, root: Path, experiment: str, name: str | None, trained: bool = True) -> RunFolder:
         """The run of an experiment, of this name where one is given, whose checkpoint is the newest.
+
+        Args:
+            root: the folder that holds runs/.
+            experiment: which.
+            name: which.
+            trained: whether it must have a checkpoint; else a run that was stopped before its first one counts, too.
 
         Raises:
             RunError: there is none.
         """
         parent = root / "runs" / experiment
-        checkpoints = sorted(parent.glob(f"{name or '*'}/checkpoints/last*"), key=lambda path: path.stat().st_mtime)
-        if not checkpoints:
+        folders = [cls(path) for path in parent.glob(glob.escape(name) if name else "*") if path.is_dir()]
+        ages = {run: file.stat().st_mtime for run in folders for file in run._checkpoint_files("last")[:1]}
+        if not trained:
+            begun = {run: run.path / "config.yaml" for run in folders if run not in ages}
+            ages |= {run: file.stat().st_mtime for run, file in begun.items() if file.exists()}
+        if not ages:
             raise RunError(
                 f"there is no trained run in {parent}/{name or ''}: "
                 "give the settings of one by -c RUN/config.yaml, or a file by --ckpt_path RUN/checkpoints/last.ckpt"
             )
-        return cls(checkpoints[-1].parent.parent)
+        return max(ages, key=lambda run: ages[run])
 
     def checkpoint(self, which: Literal["best", "last"]) -> Path:
-        """The file of the best or the last checkpoint.
+        """The file of the best or the last checkpoint. Where the last is damaged, that is said, and the newest sound
+        one is taken.
 
         Raises:
-            RunError: the run has none.
+            RunError: the run has none that is sound.
         """
-        files = sorted(self.checkpoints.glob(f"{which}*"), key=lambda path: path.stat().st_mtime)
+        files = self._checkpoint_files(which)
         if not files:
             raise RunError(f"{self.path} holds no {which} checkpoint: {self.checkpoints}/{which}* does not exist")
-        return files[-1]
+        if which == "best":
+            return self.sound(files[0])
+        for file in (*files, *self._checkpoint_files("best")):
+            damage = find_damage(file)
+            if damage is None:
+                return file
+            print(f"the checkpoint {file} is damaged ({damage}); the newest sound one is taken", file=sys.stderr)
+        raise RunError(f"{self.path} holds no checkpoint that is sound: begin a new run, without --ckpt_path")
+
+    def sound(self, checkpoint: Path) -> Path:
+        """The checkpoint itself.
+
+        Raises:
+            RunError: it is damaged; the message names those of the run that are not.
+        """
+        damage = find_damage(checkpoint)
+        if damage is not None:
+            others = [str(file) for file in sorted(self.checkpoints.glob("*.ckpt")) if find_damage(file) is None]
+            raise RunError(
+                f"the checkpoint {checkpoint} is damaged ({damage}); sound ones of this run: "
+                f"{', '.join(others) or 'none'}. Name one by --ckpt_path"
+            )
+        return checkpoint
+
+    def _checkpoint_files(self, which: Literal["best", "last"]) -> list[Path]:
+        """The newest first."""
+        return sorted(self.checkpoints.glob(f"{which}*"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def best_file(self, step: int) -> Path:
+        """Where the checkpoint after so many optimizer steps goes, if it is the best yet."""
+        return self.checkpoints / f"best_step{step}.ckpt"
+
+    def remove_other_bests(self, step: int) -> None:
+        for file in self._checkpoint_files("best"):
+            if file != self.best_file(step):
+                file.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time trains a run; the lock of a killed process is gone with it, its half files go now.
+
+        Raises:
+            RunError: another process has it.
+        """
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for part in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
+                part.unlink()
+            yield
+        except BlockingIOError:
+            raise RunError(f"{self.path} is being trained by another process: wait for it, or stop it") from None
+        finally:
+            os.close(folder)
 
     def write_config(self, text: str) -> None:
         with atomic_write(self.path / "config.yaml") as file:
@@ -163,9 +240,28 @@ def epoch_line(row: dict[str, float], epochs: int | None) -> str:
     return "  ".join([*words, f"{row['seconds']:.1f} s"])
 
 
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's file; None: its checksums are right.
+
+    torch itself reads a flipped bit without a word.
+    """
+    if checkpoint.suffix != ".ckpt":  # Keras's .h5 has no checksums
+        return None
+    try:
+        with zipfile.ZipFile(checkpoint) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        return f"{checkpoint.stat().st_size:,} bytes; {error}"
+    return None if damaged is None else f"the checksum of {damaged} is wrong"
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Write beside ``path``, then move into place; on an error the old file stays as it was."""
+    """Write beside ``path``, then move into place; on an error the old file stays as it was.
+
+    Raises:
+        RunError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -174,6 +270,11 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"the disk is full: {path} could not be written. Whatever was there is as it was; make room, and go on "
+                "with the run by --ckpt_path last"
+            ) from error
         raise

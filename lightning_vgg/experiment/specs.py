@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from lightning_vgg.experiment.errors import ExperimentError
+
+
+def refuse_null(spec: Any, place: str) -> None:
+    """Raise ExperimentError for a setting that is null and may not be: parsers let null through for any type."""
+    for each in fields(spec):
+        if getattr(spec, each.name) is None and not str(each.type).endswith("| None"):
+            raise ExperimentError(f"{place}.{each.name} must not be null: leave it out for its default")
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class NetworkSpec:
     dropout: float = 0.25
 
     def __post_init__(self) -> None:
+        refuse_null(self, "network")
         if not 0 <= self.dropout < 1:
             raise ExperimentError(f"network.dropout lies in [0, 1), not {self.dropout}")
 
@@ -58,8 +67,16 @@ class OptimizerSpec:
     decay_all: bool = True
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        refuse_null(self, "optimizer")
+        if not 0 < self.learning_rate < math.inf:
             raise ExperimentError(f"optimizer.learning_rate must be above 0, not {self.learning_rate}")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ExperimentError(f"optimizer.{name} lies in [0, 1), not {getattr(self, name)}")
+        for name in ("epsilon", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ExperimentError(f"optimizer.{name} must be at least 0, not {value}")
         if self.nesterov and self.momentum == 0:
             raise ExperimentError("optimizer.nesterov needs optimizer.momentum above 0")
 
@@ -82,10 +99,13 @@ class ScheduleSpec:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
+        refuse_null(self, "schedule")
         if not 0 <= self.warmup < 1:
             raise ExperimentError(f"schedule.warmup is a share of the training in [0, 1), not {self.warmup}")
         if any(not 0 < milestone < 1 for milestone in self.milestones):
             raise ExperimentError(f"schedule.milestones are shares of the training in (0, 1), not {self.milestones}")
+        if not 0 <= self.factor <= 1:
+            raise ExperimentError(f"schedule.factor lies in [0, 1], not {self.factor}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,9 @@ class BackboneSpec:
     unfreeze: dict[int, str | None] = field(default_factory=dict)
     rate_factor: float = 1.0
     layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        refuse_null(self, "backbone")
 
 
 @dataclass(frozen=True)
@@ -146,6 +169,7 @@ class ModelSpec:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        refuse_null(self, "model")
         if not 0 <= self.label_smoothing < 1:
             raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
 
@@ -165,6 +189,7 @@ class AugmentationSpec:
     cutout: int = 0
 
     def __post_init__(self) -> None:
+        refuse_null(self, "augmentation")
         if self.shift < 0 or self.cutout < 0:
             raise ExperimentError("augmentation.shift and augmentation.cutout are counts of pixels, at least 0")
 
@@ -185,6 +210,7 @@ class DataSpec:
         eval_batch_size: images a validation or test step, over all devices.
         augmentation: random changes of the training images.
         cache_dir: where downloads and decoded images are kept; null for the user's cache folder.
+        on_bad_image: of folder: error stops before training where an image cannot be decoded; skip leaves it out.
     """
 
     source: Literal["cifar10", "digits", "folder"] = "cifar10"
@@ -197,8 +223,10 @@ class DataSpec:
     eval_batch_size: int = 500
     augmentation: AugmentationSpec = field(default_factory=AugmentationSpec)
     cache_dir: str | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
+        refuse_null(self, "data")
         if min(self.image_size, self.batch_size, self.eval_batch_size) < 1:
             raise ExperimentError("data.image_size, data.batch_size and data.eval_batch_size must be at least 1")
         if not 0 <= self.validation_fraction < 1:

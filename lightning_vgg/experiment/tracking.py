@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import netrc
 import os
+import secrets
 from typing import Any
 
 from lightning_vgg.experiment.runs import RunFolder
@@ -33,16 +35,23 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dic
     """
     import wandb
 
+    identity = run.read_record().get("wandb_id") or secrets.token_hex(4)
+    run.update_record(wandb_id=identity)
     os.environ.setdefault("WANDB_MODE", "online" if has_api_key() else "offline")
     os.environ.setdefault("WANDB_SILENT", str(os.environ["WANDB_MODE"] == "offline").lower())
+    wandb.setup()  # it sets the level of its log, whose file in the run folder says where that lies
+    logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)
     return {
         "project": os.environ.get("WANDB_PROJECT", PROJECT),
+        "id": identity,
+        # A resumed run goes on in its curves; offline each part is a file of its own, with the same identity.
+        "resume": None if os.environ["WANDB_MODE"] == "offline" else "allow",
         "name": run.path.name,
         "group": os.environ.get("WANDB_RUN_GROUP", experiment),
         "job_type": os.environ.get("WANDB_JOB_TYPE", framework),
         "dir": str(run.path),
         "config": config,
-        "settings": wandb.Settings(console="off"),
+        "settings": wandb.Settings(console="off", disable_git=True, x_disable_machine_info=True, x_disable_meta=True),
     }
 
 

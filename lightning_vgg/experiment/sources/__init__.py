@@ -13,7 +13,7 @@ from lightning_vgg.experiment.sources.cache import cache_folder
 from lightning_vgg.experiment.sources.cifar10 import load_cifar10
 from lightning_vgg.experiment.sources.decode import image_files, open_image
 from lightning_vgg.experiment.sources.digits import load_digits
-from lightning_vgg.experiment.sources.folder import load_folder
+from lightning_vgg.experiment.sources.folder import OnBadImage, load_folder
 from lightning_vgg.experiment.sources.imageset import DataError, ImageSet
 from lightning_vgg.experiment.sources.splits import split_validation, stratified_subset
 
@@ -36,12 +36,18 @@ SOURCES: dict[str, Callable[..., ImageSet]] = {
 }
 
 
-def load_images(source: str, root: str | None, image_size: int = 32, cache_dir: str | None = None) -> ImageSet:
+def load_images(
+    source: str,
+    root: str | None,
+    image_size: int = 32,
+    cache_dir: str | None = None,
+    on_bad_image: OnBadImage = "error",
+) -> ImageSet:
     """All images of a source, `image_size` x `image_size` pixels each.
 
     `root` says where the files are, in the source's own way (see `load_cifar10`, `load_folder`). Downloads
     and decoded images are kept in `cache_dir`; None is `$XDG_CACHE_HOME/lightning-vgg`, where the variable
-    is not set `~/.cache/lightning-vgg`.
+    is not set `~/.cache/lightning-vgg`. `on_bad_image` is for the images of a folder; the others are known to be sound.
 
     Raises DataError when the source is unknown or its data is missing or at fault.
     """
@@ -52,6 +58,7 @@ def load_images(source: str, root: str | None, image_size: int = 32, cache_dir: 
     if image_size < 1:
         raise DataError(f"image_size is {image_size}; it is the side of the images in pixels, 1 or more.")
     try:
-        return SOURCES[source](root, image_size, cache_folder(cache_dir))
+        more = {"on_bad_image": on_bad_image} if source == "folder" else {}
+        return SOURCES[source](root, image_size, cache_folder(cache_dir), **more)
     except OSError as error:
         raise DataError(f"The data of source {source!r} cannot be read: {error}") from error

@@ -14,7 +14,7 @@ import numpy as np
 
 from lightning_vgg.experiment.sources.imageset import ImageSet, error_text, make_image_set
 
-FORMAT = 1  # raise it whenever the stored files, or the pixels that `decode` gives, change
+FORMAT = 2  # raise it whenever the stored files, or the pixels that `decode` gives, change
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def _read(entry: Path) -> ImageSet | None:
     try:
         about = json.loads((entry / "about.json").read_text())
         arrays = [np.load(entry / f"{name}.npy") for name in _ARRAYS]
-        kept = make_image_set((arrays[0], arrays[1]), (arrays[2], arrays[3]), about["class_names"])
+        kept = make_image_set((arrays[0], arrays[1]), (arrays[2], arrays[3]), about["class_names"], about["left_out"])
         if kept.fingerprint == about["fingerprint"]:
             return kept
         reason = "its contents differ from its fingerprint"
@@ -76,7 +76,11 @@ def _write(entry: Path, images: ImageSet) -> None:
         new.mkdir()
         for name in _ARRAYS:
             np.save(new / f"{name}.npy", getattr(images, name))
-        about = {"class_names": images.class_names, "fingerprint": images.fingerprint}
+        about = {
+            "class_names": images.class_names,
+            "fingerprint": images.fingerprint,
+            "left_out": images.left_out,
+        }
         (new / "about.json").write_text(json.dumps(about))
         try:
             new.rename(entry)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,48 +22,60 @@ from lightning_vgg.experiment.sources.imageset import (
     make_image_set,
 )
 
+OnBadImage = Literal["error", "skip"]
+
+_log = logging.getLogger(__name__)
+
 SPLITS = ("train", "test")
 LAYOUT = "train/<class>/<image> and test/<class>/<image>"
 
 
-def load_folder(root: str | None, image_size: int, cache: Path) -> ImageSet:
+def load_folder(root: str | None, image_size: int, cache: Path, on_bad_image: OnBadImage = "error") -> ImageSet:
     """The images below `root`: a folder, or a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz archive of one.
 
     Classes are sorted by name and files by name within their class, so a folder and its archive give the same
     arrays. Hidden files, files that are no images, and whatever lies beside `train` and `test` are left out.
 
     Raises DataError when the layout is not `train/<class>/*` and `test/<class>/*` with the same two or more
-    classes, or when a file cannot be decoded.
+    classes, or, unless `on_bad_image` is "skip", when a file cannot be decoded.
     """
     if root is None:
         raise DataError(f"The source 'folder' needs data.root: a folder, or an archive, that holds {LAYOUT}.")
     path = Path(root).expanduser()
     if path.is_dir():
         files = list(walk_files(path))
-        key = _folder_key(path, files, image_size)
-        return remember(cache, key, lambda: _load(path, folder_members(path, files), image_size))
-    if path.is_file():
-        return remember(cache, _archive_key(path, image_size), lambda: _load_archive(path, image_size))
-    raise DataError(f"data.root: there is no folder or archive {path}.")
+        key = _folder_key(path, files, image_size, on_bad_image)
+        images = remember(cache, key, lambda: _load(path, folder_members(path, files), image_size, on_bad_image))
+    elif path.is_file():
+        key = _archive_key(path, image_size, on_bad_image)
+        images = remember(cache, key, lambda: _load_archive(path, image_size, on_bad_image))
+    else:
+        raise DataError(f"data.root: there is no folder or archive {path}.")
+    if images.left_out:
+        more = f" and {len(images.left_out) - 3} more" if len(images.left_out) > 3 else ""
+        _log.warning(
+            "%s: %d images are left out: %s%s", path, len(images.left_out), "; ".join(images.left_out[:3]), more
+        )
+    return images
 
 
-def _folder_key(path: Path, files: list[Path], image_size: int) -> str:
-    digest = hashlib.sha256(f"folder {FORMAT} {image_size}".encode())
+def _folder_key(path: Path, files: list[Path], image_size: int, on_bad_image: OnBadImage) -> str:
+    digest = hashlib.sha256(f"folder {FORMAT} {image_size} {on_bad_image}".encode())
     for file in sorted(files):
         about = file.stat()
         digest.update(f"{file.relative_to(path).as_posix()!r} {about.st_size} {about.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 
-def _archive_key(path: Path, image_size: int) -> str:
+def _archive_key(path: Path, image_size: int, on_bad_image: OnBadImage) -> str:
     with path.open("rb") as file:
         contents = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"archive {FORMAT} {image_size} {contents}".encode()).hexdigest()
+    return hashlib.sha256(f"archive {FORMAT} {image_size} {on_bad_image} {contents}".encode()).hexdigest()
 
 
-def _load_archive(path: Path, image_size: int) -> ImageSet:
+def _load_archive(path: Path, image_size: int, on_bad_image: OnBadImage) -> ImageSet:
     try:
-        return _load(path, archive_members(path), image_size)
+        return _load(path, archive_members(path), image_size, on_bad_image)
     except ARCHIVE_FAULTS as error:
         raise DataError(
             f"The archive {path} is damaged, cut short, or none of .zip, .tar, .tar.gz, .tar.bz2, .tar.xz: "
@@ -126,19 +139,23 @@ def _place(parts: tuple[str, ...]) -> Place | None:
     return None
 
 
-def _load(path: Path, members: Iterable[Member], image_size: int) -> ImageSet:
+def _load(path: Path, members: Iterable[Member], image_size: int, on_bad_image: OnBadImage) -> ImageSet:
     from tqdm import tqdm
 
     survey = _Survey(path)
     encoded = tqdm(survey.images(members), desc=f"Decoding {path.name}", unit=" images", disable=None)
     images, reasons = decode_all(encoded, image_size)
-    if reasons:
+    if reasons and on_bad_image == "error":
         place, reason = min(reasons.items())
         more = f" ({len(reasons)} such files in all)" if len(reasons) > 1 else ""
-        raise DataError(f"{path}: {_in_words(place)} cannot be decoded: {reason}{more}. Remove or repair it.")
+        raise DataError(
+            f"{path}: {_in_words(place)} cannot be decoded: {reason}{more}. Remove or repair it, "
+            "or leave such files out by --data.on_bad_image skip."
+        )
     if not images:
         raise DataError(_no_images(survey))
-    return _assemble(survey, images)
+    left_out = [f"{_in_words(place)} ({reason})" for place, reason in sorted(reasons.items())]
+    return _assemble(survey, images, left_out)
 
 
 def _in_words(place: Place) -> str:
@@ -157,7 +174,7 @@ def _top_names(survey: _Survey) -> str:
     return f"At its top there is {', '.join(names[:8]) or 'nothing'}{more}."
 
 
-def _assemble(survey: _Survey, images: dict[Place, Images]) -> ImageSet:
+def _assemble(survey: _Survey, images: dict[Place, Images], left_out: list[str]) -> ImageSet:
     top = _enclosing_folder(survey, images)
     classes = _checked_classes(survey, top, {place._replace(file=()) for place in images})
     label_of = {name: label for label, name in enumerate(classes)}
@@ -167,7 +184,7 @@ def _assemble(survey: _Survey, images: dict[Place, Images]) -> ImageSet:
         labels = np.array([label_of[place.label] for place in places], dtype=np.int64)
         return np.stack([images[place] for place in places]), labels
 
-    return make_image_set(arrays("train"), arrays("test"), classes)
+    return make_image_set(arrays("train"), arrays("test"), classes, left_out)
 
 
 def _enclosing_folder(survey: _Survey, images: dict[Place, Images]) -> str:

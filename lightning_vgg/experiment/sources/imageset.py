@@ -36,6 +36,8 @@ class ImageSet:
     class_names: tuple[str, ...]
     fingerprint: str
     """sha256 (hex) of the decoded images, the labels and the class names."""
+    left_out: tuple[str, ...] = ()
+    """Images that could not be decoded, each with the reason."""
 
     @property
     def num_classes(self) -> int:
@@ -47,10 +49,15 @@ class ImageSet:
         return int(self.train_images.shape[1])
 
 
-def make_image_set(train: tuple[Images, Labels], test: tuple[Images, Labels], class_names: Sequence[str]) -> ImageSet:
+def make_image_set(
+    train: tuple[Images, Labels],
+    test: tuple[Images, Labels],
+    class_names: Sequence[str],
+    left_out: Sequence[str] = (),
+) -> ImageSet:
     """An ImageSet with its fingerprint computed; `train` and `test` are (images, labels)."""
     digest = hashlib.sha256(json.dumps(list(class_names)).encode())
     for array in (*train, *test):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return ImageSet(*train, *test, tuple(class_names), digest.hexdigest())
+    return ImageSet(*train, *test, tuple(class_names), digest.hexdigest(), tuple(left_out))
