@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import socketserver
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import CONFIGS, Command, history_without_seconds, only_run, run_in
 from PIL import Image
@@ -216,3 +218,47 @@ def test_a_resumed_run_goes_on_in_its_own_folder_and_ends_like_an_uninterrupted_
     assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
     logits = [np.load(runs / name / "test_predictions.npz")["logits"] for name in ("stopped", "whole")]
     np.testing.assert_array_equal(*logits)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_the_last_sound_checkpoint(
+    command: Command, tmp_path: Path
+) -> None:
+    flags = ("--model.network.conv_block", "conv - maxpool", "--trainer.logger", "false", "--name", "run")
+    command("fit", *SHORT, *flags, "--trainer.max_epochs", "1")
+    last = only_run(tmp_path) / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["state_dict"]["network.classifier.weight"][0, 0] = torch.nan
+    torch.save(checkpoint, last)
+    before = last.read_bytes()
+    error = command("fit", *SHORT, *flags, "--ckpt_path", "last", status=2).stderr
+    assert "the training loss is not finite in step 13 (epoch 2); the last sound checkpoint is" in error
+    assert "Traceback" not in error
+    assert last.read_bytes() == before
+    assert len(history_without_seconds(only_run(tmp_path))) == 2
+
+
+def test_a_full_disk_ends_the_run_with_the_reason_and_what_was_there_stays(
+    trained: Path, command: Command, tmp_path: Path
+) -> None:
+    """Full for what is as large as a checkpoint."""
+    run = only_run(trained)
+    target = tmp_path / "runs" / "quickstart" / run.name
+    shutil.copytree(run, target)
+    before = {path.name: path.read_bytes() for path in (target / "checkpoints").iterdir()}
+    code = (
+        "import os, errno, sys; from lightning_vgg import cli; from lightning_vgg.experiment import runs\n"
+        "real = os.fsync\n"
+        "def fsync(number):\n"
+        "    if os.fstat(number).st_size > 300_000: raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "    real(number)\n"
+        "os.fsync = fsync\n"
+        "sys.exit(cli.run(sys.argv[1:]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "fit", "-c", target / "config.yaml", "--ckpt_path", "last",
+         "--trainer.max_epochs", "3", "--trainer.logger", "false"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert "the disk is full" in result.stderr and "Traceback" not in result.stderr
+    assert {path.name: path.read_bytes() for path in (target / "checkpoints").iterdir()} == before
