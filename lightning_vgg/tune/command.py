@@ -51,8 +51,6 @@ def search(study: optuna.Study, settings: Settings) -> None:
             work(study, settings)
         else:
             _run_workers(settings)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     finally:
         write_results(study, settings)
         write_report(study, settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_vgg.experiment.runs import RunFolder, Watch
+from lightning_vgg.interruption import Interrupted
 
 
 def check(specs: Any) -> None:
@@ -21,8 +22,8 @@ def train(config: Path, watch: Watch | None) -> RunFolder:
     cli = None if watch is None else partial(TrialCLI, watch)
     try:
         run = run_command("fit", ["-c", str(config)], cli).run
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
+    except Interrupted as stop:
+        raise Interrupted(stop.number) from None  # a trial does not go on from its checkpoint
     finally:
         _finish_wandb()
         gc.collect()  # a trainer and its module refer to each other, so their memory would wait

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
+import os
 import sys
 import tempfile
 import warnings
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import RunFolder, Watch
+from lightning_vgg.interruption import SIGNALS, Interrupted
 from lightning_vgg.tune.alive import alive, locked
 from lightning_vgg.tune.engines import find_engine
 from lightning_vgg.tune.settings import Settings
@@ -27,16 +28,12 @@ from lightning_vgg.tune.summary import write_results
 
 def work_as_process(settings: Settings) -> None:
     """The whole life of one of several workers."""
-
-    def stop_once(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the parent both send it
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, stop_once)
+    os.setsid()  # Ctrl-C reaches the parent alone, which hands it on once
     try:
+        SIGNALS.install()
         work(open_study(settings), settings)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except Interrupted as stop:
+        raise SystemExit(stop.status) from None
     except ExperimentError as error:
         print(f"lightning-vgg: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
