@@ -6,3 +6,7 @@ class ExperimentError(ValueError):
 
     The command line prints it without a traceback.
     """
+
+
+class Diverged(ExperimentError):
+    """A training whose loss is not finite: settings that lead nowhere, which a search may well meet."""
