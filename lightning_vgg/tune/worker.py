@@ -54,9 +54,7 @@ def work(study: optuna.Study, settings: Settings) -> None:
                     _run_trial(study, trial, settings)
                 except Diverged as error:
                     trial.set_user_attr("error", str(error))
-                    study.tell(
-                        trial, state=TrialState.PRUNED
-                    )  # the search learns from it, as it does not from a failure
+                    study.tell(trial, state=TrialState.PRUNED)  # the search learns nothing from a failed one
                 except BaseException:  # Ctrl-C, too
                     study.tell(trial, state=TrialState.FAIL)
                     raise
