@@ -12,7 +12,7 @@ import numpy as np
 from keras_reference.backend import peak_memory
 from keras_reference.batches import TrainingBatches
 from lightning_vgg.experiment.curves import draw_curves
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.errors import Diverged
 from lightning_vgg.experiment.hardware import process_seconds
 from lightning_vgg.experiment.runs import RunFolder, Watch, epoch_line
 from lightning_vgg.experiment.tracking import STEP, speed_summary
@@ -45,7 +45,7 @@ class RefuseBadLoss(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not np.isfinite(logs["loss"]):  # the epoch's mean so far
-            raise ExperimentError(
+            raise Diverged(
                 f"the training loss is not finite in step {int(self.model.optimizer.iterations)} (epoch "
                 f"{self.epoch + 1}); the checkpoints are those of the epoch before. "
                 "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
@@ -115,13 +115,15 @@ class WholeCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
 
 class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]
-    """Stops after an epoch at which ``watch`` says so."""
+    """Stops after an epoch at which ``watch`` says so, or the loss is lost."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
         self.watch = watch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if not np.isfinite(logs["val_loss"]):
+            raise Diverged(f"the validation loss is not finite in epoch {epoch + 1}")
         if self.watch(epoch + 1, logs["val_acc"]):
             self.model.stop_training = True
 

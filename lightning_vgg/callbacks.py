@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.curves import draw_curves
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.errors import Diverged
 from lightning_vgg.experiment.hardware import process_seconds, processor_name, resident_memory
 from lightning_vgg.experiment.pretrained import file_sha256
 from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunFolder, atomic_write, epoch_line
@@ -175,7 +175,7 @@ class RunRecorder(Checkpoint):
             return
         files = sorted(self.run.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
         sound = f"the last sound checkpoint is {files[-1]}" if files else "there is no checkpoint before it"
-        raise ExperimentError(
+        raise Diverged(
             f"the training loss is not finite in step {step} (epoch {trainer.current_epoch + 1}); {sound}. "
             "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
         )

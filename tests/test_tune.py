@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import sqlite3
+import statistics
 import subprocess
 import sys
 import time
@@ -21,15 +22,15 @@ import yaml
 from conftest import CONFIGS, history_without_seconds, run_in
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.errors import Diverged, ExperimentError
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.tune import study as studies
+from lightning_vgg.tune import worker
 from lightning_vgg.tune.alive import alive, is_alive
 from lightning_vgg.tune.settings import Settings, read_settings, tune_parser
 from lightning_vgg.tune.space import Range, as_text, decode, with_values
 from lightning_vgg.tune.study import best_trial, fail_dead_trials, open_study, trials_left
 from lightning_vgg.tune.summary import closing_words, savings, write_report, write_results
-from lightning_vgg.tune.worker import take_trial
 
 SPACE = {
     "model.network.conv_block": ["conv - maxpool - dropout", "Block: conv - batch norm - conv - maxpool"],
@@ -162,9 +163,9 @@ def test_the_shipped_study_is_sound() -> None:
 def search(settings: Settings, trials: int) -> None:
     """So many trials by a new worker, without a training: the value of one is its dropout."""
     study = open_study(settings)
-    with alive(settings.folder) as worker:
+    with alive(settings.folder) as name:
         for _ in range(trials):
-            trial = take_trial(study, settings, worker)
+            trial = worker.take_trial(study, settings, name)
             assert trial is not None
             for key, parameter in settings.space.items():
                 parameter.suggest(trial, key)
@@ -205,28 +206,28 @@ def test_only_as_many_trials_begin_as_are_wanted_and_dead_ones_do_not_count(tmp_
     settings = small(tmp_path, "--trials", "2")
     search(settings, 1)
     study = open_study(settings)
-    with alive(settings.folder) as worker:
-        running = take_trial(study, settings, worker)
+    with alive(settings.folder) as name:
+        running = worker.take_trial(study, settings, name)
         assert running is not None
         with alive(settings.folder) as another:
-            assert take_trial(study, settings, another) is None  # one finished, one under way
+            assert worker.take_trial(study, settings, another) is None  # one finished, one under way
         assert study.trials[running.number].state == TrialState.RUNNING
-    with alive(settings.folder) as worker:
-        assert take_trial(study, settings, worker) is not None
+    with alive(settings.folder) as name:
+        assert worker.take_trial(study, settings, name) is not None
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "RUNNING"]
 
 
 COUNTING_WORKER = """
 import sys
+from lightning_vgg.tune import worker
 from lightning_vgg.tune.alive import alive
 from lightning_vgg.tune.settings import read_settings, tune_parser
 from lightning_vgg.tune.study import open_study
-from lightning_vgg.tune.worker import take_trial
 parser = tune_parser()
 settings = read_settings(parser.parse_args(sys.argv[1:]), parser)
 study = open_study(settings)
-with alive(settings.folder) as worker:
-    while (trial := take_trial(study, settings, worker)) is not None:
+with alive(settings.folder) as name:
+    while (trial := worker.take_trial(study, settings, name)) is not None:
         study.tell(trial, 0.5)
 """
 
@@ -281,7 +282,7 @@ def test_a_database_fails_the_trials_of_a_machine_that_fell_silent(tmp_path: Pat
     settings = small(tmp_path, "--storage", url)
     study = open_study(settings)
     for machine, silent in (("dead", 1000), ("living", 10)):
-        trial = take_trial(study, settings, f"worker of the {machine} machine")
+        trial = worker.take_trial(study, settings, f"worker of the {machine} machine")
         assert trial is not None
         study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
         with sqlite3.connect(tmp_path / "study.db") as database:
@@ -311,6 +312,66 @@ def test_a_proxy_serves_the_study(tmp_path: Path) -> None:
 def test_a_storage_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="--storage cannot be opened"):
         open_study(small(tmp_path, "--storage", url))
+
+
+class FakeEngine:
+    """Trains nothing: a trial learns its own dropout, and diverges at high rates."""
+
+    def __init__(self, highest_rate: float) -> None:
+        self.highest_rate = highest_rate
+
+    def check(self, specs: Any) -> None:
+        pass
+
+    def train(self, path: Path, watch: Callable[[int, float], bool]) -> RunFolder:
+        config = yaml.safe_load(path.read_text())
+        if config["model"]["optimizer"]["learning_rate"] > self.highest_rate:
+            raise Diverged("the loss is lost")
+        run = RunFolder.create(Path(config["trainer"]["default_root_dir"]), config["experiment"], config["name"], 0)
+        run.update_record(parameters=100, images_per_second=9.0)
+        for epoch in range(1, config["trainer"]["max_epochs"] + 1):
+            val_acc = config["model"]["network"]["dropout"] * (1 if epoch == 3 else 0.9)
+            run.write_history({"epoch": epoch, "step": epoch, "val_acc": val_acc, "seconds": 1.0})
+            if watch(epoch, val_acc):
+                break
+        return run
+
+
+def test_the_search_learns_from_settings_at_which_the_loss_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = small(tmp_path, "--trials", "25", tune__startup_trials=5)
+    monkeypatch.setattr(worker, "find_engine", lambda framework: FakeEngine(0.01))  # of rates up to 0.03
+    worker.work(open_study(settings), settings)
+    trials = open_study(settings).trials
+    lost = [trial for trial in trials if trial.params["model.optimizer.learning_rate"] > 0.01]
+    assert [trial for trial in trials if "error" in trial.user_attrs] == lost != []
+    assert all(trial.state == TrialState.PRUNED for trial in lost)
+    assert len([trial for trial in lost if trial.number >= 15]) <= 2
+    assert capsys.readouterr().out.count("  the loss is lost\n") == len(lost)
+    with (settings.folder / "trials.csv").open() as file:
+        assert [row["number"] for row in csv.DictReader(file) if row["error"]] == [str(trial.number) for trial in lost]
+    assert savings(trials, settings)[0] == sum(trial.user_attrs.get("seconds", 0) for trial in trials)
+
+
+def test_a_trials_value_is_its_best_epoch_and_bad_ones_are_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the median rule, computed here: after epoch 2, below the median of the complete trials' best so far."""
+    settings = small(tmp_path, "--trials", "12", tune__startup_trials=3)
+    monkeypatch.setattr(worker, "find_engine", lambda framework: FakeEngine(1.0))
+    worker.work(open_study(settings), settings)
+    complete: list[float] = []
+    pruned = 0
+    for trial in open_study(settings).trials:
+        dropout = trial.params["model.network.dropout"]
+        bad = len(complete) >= 3 and 0.9 * dropout < statistics.median([0.9 * each for each in complete])
+        assert (trial.state == TrialState.PRUNED) == bad
+        assert trial.value == pytest.approx(0.9 * dropout if bad else dropout)
+        assert trial.user_attrs["epochs"] == (2 if bad else 4)
+        pruned += bad
+        complete += [] if bad else [dropout]
+    assert pruned > 0
 
 
 # What a study leaves
@@ -499,7 +560,8 @@ def test_machines_share_a_storage_and_no_trial_is_lost_or_run_twice(tmp_path: Pa
     storage = f"sqlite:///{tmp_path}/study.db"
     for machine in machines:
         machine.mkdir()
-        write_small(machine, trainer__logger=False, trainer__max_epochs=2)
+        space = {"model.network.dropout": {"low": 0.0, "high": 0.5}, "model.optimizer.learning_rate": [0.003, 1e30]}
+        write_small(machine, trainer__logger=False, trainer__max_epochs=2, tune__space=space)
     processes = [start(machine, "--trials", "4", "--storage", storage) for machine in machines]
     for process in processes:
         output, _ = process.communicate(timeout=300)
@@ -508,29 +570,33 @@ def test_machines_share_a_storage_and_no_trial_is_lost_or_run_twice(tmp_path: Pa
     runs = [path.parent.name for machine in machines for path in machine.glob("runs/small/*/run.json")]
     assert sorted(runs) == [f"trial{trial.number:04}" for trial in trials]
     assert all(trial.state in studies.FINISHED for trial in trials)
+    lost = [trial.number for trial in trials if trial.params["model.optimizer.learning_rate"] == "1.0e+30"]
+    assert [trial.number for trial in trials if "error" in trial.user_attrs] == lost != []
     assert 4 <= len(trials) <= 5  # both may begin a last one at the same moment
     assert len(list(machines[0].glob("runs/small/trial*"))) > 0 < len(list(machines[1].glob("runs/small/trial*")))
 
 
 @pytest.mark.slow
 def test_keras_can_be_the_engine(tmp_path: Path) -> None:
-    write_small(tmp_path, trainer__max_epochs=3, tune__startup_trials=1, tune__space={
-        "model.network.filters": [[4], [8]], "model.optimizer.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},
-    })  # fmt: skip
+    space = {"model.network.dropout": {"low": 0.0, "high": 0.1}, "model.optimizer.learning_rate": [1e-5, 0.01, 1e30]}
+    write_small(tmp_path, trainer__max_epochs=3, tune__startup_trials=1, tune__space=space, seed_everything=7)
     code = (
         "import sys\nfrom lightning_vgg.cli import run\nstatus = run(sys.argv[1:])\n"
         "print('loaded', *sorted({'torch', 'lightning', 'tensorflow'} & set(sys.modules)))\nsys.exit(status)"
     )
-    args = ["tune", "-c", "tune.yaml", "--framework", "keras", "--trials", "4"]
+    args = ["tune", "-c", "tune.yaml", "--framework", "keras", "--trials", "5"]
     result = subprocess.run(
         [sys.executable, "-c", code, *args], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "loaded tensorflow"
     trials = trials_of(tmp_path, "--framework", "keras")
-    assert [trial.state in studies.FINISHED for trial in trials] == [True] * 4
-    assert any(trial.state == TrialState.PRUNED and trial.user_attrs["epochs"] == 2 for trial in trials)
-    for trial in trials:
+    assert [trial.state in studies.FINISHED for trial in trials] == [True] * 5
+    rates = [float(trial.params["model.optimizer.learning_rate"]) for trial in trials]
+    assert ["error" in trial.user_attrs for trial in trials] == [rate == 1e30 for rate in rates]
+    assert set(rates) == {1e-5, 0.01, 1e30}  # by this seed
+    assert any(trial.user_attrs.get("epochs") == 2 for trial in trials)
+    for trial in (trial for trial in trials if "run" in trial.user_attrs):
         run = RunFolder(tmp_path / "runs" / "small" / trial.user_attrs["run"])
         record = run.read_record()
         assert record["framework"] == "keras" and "test_acc" not in record

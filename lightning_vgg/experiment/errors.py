@@ -12,6 +12,10 @@ class ExperimentError(ValueError):
     """
 
 
+class Diverged(ExperimentError):
+    """A training whose loss is not finite: settings that lead nowhere, which a search may well meet."""
+
+
 def explain_bug(error: Exception) -> str:
     """What a command says of an exception that should not have got out: whose fault it is, and where it happened."""
     where = "".join(traceback.format_exception(error))

@@ -6,17 +6,20 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_vgg.experiment.errors import Diverged
 from lightning_vgg.experiment.runs import Watch
 from lightning_vgg.experiment_cli import ExperimentCLI
 
 
 class StopWhere(Callback):
-    """Stops after an epoch at which ``watch`` says so."""
+    """Stops after an epoch at which ``watch`` says so, or the loss is lost."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.callback_metrics["val_loss"].isfinite():  # the training's is not known yet
+            raise Diverged(f"the validation loss is not finite in epoch {trainer.current_epoch + 1}")
         if self.watch(trainer.current_epoch + 1, trainer.callback_metrics["val_acc"].item()):
             trainer.should_stop = True
 

@@ -17,8 +17,9 @@ from lightning_vgg.experiment.runs import atomic_write
 from lightning_vgg.tune.settings import DIRECTIONS, Objective, Settings
 from lightning_vgg.tune.study import best_trial, finished_trials
 
-MEASURED = ("val_acc", "images_per_second", "parameters", "epochs", "seconds", "run")
-"""Of each finished trial. val_acc: a fraction, of the best epoch. seconds: of all epochs, validation included."""
+MEASURED = ("val_acc", "images_per_second", "parameters", "epochs", "seconds", "run", "error")
+"""Of each finished trial. val_acc: a fraction, of the best epoch. seconds: of all epochs, validation included. Of a
+trial whose loss was lost there is the error alone."""
 
 
 def write_results(study: optuna.Study, settings: Settings) -> None:
@@ -109,8 +110,8 @@ def closing_words(study: optuna.Study, settings: Settings) -> str:
     ]
     if done < settings.trials:
         lines[0] += "; the same command goes on"
-    if counts[TrialState.PRUNED]:
-        spent, saved = savings(finished_trials(study), settings)
+    spent, saved = savings(finished_trials(study), settings)
+    if saved:
         share = saved / (spent + saved)
         lines.append(
             f"pruning  {spent:.0f} s spent, {saved:.0f} s saved, {share:.0%} of what all epochs would have taken"
@@ -138,9 +139,11 @@ def _front_line(trial: FrozenTrial, settings: Settings) -> str:
 
 def savings(trials: list[FrozenTrial], settings: Settings) -> tuple[float, float]:
     """Seconds that finished trials took, and those that pruning saved: of each epoch not trained, the mean of its
-    trial's epochs."""
+    trial's epochs. Trials whose loss was lost are left out."""
     spent = saved = 0.0
     for trial in trials:
+        if "error" in trial.user_attrs:
+            continue
         missing = settings.config(trial.params)["trainer"]["max_epochs"] - trial.user_attrs["epochs"]
         spent += trial.user_attrs["seconds"]
         saved += missing * trial.user_attrs["seconds"] / trial.user_attrs["epochs"]

@@ -12,10 +12,10 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.storages._heartbeat import get_heartbeat_thread  # what Study.optimize does; the rest of it is too little
+from optuna.storages._heartbeat import get_heartbeat_thread  # Study.optimize has it, but takes trials without a turn
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.errors import Diverged, ExperimentError
 from lightning_vgg.experiment.runs import RunFolder, Watch
 from lightning_vgg.interruption import SIGNALS, Interrupted
 from lightning_vgg.tune.alive import alive, locked
@@ -49,6 +49,9 @@ def work(study: optuna.Study, settings: Settings) -> None:
             with get_heartbeat_thread(trial._trial_id, study._storage):
                 try:
                     _run_trial(study, trial, settings)
+                except Diverged as error:
+                    trial.set_user_attr("error", str(error))
+                    study.tell(trial, state=TrialState.PRUNED)  # the search learns nothing from a failed one
                 except BaseException:  # Ctrl-C, too
                     study.tell(trial, state=TrialState.FAIL)
                     raise
@@ -133,6 +136,8 @@ def train_once(config: dict[str, Any], settings: Settings) -> RunFolder:
 def trial_line(trial: FrozenTrial, settings: Settings) -> str:
     """``trial 12  val_acc 71.20 %  3 epochs  14.2 s  pruned  model.network.dropout 0.25 ...``."""
     attributes = trial.user_attrs
+    if "error" in attributes:
+        return f"trial {trial.number:3}  {attributes['error']}"
     words = [f"trial {trial.number:3}  val_acc {attributes['val_acc']:.2%}"]
     words += [f"{name} {attributes[name]:,.0f}" for name in settings.tune.objectives[1:]]
     words += [f"{attributes['epochs']} epochs", f"{attributes['seconds']:.1f} s"]
