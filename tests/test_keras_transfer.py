@@ -9,6 +9,7 @@ import io
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from conftest import run_in
 from test_keras_reference import record_of
 
 from keras_reference.cli import run as run_command
-from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
+from lightning_vgg.experiment.dataset import Part, load_dataset
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, OptimizerSpec
@@ -251,8 +252,8 @@ def test_features_and_the_rest_are_the_whole(folder: Path, keras: Any, tmp_path:
     network = build(folder / "source", image_size=20)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
     part = Part(pixels, np.arange(7) % 4)
-    normal = load_dataset(DataSpec(source="digits", image_size=16)).normalization
-    dataset = Dataset(part, part, part, tuple("abcd"), "", normal)
+    dataset = replace(load_dataset(DataSpec(source="digits", image_size=16)), test=part)
+    normal = dataset.normalization
     logits = network.model()(network.preprocess(normal)(pixels), training=False)
     for fed in (2, 5, len(network.backbone.layers)):
         features = Features(network.backbone, fed, DataSpec(cache_dir=str(tmp_path)), dataset, "32-true")

@@ -691,7 +691,7 @@ def test_configuration_trains(
     assert record["backbone"]["preprocessing"] == "keras_caffe"
     assert record["trainable_parameters"] + record["frozen_parameters"] == record["parameters"]
     assert record["frozen_parameters"] == {
-        "base": 14714688, "dense_head": 14714688, "gradual": 14714688, "fine_tuning": 0, "top_block": 7635264
+        "base": 1735488, "dense_head": 1735488, "gradual": 14714688, "fine_tuning": 0, "top_block": 7635264
     }[overlay.stem if overlay else "base"]  # fmt: skip
 
 
