@@ -19,6 +19,19 @@ for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
     os.environ.pop(name, None)
 os.environ["NETRC"] = os.devnull
 
+
+@pytest.fixture(autouse=True)
+def wandb_variables() -> Iterator[None]:
+    """W&B is told of its mode by a variable, which must not outlive the test in this process."""
+    before = dict(os.environ)
+    yield
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
