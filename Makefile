@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[keras,tune,dev]"
 	touch $(READY)
 
-quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and compare them, about three minutes
+quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and compare them, about two minutes
 	$(BIN)/lightning-vgg compare -c configs/quickstart.yaml -c configs/compare/quickstart.yaml --jobs 2
 
 test: $(READY)  ## all tests; LIGHTNING_VGG_TEST_DATA names a folder with the real images
