@@ -36,6 +36,23 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+RATIO_COLUMNS = ["precision", "arm", "ratio", "of all turns", "images/s", "of all turns"]
+
+
+def ratios_to_bare_loop(precision: str, speeds: dict[str, list[float]]) -> tuple[dict[str, Any], list[list[str]]]:
+    """Figures, and rows under RATIO_COLUMNS, of arms that took turns; speeds are images per second."""
+    figures, rows = {}, []
+    for name, values in speeds.items():
+        ratios = [value / bare for value, bare in zip(values, speeds["bare loop"], strict=True)]
+        speed, ratio = spread(values), spread(ratios)
+        figures[f"{precision}, {name}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
+        rows.append([
+            precision, name, f"{ratio['median']:.3f}", f"{ratio['min']:.3f} - {ratio['max']:.3f}",
+            f"{speed['median']:.0f}", f"{speed['min']:.0f} - {speed['max']:.0f}",
+        ])  # fmt: skip
+    return figures, rows
+
+
 def publish(name: str, title: str, columns: list[str], rows: list[list[str]], figures: dict[str, Any]) -> None:
     """Print a table and write benchmarks/results/NAME.json."""
     table = Table(*columns, title=title)

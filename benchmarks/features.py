@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 
 import torch
-from common import publish, spread
+from common import RATIO_COLUMNS, publish, ratios_to_bare_loop
 from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 
@@ -49,19 +49,17 @@ def main() -> None:
                 if turn:  # the first one warms up
                     speeds[name].append(speed)
                     print(f"{precision}  turn {turn}/{options.turns}  {name}: {speed:.0f} images/s", flush=True)
-        for name, values in speeds.items():
-            ratios = [value / bare for value, bare in zip(values, speeds["bare loop"], strict=True)]
-            speed, ratio = spread(values), spread(ratios)
-            figures[f"{precision}, {name}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
-            rows.append([
-                precision, name, f"{ratio['median']:.3f}", f"{ratio['min']:.3f} - {ratio['max']:.3f}",
-                f"{speed['median']:.0f}", f"{speed['min']:.0f} - {speed['max']:.0f}",
-            ])  # fmt: skip
-    columns = ["precision", "arm", "ratio", "of all turns", "images/s", "of all turns"]
+        of_precision, table = ratios_to_bare_loop(precision, speeds)
+        figures |= of_precision
+        rows += table
     settings = {"images": options.images, "image_size": options.image_size, "turns": options.turns}
     settings |= {"threads": torch.get_num_threads()}
     publish(
-        "features", "Computing VGG16's features, ratio to the bare loop", columns, rows, {**settings, "arms": figures}
+        "features",
+        "Computing VGG16's features, ratio to the bare loop",
+        RATIO_COLUMNS,
+        rows,
+        {**settings, "arms": figures},
     )
 
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import publish, spread
+from common import RATIO_COLUMNS, publish, ratios_to_bare_loop
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
@@ -51,17 +51,13 @@ def main() -> None:
                 print(
                     f"{precision}  turn {turn + 1}/{options.turns}  {name}: {speeds[name][-1]:.0f} images/s", flush=True
                 )
-        for name, values in speeds.items():
-            ratios = [value / bare for value, bare in zip(values, speeds["bare loop"], strict=True)]
-            speed, ratio = spread(values), spread(ratios)
-            figures[f"{precision}, {name}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
-            rows.append([
-                precision, name, f"{ratio['median']:.3f}", f"{ratio['min']:.3f} - {ratio['max']:.3f}",
-                f"{speed['median']:.0f}", f"{speed['min']:.0f} - {speed['max']:.0f}",
-            ])  # fmt: skip
-    columns = ["precision", "arm", "ratio", "of all turns", "images/s", "of all turns"]
+        of_precision, table = ratios_to_bare_loop(precision, speeds)
+        figures |= of_precision
+        rows += table
     settings = {"images": options.images, "epochs": options.epochs, "turns": options.turns}
-    publish("throughput", "Training throughput, ratio to the bare loop", columns, rows, {**settings, "arms": figures})
+    publish(
+        "throughput", "Training throughput, ratio to the bare loop", RATIO_COLUMNS, rows, {**settings, "arms": figures}
+    )
 
 
 def bare_loop(options: argparse.Namespace, precision: str) -> float:

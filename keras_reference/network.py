@@ -67,6 +67,17 @@ class Network:
         shapes = {name: value.shape for name, value in self.read().items()}
         load_tensors(str(path), list(self.tensors()), read_neutral(path, shapes))
 
+    def count_parameters(self) -> dict[str, int]:
+        """In all, those that train now, and those that are frozen; batch norm's statistics are none."""
+        layers = [self.head, *(self.backbone.layers if self.backbone is not None else ())]
+        trained = {id(variable) for layer in layers for variable in layer.trainable_variables}
+        total = training = 0
+        for variable in (each for layer in layers for each in layer.variables if each.name in _PARAMETERS):
+            size = int(np.prod(variable.shape))
+            total += size
+            training += size if id(variable) in trained else 0
+        return {"parameters": total, "trainable_parameters": training, "frozen_parameters": total - training}
+
     def tensors(self) -> Iterator[NeutralTensor]:
         """All variables that the neutral file holds."""
         if self.backbone is not None:
@@ -95,12 +106,3 @@ def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[Part
         if variables:
             parts.append(Part(variables, factor, start * steps))
     return parts
-
-
-def count_parameters(model: keras.Model) -> dict[str, int]:
-    """In all, those that train, and those that are frozen; batch norm's statistics, which Keras counts, are none."""
-    trainable = {id(variable) for variable in model.trainable_variables}
-    sizes = {id(v): int(np.prod(v.shape)) for v in model.variables if v.name in _PARAMETERS}
-    training = sum(size for key, size in sizes.items() if key in trainable)
-    total = sum(sizes.values())
-    return {"parameters": total, "trainable_parameters": training, "frozen_parameters": total - training}

@@ -25,7 +25,7 @@ from keras_reference.callbacks import (
 )
 from keras_reference.config import Experiment
 from keras_reference.features import Features
-from keras_reference.network import Network, count_parameters, trained_parts
+from keras_reference.network import Network, trained_parts
 from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
 from lightning_vgg.experiment.backbone import freezing_line, plan_model
 from lightning_vgg.experiment.dataset import Part, load_dataset
@@ -57,7 +57,7 @@ def fit(experiment: Experiment, watch: Watch | None = None) -> RunFolder:
     whole = network.model(training.stages[0][2])
     run = RunFolder.create(experiment.root, experiment.experiment, experiment.name, experiment.seed)
     run.write_config(experiment.text)
-    run.update_record(**describe_run(whole, training, pretrained))
+    run.update_record(**describe_run(training, pretrained))
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
     bar = bar and watch is None
     validation = training.evaluation(dataset.val, "val") if len(dataset.val.labels) else None
@@ -164,7 +164,7 @@ class Training:
     def say_what_trains(self, epoch: int, frozen: int) -> None:
         backbone = self.network.backbone
         if backbone is not None:
-            counts = count_parameters(self.network.model(frozen))
+            counts = self.network.count_parameters()
             numbers = counts["trainable_parameters"], counts["frozen_parameters"]
             print(freezing_line(epoch, self.experiment.trainer.max_epochs, *numbers, backbone.plan, frozen), flush=True)
 
@@ -216,7 +216,7 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
     return results
 
 
-def describe_run(whole: keras.Model, training: Training, pretrained: Pretrained | None) -> dict[str, Any]:
+def describe_run(training: Training, pretrained: Pretrained | None) -> dict[str, Any]:
     """What run.json says of a run before its results are known."""
     experiment = training.experiment
     start = experiment.model.init_from
@@ -228,7 +228,7 @@ def describe_run(whole: keras.Model, training: Training, pretrained: Pretrained 
         "semantics_except": experiment.model.semantics_except,
         "initial_weights_sha256": file_sha256(Path(start)) if start else None,
         **training.dataset.describe(),
-        **count_parameters(whole),
+        **training.network.count_parameters(),
         **({"backbone": pretrained.description} if pretrained else {}),
     }
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from keras_reference import optim as keras_optim
 from keras_reference.backbone import load_pretrained as keras_pretrained
 from keras_reference.batches import Preprocess
-from keras_reference.network import Network, count_parameters
+from keras_reference.network import Network
 from keras_reference.network import trained_parts as keras_parts
 from keras_reference.resize import Resize
 from keras_reference.weights import load_tensors
@@ -159,6 +159,7 @@ class TransferLadder(Ladder):
         if pretrained.normalization is not None:
             dataset = replace(dataset, normalization=pretrained.normalization)
         super().__init__(spec, data, dataset)
+        self.plan = pretrained.plan
 
     def rungs(self) -> Iterator[Rung]:
         yield self.specification()
@@ -174,7 +175,7 @@ class TransferLadder(Ladder):
     def whole_run(self) -> Rung:
         """As for any experiment; told where layers of the backbone train whose dropout draws masks of its own."""
         rung = super().whole_run()
-        plan = self.transfer_pair("float32").plan
+        plan = self.plan
         if any(isinstance(layer.layer, Dropout) for layer in plan.layers[plan.frozen_layers(0) :]):
             return replace(rung, limit=float("inf"), worst=f"{rung.worst} (dropout in the backbone)")
         return rung
@@ -202,7 +203,8 @@ class TransferLadder(Ladder):
         theirs = {name: np.array(tensor.shape) for name, tensor in pair.keras.read().items()}
         layers = pair.plan.frozen_layers(0)
         pair.backbone.freeze(layers)
-        counts = count_parameters(pair.keras.model(layers))
+        pair.keras.model(layers)
+        counts = pair.keras.count_parameters()
         torch_counts = [torch_count(pair.torch_network, frozen) for frozen in (False, True)]
         same = torch_counts == [counts["trainable_parameters"], counts["frozen_parameters"]]
         found = distance(ours, theirs)
@@ -219,7 +221,7 @@ class TransferLadder(Ladder):
         """Normalized images to half as many pixels again and to half, and to the experiment's own size."""
         (batch, *_) = self.images(BATCH, precision)
         ours, theirs = {}, {}
-        own = self.transfer_pair(precision).plan.image_size
+        own = self.plan.image_size
         for size in sorted({self.image_size * 3 // 2, self.image_size // 2, own} - {self.image_size}):
             with keras_precision(precision):
                 theirs[f"{size} px"] = np.asarray(Resize(size)(batch.images))
