@@ -52,6 +52,7 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=4))
 @example({"model.backbone": {"weights": 3}})
+@example({"model.backbone.layer": None})
 @example({"model.optimizer.learning_rate": float("nan")})
 @example({"model.schedule.milestones": [None]})
 def test_any_values_of_known_keys(tmp_path: Path, flat: dict[str, Any]) -> None:

@@ -61,6 +61,17 @@ class ExplainsErrors:
             check_yaml(path, keys)
         return super().parse_args(args, *more, **kwargs)  # type: ignore[misc]
 
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().instantiate(*args, **kwargs)  # type: ignore[misc]
+        except ValueError as error:  # what a spec that may be null refuses comes wrapped, as its cause
+            refused: BaseException | None = error
+            while not isinstance(refused, ExperimentError):
+                if refused is None:
+                    raise
+                refused = refused.__cause__
+            raise refused from None
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ExperimentError(explain(message, known_keys(self)))
 
