@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Small networks on few cores: one thread a process, one process a core.
 TEST_JOBS ?= 2
+IMAGES ?= $(LIGHTNING_VGG_TEST_DATA)/data/cifar10-jpeg.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick chaos lint bench clean
+.PHONY: help setup quickstart test test-quick chaos lint bench bench-quick clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +37,19 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## training throughput against a bare PyTorch loop; on an otherwise idle machine
-	$(BIN)/python benchmarks/throughput.py
+bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; on an otherwise idle machine
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras
+	BENCHMARK_RESULTS=benchmarks/results/batches \
+	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 2
+	$(BIN)/python benchmarks/features.py --root $(IMAGES)
+	$(BIN)/python benchmarks/growth.py --root $(IMAGES)
+	$(BIN)/python benchmarks/accuracy.py --root $(IMAGES)
+
+bench-quick: $(READY)  ## start-up and throughput in three minutes, into runs/bench-quick
+	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/startup.py --turns 1
+	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras \
+	  --images 2560 --epochs 1 --turns 1
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

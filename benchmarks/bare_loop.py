@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12800)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--augmented", action="store_true", help="flip, shift by 4, cut out 8 pixels, once a batch")
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     arguments = parser.parse_args()
     data = load_images("folder", arguments.root)
@@ -47,6 +48,8 @@ def train(images: np.ndarray, labels: np.ndarray, arguments: argparse.Namespace)
         start = time.perf_counter()
         for index in torch.randperm(len(pixels)).split(arguments.batch):
             batch = ((pixels[index].float() - mean) * scale).permute(0, 3, 1, 2)
+            if arguments.augmented:
+                batch = augment(batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16-mixed"):
                 loss = F.cross_entropy(network(batch), targets[index])
             optimizer.zero_grad()
@@ -54,6 +57,21 @@ def train(images: np.ndarray, labels: np.ndarray, arguments: argparse.Namespace)
             optimizer.step()
         speeds.append(len(pixels) / (time.perf_counter() - start))
     return speeds
+
+
+def augment(batch: torch.Tensor) -> torch.Tensor:
+    """Each image mirrored or not, moved by up to 4 pixels, a square of 8 pixels cut out; (B, 3, 32, 32)."""
+    count, size = len(batch), batch.shape[-1]
+    batch = torch.where(torch.rand(count, 1, 1, 1) < 0.5, batch.flip(3), batch)
+    padded = F.pad(batch, (4, 4, 4, 4), mode="reflect")
+    axis = torch.arange(size)
+    row, column = (torch.randint(0, 9, (count, 1)) + axis for _ in range(2))
+    image = torch.arange(count)[:, None, None]
+    batch = padded.permute(0, 2, 3, 1)[image, row[:, :, None], column[:, None, :]]
+    first = torch.randint(0, size, (2, count, 1)) - 4
+    inside = (axis >= first) & (axis < first + 8)
+    batch = batch.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[..., None], 0)
+    return batch.permute(0, 3, 1, 2)
 
 
 if __name__ == "__main__":

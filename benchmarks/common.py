@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_vgg.experiment.hardware import processor_name
+from lightning_vgg.experiment.network import Plan
+from lightning_vgg.experiment.recipe import Conv, Dense
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 
 
 def machine() -> dict[str, Any]:
@@ -29,6 +33,41 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def training_flops(plan: Plan) -> int:
+    """Multiplications and additions of convolutions and dense layers for one image in one training step.
+
+    Twice as many backwards as forwards; the first layer has no gradient of its inputs to compute.
+    """
+    total = 0
+    for number, planned in enumerate(plan.layers):
+        pixels = planned.output_shape[0] * planned.output_shape[1] if len(planned.output_shape) == 3 else 1
+        match planned.layer:
+            case Conv(kernel=kernel):
+                forward = 2 * pixels * kernel**2 * planned.input_shape[-1] * planned.width
+            case Dense():
+                forward = 2 * planned.input_shape[-1] * planned.width
+            case _:
+                continue
+        total += forward * (3 if number else 2)
+    return total
+
+
+def matrix_peak(precision: str, seconds: float = 2.0) -> float:
+    """FLOP/s of torch's product of two 2048 x 2048 matrices, the best of what fits into ``seconds``."""
+    size = 2048
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        left @ right
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -54,12 +93,12 @@ def ratios_to_bare_loop(precision: str, speeds: dict[str, list[float]]) -> tuple
 
 
 def publish(name: str, title: str, columns: list[str], rows: list[list[str]], figures: dict[str, Any]) -> None:
-    """Print a table and write benchmarks/results/NAME.json."""
+    """Print a table and write benchmarks/results/NAME.json, or NAME.json in the folder BENCHMARK_RESULTS."""
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
     Console(width=110).print(table)
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
     print(f"written to {path}")

@@ -1,10 +1,11 @@
 """Images per second of training: ``lightning-vgg fit`` against a bare PyTorch loop and the Keras reference.
 
-    python benchmarks/throughput.py --root IMAGES.tar.xz
+    python benchmarks/throughput.py --root IMAGES.tar.xz --keras
 
-Every arm is a process of its own that trains the lesson's network (32/64/128, dense 256, batch 128); the arms take
-turns. An arm's figure in one turn is the median over its epochs; the table shows the median over the turns, and the
-ratio to the bare loop turn by turn. ``fit`` is the whole command line: metrics, history, checkpoints, W&B offline.
+Every arm is a process of its own that trains the lesson's network (32/64/128, dense 256); the arms take turns. An arm's
+figure in one turn is the median over its epochs; the table shows the median over the turns, and the ratio to the bare
+loop turn by turn. ``fit`` is the whole command line: metrics, history, checkpoints, W&B offline. The share of the peak
+is that of the fastest product of two large matrices, measured before.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from common import RATIO_COLUMNS, publish, ratios_to_bare_loop
+from common import RATIO_COLUMNS, ROOT, matrix_peak, publish, ratios_to_bare_loop, training_flops
+
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.specs import NetworkSpec
 
 BIN = Path(sys.executable).parent
-HERE = Path(__file__).parent
+TORCH = ["--model.semantics", "torch"]
 AUGMENTED = ["--data.augmentation.flip", "true", "--data.augmentation.shift", "4", "--data.augmentation.cutout", "8"]
 
 
@@ -31,49 +37,65 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12800)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--batches", type=int, nargs="+", default=[128])
     parser.add_argument("--keras", action="store_true", help="measure the Keras reference, too")
     options = parser.parse_args()
-    figures, rows = {}, []
+    flops = training_flops(plan_network(NetworkSpec(filters=[32, 64, 128], units=[256]), 32, 10))
+    figures: dict[str, Any] = {}
+    rows = []
     for precision in ("32-true", "bf16-mixed"):
-        arms = {
-            "bare loop": lambda p=precision: bare_loop(options, p),
-            "fit": lambda p=precision: run_folder_speed("lightning-vgg", options, p, ["--model.semantics", "torch"]),
-            "fit, augmented": lambda p=precision: run_folder_speed(
-                "lightning-vgg", options, p, ["--model.semantics", "torch", *AUGMENTED]
-            ),
-        }
-        if options.keras:
-            arms["Keras reference"] = lambda p=precision: run_folder_speed("keras-reference", options, p, [])
-        speeds: dict[str, list[float]] = {name: [] for name in arms}
-        for turn in range(options.turns):
-            for name, arm in arms.items():
-                speeds[name].append(arm())
-                print(
-                    f"{precision}  turn {turn + 1}/{options.turns}  {name}: {speeds[name][-1]:.0f} images/s", flush=True
-                )
-        of_precision, table = ratios_to_bare_loop(precision, speeds)
-        figures |= of_precision
-        rows += table
-    settings = {"images": options.images, "epochs": options.epochs, "turns": options.turns}
-    publish(
-        "throughput", "Training throughput, ratio to the bare loop", RATIO_COLUMNS, rows, {**settings, "arms": figures}
-    )
+        peak = matrix_peak(precision)
+        for batch in options.batches:
+            name = f"{precision}, batch {batch}"
+            speeds = take_turns(name, arms(options, precision, batch), options.turns)
+            of_name, table = ratios_to_bare_loop(name, speeds)
+            for (key, figure), row in zip(of_name.items(), table, strict=True):
+                share = figure["images_per_second"]["median"] * flops / peak
+                figures[key] = {**figure, "share_of_peak": share}
+                rows.append([*row, f"{share:.0%}"])
+        figures[f"{precision}, matrix peak"] = peak
+    settings = {"images": options.images, "epochs": options.epochs, "turns": options.turns, "flops_per_image": flops}
+    columns = [*RATIO_COLUMNS, "of peak"]
+    publish("throughput", "Training throughput, ratio to the bare loop", columns, rows, {**settings, "arms": figures})
 
 
-def bare_loop(options: argparse.Namespace, precision: str) -> float:
-    command = [sys.executable, HERE / "bare_loop.py", "--root", options.root, "--precision", precision]
-    command += ["--images", str(options.images), "--epochs", str(options.epochs)]
+def arms(options: argparse.Namespace, precision: str, batch: int) -> dict[str, Callable[[], float]]:
+    """What is measured -> how."""
+    measured: dict[str, Callable[[], float]] = {
+        "bare loop": lambda: bare_loop(options, precision, batch, False),
+        "fit": lambda: run_folder_speed("lightning-vgg", options, precision, batch, TORCH),
+        "bare loop, augmented": lambda: bare_loop(options, precision, batch, True),
+        "fit, augmented": lambda: run_folder_speed("lightning-vgg", options, precision, batch, [*TORCH, *AUGMENTED]),
+    }
+    if options.keras:
+        measured["Keras reference"] = lambda: run_folder_speed("keras-reference", options, precision, batch, [])
+    return measured
+
+
+def take_turns(name: str, measured: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
+    speeds: dict[str, list[float]] = {arm: [] for arm in measured}
+    for turn in range(turns):
+        for arm, measure in measured.items():
+            speeds[arm].append(measure())
+            print(f"{name}  turn {turn + 1}/{turns}  {arm}: {speeds[arm][-1]:.0f} images/s", flush=True)
+    return speeds
+
+
+def bare_loop(options: argparse.Namespace, precision: str, batch: int, augmented: bool) -> float:
+    command = [sys.executable, Path(__file__).parent / "bare_loop.py", "--root", options.root, "--precision", precision]
+    command += ["--images", str(options.images), "--epochs", str(options.epochs), "--batch", str(batch)]
+    command += ["--augmented"] * augmented
     return statistics.median(map(float, subprocess.check_output(command, text=True).split()))
 
 
-def run_folder_speed(program: str, options: argparse.Namespace, precision: str, more: list[str]) -> float:
+def run_folder_speed(program: str, options: argparse.Namespace, precision: str, batch: int, more: list[str]) -> float:
     """What run.json says: images over the seconds of an epoch's training steps, median over the epochs."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            BIN / program, "fit", "-c", HERE.parent / "configs" / "vgg" / "base.yaml", "--data.source", "folder",
+            BIN / program, "fit", "-c", ROOT / "configs" / "vgg" / "base.yaml", "--data.source", "folder",
             "--data.root", options.root, "--data.train_images", str(options.images), "--data.validation_fraction", "0",
             "--model.network.units", "[256]", "--trainer.max_epochs", str(options.epochs),
-            "--trainer.precision", precision,
+            "--trainer.precision", precision, "--data.batch_size", str(batch),
             "--trainer.default_root_dir", folder, *more,
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})

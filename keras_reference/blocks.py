@@ -42,17 +42,18 @@ def layer_name(planned: PlannedLayer) -> str:
 def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
     layers, name = keras.layers, layer_name(planned)
     match planned.layer:
-        case Conv(kernel=kernel, stride=stride, activation=activation, bias=bias):
+        case Conv(kernel=kernel, stride=stride, activation=activation, bias=bias, padding=padding):
             return layers.Conv2D(
-                planned.width, kernel, stride, padding="same", activation=_activation(activation), use_bias=bias,
+                planned.width, kernel, stride, padding=padding, activation=_activation(activation), use_bias=bias,
                 name=name,
             )  # fmt: skip
         case Dense(activation=activation, bias=bias):
             return layers.Dense(planned.width, activation=_activation(activation), use_bias=bias, name=name)
-        case BatchNorm():
+        case BatchNorm(momentum=momentum, scale=scale):
             return layers.BatchNormalization(
-                momentum=KERAS.batch_norm_momentum, epsilon=KERAS.batch_norm_epsilon, name=name
-            )
+                momentum=KERAS.batch_norm_momentum if momentum is None else momentum,
+                epsilon=KERAS.batch_norm_epsilon, scale=scale, name=name,
+            )  # fmt: skip
         case Dropout(rate=rate):
             return layers.Dropout(rate, name=name)
         case MaxPool(size=size, stride=stride):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from lightning_vgg.experiment.specs import DataSpec, ModelSpec
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_bfloat16"}
 """trainer.precision -> Keras's dtype policy."""
 
-IMPLEMENTED = {"network", "backbone", "optimizer", "schedule", "label_smoothing", "init_from"}
+IMPLEMENTED = {"network", "backbone", "optimizer", "schedule", "label_smoothing", "init_from", "whitening_bias_epochs"}
 """Settings below ``model``; all others must be as they are by default."""
+
+NOT_OF_OPTIMIZER = ("batch_norm_bias_factor", "lookahead")
+"""Settings below ``model.optimizer`` that must be as they are by default."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,13 @@ def _explain_trainer(error: ExperimentError) -> ExperimentError:
 def refuse_unimplemented(model: ModelSpec, trainer: TrainerSpec) -> None:
     """Raise ExperimentError for the first setting that Keras would ignore."""
     usual = ModelSpec()
-    for name in (field.name for field in fields(ModelSpec) if field.name not in IMPLEMENTED):
-        if getattr(model, name) != getattr(usual, name):
-            value, known = (_yaml(getattr(spec, name)) for spec in (model, usual))
-            raise ExperimentError(f"the Keras reference does not implement model.{name}: {value}; leave it at {known}")
+    of_model = [field.name for field in fields(ModelSpec) if field.name not in IMPLEMENTED]
+    for name in of_model + [f"optimizer.{name}" for name in NOT_OF_OPTIMIZER]:
+        value, known = (attrgetter(name)(spec) for spec in (model, usual))
+        if value != known:
+            raise ExperimentError(
+                f"the Keras reference does not implement model.{name}: {_yaml(value)}; leave it at {_yaml(known)}"
+            )
     if trainer.precision not in PRECISIONS:
         known = " or ".join(PRECISIONS)
         raise ExperimentError(

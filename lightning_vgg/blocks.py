@@ -56,6 +56,14 @@ def build_network(plan: Plan, semantics: Semantics) -> nn.Sequential:
     return network
 
 
+def pass_inputs_on(network: nn.Module) -> None:
+    """The first kernels of every convolution become Dirac's: their outputs are its inputs, as far as both go."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            with torch.no_grad():
+                nn.init.dirac_(module.weight[: module.in_channels])
+
+
 def _initialize_like_keras(network: nn.Module) -> None:
     """Glorot uniform kernels, biases 0; torch's modules start as U(±1/√fan_in) for both."""
     for module in network.modules():
@@ -72,10 +80,14 @@ def _build_layer(planned: PlannedLayer, semantics: Semantics) -> nn.Module:
             return ActivatedConv(planned, semantics)
         case Dense():
             return ActivatedDense(planned)
-        case BatchNorm():
+        case BatchNorm(momentum=momentum, scale=scale):
             torch_norm = nn.BatchNorm2d if len(planned.input_shape) == 3 else nn.BatchNorm1d
-            norm = BiasedBatchNorm if semantics.batch_norm_variance == "biased" else torch_norm
-            return norm(channels, eps=semantics.batch_norm_epsilon, momentum=1 - semantics.batch_norm_momentum)
+            kind = BiasedBatchNorm if semantics.batch_norm_variance == "biased" else torch_norm
+            kept = semantics.batch_norm_momentum if momentum is None else momentum
+            norm = kind(channels, eps=semantics.batch_norm_epsilon, momentum=1 - kept)
+            if not scale:
+                norm.register_parameter("weight", None)
+            return norm
         case Dropout(rate=rate):
             assert rate is not None  # the plan fills it in
             return nn.Dropout(rate)
@@ -90,7 +102,7 @@ def _build_layer(planned: PlannedLayer, semantics: Semantics) -> nn.Module:
 
 
 class ActivatedConv(nn.Conv2d):
-    """Convolution with ``same`` padding and its activation: (B, C, H, W) -> (B, width, ⌈H/stride⌉, ⌈W/stride⌉)."""
+    """Convolution and its activation: (B, C, H, W) -> (B, width, ⌈H/stride⌉, ⌈W/stride⌉), or less if ``valid``."""
 
     def __init__(self, planned: PlannedLayer, semantics: Semantics) -> None:
         layer = planned.layer
@@ -118,6 +130,8 @@ def _padding(planned: PlannedLayer, semantics: Semantics) -> tuple[int, int]:
     """
     layer = planned.layer
     assert isinstance(layer, Conv)
+    if layer.padding == "valid":
+        return 0, 0
     size, outputs = planned.input_shape[0], planned.output_shape[0]
     needed = max((outputs - 1) * layer.stride + layer.kernel - size, 0)
     if layer.stride > 1 and semantics.strided_padding == "both" and layer.kernel % 2 == 1:
@@ -160,7 +174,8 @@ class BiasedBatchNorm(nn.modules.batchnorm._BatchNorm):
                 self.running_var.mul_(1 - self.momentum)
             shape = (1, -1) + (1,) * (input.dim() - 2)
             # Times zero, so that gradients are zeros and not missing.
-            return (input - input.detach()) * 0 * self.weight.view(shape) + self.bias.view(shape)
+            zeros = (input - input.detach()) * 0
+            return (zeros if self.weight is None else zeros * self.weight.view(shape)) + self.bias.view(shape)
         share_of_unbiased = torch.zeros_like(self.running_var)
         output = F.batch_norm(
             input, self.running_mean, share_of_unbiased, self.weight, self.bias, True, self.momentum, self.eps

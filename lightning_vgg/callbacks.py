@@ -33,6 +33,9 @@ CHECKPOINT_SECONDS = 600.0
 
 LAST = "last.ckpt"
 
+AUGMENTED_TEST_ACC = "augmented_test_acc"
+"""With test-time augmentation; test_acc is without, in any case."""
+
 _STEPS_A_LOOK = 50  # between looks at the loss; each waits for the device
 
 
@@ -228,6 +231,7 @@ class RunRecorder(Checkpoint):
             test_loss=trainer.callback_metrics["test_loss"].item(),
             test_acc=trainer.callback_metrics["test_acc"].item(),
             test_acc_per_class=pl_module.test_acc_per_class,
+            **{key: value.item() for key, value in trainer.callback_metrics.items() if key == AUGMENTED_TEST_ACC},
         )
         if self.run.read_history():
             self.draw_curves()

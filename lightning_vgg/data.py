@@ -229,9 +229,9 @@ class ImageData(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         assert self.trainer is not None
         if isinstance(batch, TrainRows):
-            return self._device_images("train", batch.image.device).training_batch(batch, self.spec.augmentation.cutout)
+            return self.images("train", batch.image.device).training_batch(batch, self.spec.augmentation.cutout)
         part = "test" if self.trainer.testing else "val"
-        return self._device_images(part, batch.image.device).evaluation_batch(batch)
+        return self.images(part, batch.image.device).evaluation_batch(batch)
 
     def feed_features(self, part: str, features: np.ndarray, device: torch.device) -> None:
         """From now on batches of a part are made of its features (N, ..., C)."""
@@ -244,7 +244,8 @@ class ImageData(LightningDataModule):
     def has_features(self, part: str) -> bool:
         return isinstance(self._on_device.get(part), DeviceFeatures)
 
-    def _device_images(self, part: str, device: torch.device) -> DeviceImages | DeviceFeatures:
+    def images(self, part: str, device: torch.device) -> DeviceImages | DeviceFeatures:
+        """What the batches of a part are cut from."""
         if part not in self._on_device:
             assert self.trainer is not None and self.trainer.lightning_module is not None
             dtype = self.trainer.lightning_module.dtype

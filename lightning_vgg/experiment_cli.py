@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lightning_vgg.callbacks import RunRecorder
+from lightning_vgg.callbacks import AUGMENTED_TEST_ACC, RunRecorder
 from lightning_vgg.data import ImageData
 from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import (
@@ -226,7 +226,7 @@ class ExperimentCLI(LightningCLI):
     def _say_test_result(self) -> None:
         if self.trainer.is_global_zero:
             record = self.run.read_record()
-            print(
-                f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
-                f"run      {self.run.path}\ncurves   {self.run.path / 'curves.png'}"
-            )
+            print(f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}")
+            if AUGMENTED_TEST_ACC in record:
+                print(f"test_acc {record[AUGMENTED_TEST_ACC]:.2%}  with test-time augmentation")
+            print(f"run      {self.run.path}\ncurves   {self.run.path / 'curves.png'}")

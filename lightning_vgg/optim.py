@@ -15,10 +15,11 @@ from lightning_vgg.experiment.specs import OptimizerSpec
 
 
 class Part(NamedTuple):
-    """Parameters that begin to train together, and their rate as a share of ``learning_rate``."""
+    """Parameters that begin to train together, their rate as a share of ``learning_rate``, and their decay likewise."""
 
     parameters: list[nn.Parameter]
     rate_factor: float
+    decay_factor: float = 1.0
 
 
 def build_optimizer(
@@ -37,10 +38,11 @@ def build_optimizer(
     decay = spec.weight_decay
     if decay is None:
         decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
+    parts = [each for part in parts for each in _without_norm_biases(part, network, spec.batch_norm_bias_factor)]
     groups = [
         {**group, "lr": spec.learning_rate * part.rate_factor}
         for part in parts
-        for group in _parameter_groups(part.parameters, decay, spec.decay_all)
+        for group in _parameter_groups(part.parameters, decay * part.decay_factor, spec.decay_all)
     ]
     decoupled = spec.name == "adamw" or semantics.weight_decay == "decoupled"
     if spec.name == "sgd":
@@ -71,6 +73,18 @@ def correct_epsilon(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             continue  # still frozen
         group["steps"] += 1
         group["eps"] = group["uncorrected_eps"] / math.sqrt(1 - group["betas"][1] ** group["steps"])
+
+
+def _without_norm_biases(part: Part, network: nn.Module, factor: float) -> list[Part]:
+    """The part, and the biases of batch norms in a part of their own where their rate differs."""
+    if factor == 1:
+        return [part]
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    biases = {id(norm.bias) for norm in norms}
+    kept = [parameter for parameter in part.parameters if id(parameter) not in biases]
+    faster = [parameter for parameter in part.parameters if id(parameter) in biases]
+    rate, decay = part.rate_factor * factor, part.decay_factor / factor
+    return [part._replace(parameters=kept), Part(faster, rate, decay)]
 
 
 def _parameter_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:

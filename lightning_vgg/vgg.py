@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
-from lightning_vgg.blocks import build_network
+from lightning_vgg.augmented_test import augmented_logits
+from lightning_vgg.blocks import build_network, pass_inputs_on
 from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import read_config
 from lightning_vgg.experiment.pretrained import Pretrained, recorded_pretrained
@@ -23,10 +24,12 @@ from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec
+from lightning_vgg.lookahead import Lookahead
 from lightning_vgg.optim import build_optimizer, clip_gradients
 from lightning_vgg.pretrained import load_pretrained
 from lightning_vgg.transfer import Backbone, Transfer, on_backbone, trained_parts
 from lightning_vgg.weights import load_network
+from lightning_vgg.whitening import Whitening, first_convolution
 
 
 class LossSum(Metric):
@@ -126,13 +129,18 @@ class VGGClassifier(LightningModule):
         self.network: nn.Module = build_network(self.plan, self.semantics)
         if pretrained is not None:
             self.network = on_backbone(Backbone(pretrained), self.network)
+        if spec.identity_initialization:
+            pass_inputs_on(self.network)
+        if spec.whitening:
+            first_convolution(self.network).weight.requires_grad_(False)
         if spec.init_from is not None:
             load_network(self.network, Path(spec.init_from).expanduser())
         if spec.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
             self.network.compile()
-        self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in ("train", "val", "test")})
+        parts = ["train", "val", "test"] + (["augmented_test"] if spec.test_time_augmentation != "none" else [])
+        self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in parts})
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -141,13 +149,17 @@ class VGGClassifier(LightningModule):
         return self.network.get_submodule("backbone") if self.pretrained else None  # type: ignore[return-value]
 
     def configure_callbacks(self) -> list[Callback]:
-        return [Transfer()] if self.pretrained else []
+        callbacks: list[Callback] = [Transfer()] if self.pretrained else []
+        if self.spec.whitening:
+            callbacks.append(Whitening(self.spec.whitening_bias_epochs))
+        return [*callbacks, Lookahead()] if self.spec.optimizer.lookahead else callbacks
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes)."""
         if not self.spec.channels_last:
             images = images.contiguous()
-        return self.network(images)
+        logits = self.network(images)
+        return logits if self.spec.logit_scale == 1 else logits * self.spec.logit_scale
 
     def on_fit_start(self) -> None:
         if self.spec.init_from is not None and self.dtype == torch.float64 and self.trainer.ckpt_path is None:
@@ -199,10 +211,15 @@ class VGGClassifier(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         logits = self._evaluate("test", batch)
         self.test_outputs.append((batch[1].cpu(), logits.float().cpu()))
+        if self.spec.test_time_augmentation != "none":
+            augmented = augmented_logits(self, batch[0], logits, self.spec.test_time_augmentation)
+            self._scores("augmented_test").update(augmented, batch[1], F.cross_entropy(augmented, batch[1]))
 
     def on_test_epoch_end(self) -> None:
         self.test_acc_per_class = self._scores("test").accuracy_per_class().tolist()
         self._log_scores("test")
+        if self.spec.test_time_augmentation != "none":
+            self._log_scores("augmented_test")
 
     def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch

@@ -222,6 +222,8 @@ def test_other_backends_train_too_and_without_validation_images_the_last_epoch_c
         (["fit", "--model.semantics", "torch"], "does not implement model.semantics: torch; leave it at keras"),
         (["fit", "--model.semantics_except", "[adam_formula]"], "model.semantics_except: [adam_formula]"),
         (["fit", "--model.channels_last", "false"], "does not implement model.channels_last: false; leave it at true"),
+        (["fit", "--model.optimizer.lookahead", "true"], "does not implement model.optimizer.lookahead: true"),
+        (["fit", "--model.whitening", "true"], "does not implement model.whitening: true; leave it at false"),
         (["fit", "--model.compile", "true"], "does not implement model.compile: true; leave it at false"),
         (["fit", "--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed; set it to 32-true or 64-true or b"),
         (["fit", "--trainer.max_epochs", "0"], "trainer.max_epochs must be at least 1"),

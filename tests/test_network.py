@@ -38,10 +38,14 @@ from lightning_vgg.experiment.specs import NetworkSpec
 
 activations = st.sampled_from(ACTIVATIONS)
 anywhere = st.one_of(
-    st.just(BatchNorm()), st.builds(Dropout, st.none() | st.floats(0, 0.9)), st.builds(Activation, activations)
+    st.builds(BatchNorm, st.none() | st.floats(0, 0.9), st.booleans()),
+    st.builds(Dropout, st.none() | st.floats(0, 0.9)),
+    st.builds(Activation, activations),
 )
 among_pixels = st.one_of(
-    st.builds(Conv, st.integers(1, 7), st.integers(1, 4), activations, st.booleans()),
+    st.builds(
+        Conv, st.integers(1, 7), st.integers(1, 4), activations, st.booleans(), st.sampled_from(["same", "valid"])
+    ),
     st.builds(MaxPool, st.integers(1, 4), st.none() | st.integers(1, 5)),
     st.builds(AveragePool, st.integers(1, 4), st.none() | st.integers(1, 5)),
     anywhere,
@@ -76,6 +80,8 @@ def pixels_run_out(spec: NetworkSpec, image_size: int) -> bool:
         for block in blocks:
             for layer in parse_recipe(block).layers():
                 match layer:
+                    case Conv(kernel=size, stride=stride, padding="valid"):
+                        image = F.avg_pool2d(image, size, stride)
                     case Conv(stride=stride):  # "same": one output for every stride pixels that have begun
                         image = image[:, :, ::stride, ::stride]
                     case MaxPool(size=size, stride=stride):

@@ -83,6 +83,10 @@ def test_defaults_are_those_of_the_lesson() -> None:
         ("conv(stride 2)", Conv(stride=2)),
         ("conv(no bias)", Conv(bias=False)),
         ("conv(no bias, stride 2, 7x7, gelu)", Conv(7, 2, "gelu", False)),
+        ("conv(valid)", Conv(padding="valid")),
+        ("conv(same, 2)", Conv(kernel=2)),
+        ("batch norm(momentum 0.6)", BatchNorm(0.6)),
+        ("batch norm(no scale, Momentum .6)", BatchNorm(0.6, scale=False)),
         ("dense(tanh)", Dense("tanh")),
         ("dense(no bias, linear)", Dense("linear", False)),
         ("maxpool(3)", MaxPool(3)),
@@ -132,9 +136,9 @@ sizes = st.integers(1, 9999)
 strides = st.none() | sizes
 rates = st.none() | st.floats(0, 1, exclude_max=True).map(abs)  # abs: -0.0 has no spelling of its own
 any_layer = st.one_of(
-    st.builds(Conv, sizes, sizes, activations, st.booleans()),
+    st.builds(Conv, sizes, sizes, activations, st.booleans(), st.sampled_from(["same", "valid"])),
     st.builds(Dense, activations, st.booleans()),
-    st.just(BatchNorm()),
+    st.builds(BatchNorm, rates, st.booleans()),
     st.builds(Dropout, rates),
     st.builds(MaxPool, sizes, strides),
     st.builds(AveragePool, sizes, strides),

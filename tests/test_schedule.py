@@ -30,6 +30,8 @@ COS_45 = math.sqrt(0.5)
         (ScheduleSpec("cosine", factor=0.0), [1, (1 + COS_45) / 2, 0.5, (1 - COS_45) / 2]),
         (ScheduleSpec("cosine", factor=0.5), [1, 0.5 + (1 + COS_45) / 4, 0.75, 0.5 + (1 - COS_45) / 4]),
         (ScheduleSpec("cosine", warmup=0.25, factor=0.0), [0.5, 1, 0.75, 0.25]),
+        (ScheduleSpec("linear", factor=0.2), [1, 0.8, 0.6, 0.4]),
+        (ScheduleSpec("linear", warmup=0.5, factor=0.0), [1 / 3, 2 / 3, 1, 0.5]),
         (ScheduleSpec("one_cycle", warmup=0.5, factor=0.0), [0.25, 0.75, 1, 0.5]),
         (ScheduleSpec("one_cycle", warmup=0.5, factor=0.2), [0.25, 0.75, 1, 0.6]),
         (ScheduleSpec("one_cycle", warmup=0.0, factor=0.0), [1, 0.75, 0.25]),
@@ -43,7 +45,7 @@ def test_golden_values(schedule: ScheduleSpec, expected: list[float]) -> None:
 
 schedules = st.builds(
     ScheduleSpec,
-    st.sampled_from(["constant", "step", "cosine", "one_cycle"]),
+    st.sampled_from(["constant", "step", "linear", "cosine", "one_cycle"]),
     warmup=st.floats(0, 1, exclude_max=True),
     milestones=st.lists(st.floats(0.01, 0.99), max_size=4),
     factor=st.floats(0, 1),
@@ -64,7 +66,7 @@ def test_bounds_and_monotonicity(schedule: ScheduleSpec, total_steps: int) -> No
             assert factors[warmup_steps] == 1
     if warmup_steps:
         assert factors[0] <= 0.5  # "near 0": the first of at least two steps up
-    if schedule.name in ("cosine", "one_cycle"):
+    if schedule.name in ("linear", "cosine", "one_cycle"):
         assert (factors[warmup_steps:] >= schedule.factor * (1 - 1e-15)).all()
 
 

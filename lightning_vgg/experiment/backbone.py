@@ -13,7 +13,15 @@ from typing import Any, Literal
 
 from lightning_vgg.experiment.config import read_config
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.network import CLASSIFIER, NetworkError, Plan, PlannedLayer, Shape, plan_network
+from lightning_vgg.experiment.network import (
+    CLASSIFIER,
+    NetworkError,
+    Plan,
+    PlannedLayer,
+    Shape,
+    plan_network,
+    require_whitening,
+)
 from lightning_vgg.experiment.preprocessing import NAMED_WEIGHTS, PREPROCESSING
 from lightning_vgg.experiment.recipe import AveragePool, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.runs import RunFolder
@@ -169,7 +177,10 @@ def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: Bac
         ExperimentError: it cannot be built.
     """
     if backbone is None:
-        return plan_network(spec.network, image_size, num_classes)
+        plan = plan_network(spec.network, image_size, num_classes)
+        if spec.whitening:
+            require_whitening(plan)
+        return plan
     shape = backbone.output_shape
     return plan_network(spec.network, shape[0] if len(shape) == 3 else 1, num_classes, shape[-1])
 

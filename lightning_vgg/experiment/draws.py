@@ -37,12 +37,19 @@ def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation:
 
     Each table has a stream of its own, so that switching cutout on leaves the order and the flips as they were.
     """
-    order, flip, shift, cutout = (
-        np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, stream]))) for stream in range(4)
-    )
+    order, flip, shift, cutout = (_stream(seed, epoch, number) for number in range(4))
+    index = order.permutation(count)
+    if augmentation.flip == "alternating":  # by image, and not anew in each epoch
+        flipped = (_stream(seed, 0, 4).random(count) < 0.5)[index] ^ bool(epoch % 2)
+    else:
+        flipped = flip.random(count) < (0.5 if augmentation.flip else 0.0)
     return Draws(
-        index=order.permutation(count),
-        flip=flip.random(count) < (0.5 if augmentation.flip else 0.0),
+        index=index,
+        flip=flipped,
         shift=shift.integers(-augmentation.shift, augmentation.shift + 1, (count, 2)),
         cutout=cutout.integers(0, image_size, (count, 2)),
     )
+
+
+def _stream(seed: int, epoch: int, number: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, number])))

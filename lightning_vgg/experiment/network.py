@@ -65,8 +65,8 @@ class PlannedLayer:
                 return kernel * kernel * channels * self.width + bias * self.width
             case Dense(bias=bias):
                 return channels * self.width + bias * self.width
-            case BatchNorm():
-                return 2 * channels
+            case BatchNorm(scale=scale):
+                return channels + scale * channels
             case _:
                 return 0
 
@@ -115,6 +115,19 @@ def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels:
     return Plan((image_size, image_size, channels), blocks)
 
 
+def require_whitening(plan: Plan) -> None:
+    """Raise NetworkError unless the first layer is a convolution with two kernels for each number of a patch."""
+    first = plan.layers[0]
+    if not isinstance(first.layer, Conv):
+        raise NetworkError(f"model.whitening needs a convolution as the first layer; {first.name} is none")
+    width = 2 * first.layer.kernel**2 * first.input_shape[-1]
+    if first.width != width:
+        raise NetworkError(
+            f"model.whitening: {first.name} needs {width} filters, two for each of the numbers of a patch, "
+            f"not {first.width}"
+        )
+
+
 def _recipes(block: str | list[str], widths: list[int], kind: BlockKind) -> list[Recipe]:
     of = {"conv": ("conv_block", "filters"), "dense": ("dense_block", "units")}[kind]
     if any(width < 1 for width in widths):
@@ -159,16 +172,23 @@ def _output_shape(layer: Layer, width: int, shape: Shape) -> Shape:
         raise NetworkError("comes after a global average pool, which left no pixels")
     height, columns, channels = shape
     match layer:
-        case Conv(stride=stride):
+        case Conv(stride=stride, padding="same"):
             return math.ceil(height / stride), math.ceil(columns / stride), width
+        case Conv(kernel=size, stride=stride):
+            _require_pixels(shape, size)
+            return (height - size) // stride + 1, (columns - size) // stride + 1, width
         case GlobalAveragePool():
             return (channels,)
         case MaxPool(size=size, stride=stride) | AveragePool(size=size, stride=stride):
-            if min(height, columns) < size:
-                raise NetworkError(
-                    f"needs {size}x{size} pixels and gets {height}x{columns}; "
-                    "use fewer blocks, fewer pools, or larger images"
-                )
+            _require_pixels(shape, size)
             step = stride or size
             return (height - size) // step + 1, (columns - size) // step + 1, channels
     raise AssertionError(layer)
+
+
+def _require_pixels(shape: Shape, size: int) -> None:
+    height, columns, _ = shape
+    if min(height, columns) < size:
+        raise NetworkError(
+            f"needs {size}x{size} pixels and gets {height}x{columns}; use fewer blocks, fewer pools, or larger images"
+        )

@@ -33,13 +33,14 @@ class RecipeError(ExperimentError):
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution with ``same`` padding, then its activation."""
+    """Convolution with ``same`` or ``valid`` (no) padding, then its activation."""
 
     word: ClassVar[str] = "conv"
     kernel: int = 3
     stride: int = 1
     activation: str = "relu"
     bias: bool = True
+    padding: Literal["same", "valid"] = "same"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,15 @@ class Dense:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Batch normalization over all but the channel axis."""
+    """Batch normalization over all but the channel axis.
+
+    ``momentum`` is the share of the OLD value that a running statistic keeps, None for the semantics' default; without
+    ``scale`` there is a bias and no weight.
+    """
 
     word: ClassVar[str] = "batch norm"
+    momentum: float | None = None
+    scale: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,14 @@ def _squeeze(word: str) -> str:
 _LAYER_OF = {_squeeze(word): word for word in (*_WORDS, *ACTIVATIONS)}
 _ACTIVATION_OF = {_squeeze(name): name for name in ACTIVATIONS}
 # What an argument at fault may have meant, by field.
-_ARGUMENTS_OF = {"activation": _ACTIVATION_OF, "stride": {"stride2": "stride 2"}, "bias": {"nobias": "no bias"}}
+_ARGUMENTS_OF = {
+    "activation": _ACTIVATION_OF,
+    "stride": {"stride2": "stride 2"},
+    "bias": {"nobias": "no bias"},
+    "padding": {"valid": "valid"},
+    "momentum": {"momentum0.9": "momentum 0.9"},
+    "scale": {"noscale": "no scale"},
+}
 
 _NUMBER = r"(\d{1,4})"  # bounded, since int() refuses thousands of digits
 _MAX_DEPTH = 50  # of groups in groups; the parser calls itself for each
@@ -194,13 +208,19 @@ def spell(layer: Layer) -> str:
                 arguments.append(f"{value}x{value}")
             case "stride":
                 arguments.append(f"stride {value}")
-            case "bias":
-                arguments.append("no bias")
+            case "bias" | "scale":
+                arguments.append(f"no {field.name}")
             case "rate":
-                arguments.append(format(Decimal(repr(value)), "f"))  # never 1e-05, whose "-" would end the word
+                arguments.append(_spell_fraction(value))
+            case "momentum":
+                arguments.append(f"momentum {_spell_fraction(value)}")
             case _:
                 arguments.append(value)
     return layer.word + (f"({', '.join(arguments)})" if arguments else "")
+
+
+def _spell_fraction(value: float) -> str:
+    return format(Decimal(repr(value)), "f")  # never 1e-05, whose "-" would end the word
 
 
 @dataclass(frozen=True)
@@ -323,15 +343,19 @@ class _Parser:
         known = {field.name for field in fields(cls)}
         text = token.text.lower()
         if "rate" in known:
-            return "rate", self._rate(token)
+            return "rate", self._fraction(token, token.text, "a dropout rate")
         if size := re.fullmatch(rf"{_NUMBER}(?:\s*[x×]\s*{_NUMBER})?", text):
             name = next((name for name in ("kernel", "size") if name in known), None)
             if name is not None:
                 return name, self._square(token, size)
         if (stride := re.fullmatch(rf"stride\s*{_NUMBER}", text)) and "stride" in known:
             return "stride", self._positive(token, stride[1])
-        if re.fullmatch(r"no\s*bias", text) and "bias" in known:
-            return "bias", False
+        if (without := re.fullmatch(r"no\s*(bias|scale)", text)) and without[1] in known:
+            return without[1], False
+        if text in ("same", "valid") and "padding" in known:
+            return "padding", text
+        if (momentum := re.fullmatch(r"momentum\s*(\S+)", text)) and "momentum" in known:
+            return "momentum", self._fraction(token, momentum[1], "a momentum")
         if "activation" in known and _squeeze(text) in _ACTIVATION_OF:
             return "activation", _ACTIVATION_OF[_squeeze(text)]
         nearest: dict[str, str] = {}
@@ -349,14 +373,14 @@ class _Parser:
             raise self._error(token, f"{token.text!r} must be at least 1")
         return int(digits)
 
-    def _rate(self, token: _Token) -> float:
+    def _fraction(self, token: _Token, text: str, what: str) -> float:
         try:
-            rate = float(token.text)
+            value = float(text)
         except ValueError:
-            rate = -1.0
-        if not 0 <= rate < 1:
-            raise self._error(token, f"a dropout rate lies in [0, 1), {token.text!r} does not")
-        return rate
+            value = -1.0
+        if not 0 <= value < 1:
+            raise self._error(token, f"{what} lies in [0, 1), {text!r} does not")
+        return value
 
     def _error(self, token: _Token, message: str, nearest: dict[str, str] | None = None) -> RecipeError:
         guess = difflib.get_close_matches(_squeeze(token.text), nearest or {}, n=1, cutoff=0.5)

@@ -10,7 +10,7 @@ from lightning_vgg.experiment.specs import ScheduleSpec
 def rate_factors(schedule: ScheduleSpec, total_steps: int) -> np.ndarray:
     """Factors on the learning rate, float64 (total_steps,), each in [0, 1].
 
-    The last step of ``cosine`` and ``one_cycle`` comes within one step of ``factor``.
+    The last step of ``linear``, ``cosine`` and ``one_cycle`` comes within one step of ``factor``.
     """
     step = np.arange(total_steps)
     warmup_steps = round(schedule.warmup * total_steps)
@@ -22,6 +22,8 @@ def rate_factors(schedule: ScheduleSpec, total_steps: int) -> np.ndarray:
         case "step":
             passed = np.searchsorted(np.round(np.sort(schedule.milestones) * total_steps), step, side="right")
             factors = schedule.factor ** passed.astype(np.float64)
+        case "linear":
+            factors = 1 - (1 - schedule.factor) * progress
         case "cosine" | "one_cycle":
             factors = schedule.factor + (1 - schedule.factor) * (1 + np.cos(np.pi * progress)) / 2
     if schedule.name == "one_cycle":

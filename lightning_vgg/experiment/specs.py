@@ -54,6 +54,9 @@ class OptimizerSpec:
         epsilon: of adam and adamw; null for the default of the semantics.
         weight_decay: null for the default of the semantics.
         decay_all: whether weight decay shrinks biases and batch norm, too, as both frameworks do.
+        batch_norm_bias_factor: learning rate of batch norm's biases, as a multiple of that of all others; rate times
+            decay stays the same.
+        lookahead: every five steps the weights fall back to a slow average of theirs, ever closer to it, and end on it.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "adam"
@@ -65,9 +68,15 @@ class OptimizerSpec:
     epsilon: float | None = None
     weight_decay: float | None = None
     decay_all: bool = True
+    batch_norm_bias_factor: float = 1.0
+    lookahead: bool = False
 
     def __post_init__(self) -> None:
         refuse_null(self, "optimizer")
+        if not 0 < self.batch_norm_bias_factor < math.inf:
+            raise ExperimentError(
+                f"optimizer.batch_norm_bias_factor must be above 0, not {self.batch_norm_bias_factor}"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ExperimentError(f"optimizer.learning_rate must be above 0, not {self.learning_rate}")
         for name in ("momentum", "beta1", "beta2"):
@@ -86,14 +95,15 @@ class ScheduleSpec:
     """How the learning rate moves, step by step.
 
     Args:
-        name: constant; step: times ``factor`` at each of ``milestones``; cosine: down to ``factor`` times the
-            rate; one_cycle: up to the rate at ``warmup``, then down to ``factor`` times the rate, both along a cosine.
+        name: constant; step: times ``factor`` at each of ``milestones``; linear, cosine: down to ``factor`` times the
+            rate, along a line or a cosine; one_cycle: up to the rate at ``warmup``, then down to ``factor`` times the
+            rate, both along a cosine.
         warmup: share of the training in which the rate rises linearly from near 0 (for one_cycle: to its peak).
         milestones: of step: shares of the training, such as 0.5 and 0.75.
         factor: see name.
     """
 
-    name: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
+    name: Literal["constant", "step", "linear", "cosine", "one_cycle"] = "constant"
     warmup: float = 0.0
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
     factor: float = 0.1
@@ -152,6 +162,12 @@ class ModelSpec:
         semantics: whose defaults the Lightning side follows where the frameworks differ.
         semantics_except: switches that follow the other framework, by name (``batch_norm_epsilon``, ...).
         label_smoothing: share of the target spread evenly over all classes.
+        logit_scale: what the classifier's outputs are multiplied by.
+        identity_initialization: the first kernels of every convolution pass their inputs on unchanged.
+        whitening: the first convolution's kernels make the pixels of a patch uncorrelated, and do not train.
+        whitening_bias_epochs: epochs in which its bias trains.
+        test_time_augmentation: also test on the mean logits of each image and its mirror image, and of the same moved
+            by a pixel.
         init_from: a .safetensors file to start from instead of random weights.
         channels_last: store images with their channels last, which is faster for convolutions.
         compile: compile the network with torch.compile.
@@ -164,6 +180,11 @@ class ModelSpec:
     semantics: Literal["keras", "torch"] = "keras"
     semantics_except: list[str] = field(default_factory=list)
     label_smoothing: float = 0.0
+    logit_scale: float = 1.0
+    identity_initialization: bool = False
+    whitening: bool = False
+    whitening_bias_epochs: int = 3
+    test_time_augmentation: Literal["none", "mirror", "mirror_and_shift"] = "none"
     init_from: str | None = None
     channels_last: bool = True
     compile: bool = False
@@ -172,6 +193,10 @@ class ModelSpec:
         refuse_null(self, "model")
         if not 0 <= self.label_smoothing < 1:
             raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
+        if not 0 < self.logit_scale < math.inf:
+            raise ExperimentError(f"model.logit_scale must be above 0, not {self.logit_scale}")
+        if self.whitening and self.backbone is not None:
+            raise ExperimentError("model.whitening is of a network that sees pixels: leave out model.backbone")
 
 
 @dataclass(frozen=True)
@@ -179,12 +204,12 @@ class AugmentationSpec:
     """Random changes of the training images, drawn anew for each image in each epoch.
 
     Args:
-        flip: mirror left and right with probability 1/2.
+        flip: mirror left and right with probability 1/2; alternating: each image in every other epoch.
         shift: move by up to this many pixels along each axis; what comes in is the reflected image.
         cutout: side of a square that is set to the mean colour; 0 for none.
     """
 
-    flip: bool = False
+    flip: bool | Literal["alternating"] = False
     shift: int = 0
     cutout: int = 0
 

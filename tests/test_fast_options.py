@@ -1,0 +1,213 @@
+"""What configs/vgg/fast.yaml is made of, each option against a few lines of numpy or against its own definition."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, Command, history_without_seconds
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
+from torch import nn
+
+from lightning_vgg.augmented_test import augmented_logits
+from lightning_vgg.blocks import build_network, pass_inputs_on
+from lightning_vgg.experiment.backbone import plan_model
+from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.network import NetworkError, plan_network
+from lightning_vgg.experiment.semantics import TORCH
+from lightning_vgg.experiment.specs import AugmentationSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.lookahead import slow_share
+from lightning_vgg.optim import build_optimizer
+from lightning_vgg.vgg import VGGClassifier
+from lightning_vgg.whitening import EPSILON, whitening_kernels
+
+FAST = ("fit", "-c", CONFIGS / "vgg" / "fast.yaml", "--data.source", "digits", "--data.train_images", "300",
+        "--data.batch_size", "64", "--trainer.logger", "false", "--trainer.precision", "32-true",
+        "--model.network.filters", "[24,8,8,8]")  # fmt: skip
+
+# --- whitening --------------------------------------------------------------------------------------------------------
+
+
+def test_whitening_kernels_are_those_of_scikit_learn() -> None:
+    images = np.random.default_rng(0).normal(size=(200, 3, 9, 9)).cumsum(-1).cumsum(-2)
+    images -= images.mean((0, 2, 3), keepdims=True)
+    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), (2, 3)).transpose(0, 2, 3, 1, 4, 5)
+    patches = patches.reshape(-1, 12)
+    analysis = PCA().fit(patches - patches.mean(0))
+    kernels = whitening_kernels(torch.from_numpy(images), 2).numpy().reshape(24, 12)
+    assert_allclose(kernels[12:], -kernels[:12])
+    # Signs of eigenvectors are anybody's choice; PCA divides by n - 1 and takes the mean away, which is not quite 0.
+    expected = analysis.components_ / np.sqrt(analysis.explained_variance_ + EPSILON)[:, None]
+    assert_allclose(np.abs(kernels[:12]), np.abs(expected), rtol=0.05, atol=0.02)
+    whitened = patches @ kernels[:12].T
+    assert_allclose(whitened.T @ whitened / len(whitened), np.eye(12), atol=0.02)
+
+
+def test_the_whitening_layer_stays_and_its_bias_trains_for_some_epochs(command: Command, tmp_path: Path) -> None:
+    states = {}
+    for epochs in ("1", "2", "3"):
+        command(*FAST, "--name", epochs, "--trainer.max_epochs", epochs, "--model.whitening_bias_epochs", "2",
+                "--model.optimizer.lookahead", "false", "--model.schedule.name", "constant",
+                "--model.schedule.warmup", "0")  # fmt: skip
+        checkpoint = tmp_path / "runs" / "vgg_fast" / epochs / "checkpoints" / "last.ckpt"
+        states[epochs] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    kernels, biases = (
+        [states[epochs][f"network.block1.conv1.{end}"] for epochs in "123"] for end in ("weight", "bias")
+    )
+    assert torch.equal(kernels[0], kernels[1]) and torch.equal(kernels[0], kernels[2])
+    assert_array_equal(kernels[0][12:], -kernels[0][:12])
+    assert not torch.equal(biases[0], biases[1])
+    assert torch.equal(biases[1], biases[2])
+
+
+@pytest.mark.parametrize(
+    ("network", "complaint"),
+    [
+        (NetworkSpec("conv(2x2)", [23], units=[]), "block1.conv1 needs 24 filters"),
+        (NetworkSpec("batch norm - conv", [24], units=[]), "needs a convolution as the first layer"),
+        (NetworkSpec(filters=[]), "needs a convolution as the first layer"),
+    ],
+)
+def test_a_network_that_cannot_whiten_is_refused(network: NetworkSpec, complaint: str) -> None:
+    with pytest.raises(NetworkError, match=complaint):
+        plan_model(ModelSpec(network, whitening=True), 32, 10)
+
+
+# --- initialization, logits -------------------------------------------------------------------------------------------
+
+
+def test_identity_initialization_passes_inputs_on() -> None:
+    spec = NetworkSpec("conv(linear)", [5], units=[])
+    network = build_network(plan_network(spec, 6, 2, channels=3), TORCH)
+    pass_inputs_on(network)
+    images = torch.randn(2, 3, 6, 6)
+    outputs = network.get_submodule("block1")(images) - network.get_submodule("block1.conv1").bias.view(1, -1, 1, 1)
+    assert_allclose(outputs[:, :3].detach(), images, atol=1e-6)
+    assert outputs[:, 3:].detach().abs().min() > 0  # the others are drawn
+
+
+def test_logit_scale_multiplies_the_logits() -> None:
+    spec = ModelSpec(NetworkSpec(filters=[2], units=[]))
+    torch.manual_seed(0)
+    plain = VGGClassifier(spec, 8, 3).eval()
+    torch.manual_seed(0)
+    scaled = VGGClassifier(replace(spec, logit_scale=0.25), 8, 3).eval()
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(scaled(images), plain(images) / 4)
+
+
+# --- optimizer --------------------------------------------------------------------------------------------------------
+
+
+def test_batch_norm_biases_move_faster_and_decay_alike() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    spec = OptimizerSpec("sgd", 0.01, weight_decay=0.1, batch_norm_bias_factor=8.0)
+    optimizer = build_optimizer(network, spec, TORCH)
+    before = [parameter.detach().numpy().copy() for parameter in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for old, new, (name, _) in zip(before, network.parameters(), network.named_parameters(), strict=True):
+        factor = 8 if name == "1.bias" else 1
+        assert_allclose(new.detach().numpy(), old - 0.01 * factor - 0.01 * 0.1 * old, rtol=1e-12)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_lookahead_ends_on_the_slow_weights(command: Command, tmp_path: Path) -> None:
+    """Twelve steps of plain SGD, replayed in numpy from the weights that each step would have had."""
+    settings = ("fit", "-c", CONFIGS / "quickstart.yaml", "--trainer.logger", "false", "--data.train_images", "384",
+                "--data.batch_size", "32", "--data.validation_fraction", "0", "--trainer.max_epochs", "1",
+                "--model.network.filters", "[]", "--model.network.units", "[]", "--model.schedule.name", "constant",
+                "--model.optimizer.name", "sgd", "--model.optimizer.learning_rate", "0.01",
+                "--model.semantics", "torch")  # fmt: skip
+    starts = tmp_path / "start.safetensors"
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(0)
+    start = {"classifier.weight": random.normal(size=(10, 192)) * 0.1, "classifier.bias": np.zeros(10)}
+    save_file(start, starts)
+
+    def weights_after(steps: int, init: Path, name: str, *more: str) -> np.ndarray:
+        command(
+            *settings, "--model.init_from", init, "--name", name, "--trainer.limit_train_batches", str(steps), *more
+        )
+        checkpoint = tmp_path / "runs" / "quickstart" / name / "checkpoints" / "last.ckpt"
+        return torch.load(checkpoint, weights_only=True)["state_dict"]["network.classifier.weight"].double().numpy()
+
+    after_five = weights_after(5, starts, "five")
+    ours = weights_after(5, starts, "lookahead", "--model.optimizer.lookahead", "true")
+    share = slow_share(5, 5)
+    assert_allclose(ours, share * start["classifier.weight"] + (1 - share) * after_five, atol=1e-7)
+    assert share == pytest.approx(0.95**5)
+    # Two steps further, nothing falls due but the end, which goes back to the slow weights.
+    seven = weights_after(7, starts, "seven", "--model.optimizer.lookahead", "true")
+    share = slow_share(5, 7)
+    assert_allclose(seven, share * start["classifier.weight"] + (1 - share) * after_five, atol=1e-7)
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------------
+
+
+def test_alternating_flips_show_each_side_of_an_image_in_every_other_epoch() -> None:
+    spec = AugmentationSpec(flip="alternating")
+    by_image = []
+    for epoch in range(4):
+        draws = draw_epoch(3, epoch, 1000, 32, spec)
+        flipped = np.empty(1000, bool)
+        flipped[draws.index] = draws.flip
+        by_image.append(flipped)
+    assert_array_equal(by_image[0], ~by_image[1])
+    assert_array_equal(by_image[0], by_image[2])
+    assert_array_equal(by_image[1], by_image[3])
+    assert 0.4 < by_image[0].mean() < 0.6
+    assert not np.array_equal(
+        by_image[0][draw_epoch(4, 0, 1000, 32, spec).index], draw_epoch(4, 0, 1000, 32, spec).flip
+    )
+
+
+def test_test_time_augmentation_is_the_mean_it_says() -> None:
+    weights = torch.randn(3 * 5 * 5, 4, dtype=torch.float64)
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        return (images**2).flatten(1) @ weights
+
+    images = torch.randn(6, 3, 5, 5, dtype=torch.float64)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+
+    def both(pixels: np.ndarray) -> np.ndarray:
+        mirrored = np.flip(pixels, 3).copy()
+        return sum((side**2).reshape(6, -1) @ weights.numpy() / 2 for side in (pixels, mirrored))
+
+    plain = network(images)
+    assert_allclose(augmented_logits(network, images, plain, "mirror").numpy(), both(images.numpy()))
+    expected = both(images.numpy()) / 2 + both(padded[..., :5, :5]) / 4 + both(padded[..., 2:, 2:]) / 4
+    assert_allclose(augmented_logits(network, images, plain, "mirror_and_shift").numpy(), expected)
+
+
+# --- all of them together ---------------------------------------------------------------------------------------------
+
+
+def test_the_fast_configuration_resumes_to_the_last_bit_and_tests_both_ways(command: Command, tmp_path: Path) -> None:
+    runs = tmp_path / "runs" / "vgg_fast"
+    settings = (*FAST, "--trainer.max_epochs", "4", "--model.whitening_bias_epochs", "2")
+    said = command(*settings, "--name", "whole").stdout
+    record = json.loads((runs / "whole" / "run.json").read_text())
+    assert f"test_acc {record['augmented_test_acc']:.2%}  with test-time augmentation" in said
+    assert record["frozen_parameters"] == 24 * 12
+    command(*settings, "--name", "stopped", "--trainer.max_steps", "12")  # in the third epoch, the bias frozen
+    command(*settings, "--name", "stopped", "--ckpt_path", "last")
+    assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
+    states = [torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+              for name in ("stopped", "whole")]  # fmt: skip
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_whitening_in_several_processes_is_refused(command: Command) -> None:
+    error = command(*FAST, "--trainer.devices", "2", "--trainer.accelerator", "cpu", status=1).stderr
+    assert "model.whitening needs trainer.devices 1" in error
