@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 from conftest import CONFIGS, Command, history_without_seconds
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
 from torch import nn
 
@@ -121,13 +125,12 @@ def test_batch_norm_biases_move_faster_and_decay_alike() -> None:
 def test_lookahead_ends_on_the_slow_weights(command: Command, tmp_path: Path) -> None:
     """Twelve steps of plain SGD, replayed in numpy from the weights that each step would have had."""
     settings = ("fit", "-c", CONFIGS / "quickstart.yaml", "--trainer.logger", "false", "--data.train_images", "384",
-                "--data.batch_size", "32", "--data.validation_fraction", "0", "--trainer.max_epochs", "1",
+                "--data.batch_size", "32", "--data.image_size", "8", "--data.validation_fraction", "0",
+                "--trainer.max_epochs", "1",
                 "--model.network.filters", "[]", "--model.network.units", "[]", "--model.schedule.name", "constant",
                 "--model.optimizer.name", "sgd", "--model.optimizer.learning_rate", "0.01",
                 "--model.semantics", "torch")  # fmt: skip
     starts = tmp_path / "start.safetensors"
-    from safetensors.numpy import save_file
-
     random = np.random.default_rng(0)
     start = {"classifier.weight": random.normal(size=(10, 192)) * 0.1, "classifier.bias": np.zeros(10)}
     save_file(start, starts)
@@ -192,14 +195,25 @@ def test_test_time_augmentation_is_the_mean_it_says() -> None:
 # --- all of them together ---------------------------------------------------------------------------------------------
 
 
-def test_the_fast_configuration_resumes_to_the_last_bit_and_tests_both_ways(command: Command, tmp_path: Path) -> None:
+def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_both_ways(
+    command: Command, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs" / "vgg_fast"
     settings = (*FAST, "--trainer.max_epochs", "4", "--model.whitening_bias_epochs", "2")
     said = command(*settings, "--name", "whole").stdout
     record = json.loads((runs / "whole" / "run.json").read_text())
     assert f"test_acc {record['augmented_test_acc']:.2%}  with test-time augmentation" in said
     assert record["frozen_parameters"] == 24 * 12
-    command(*settings, "--name", "stopped", "--trainer.max_steps", "12")  # in the third epoch, the bias frozen
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "lightning-vgg", *map(str, settings), "--name", "stopped"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    history, deadline = runs / "stopped" / "history.csv", time.monotonic() + 120
+    while not (history.exists() and len(history.read_text().splitlines()) > 2):  # in the third epoch, the bias frozen
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
     command(*settings, "--name", "stopped", "--ckpt_path", "last")
     assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
     states = [torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -209,5 +223,5 @@ def test_the_fast_configuration_resumes_to_the_last_bit_and_tests_both_ways(comm
 
 
 def test_whitening_in_several_processes_is_refused(command: Command) -> None:
-    error = command(*FAST, "--trainer.devices", "2", "--trainer.accelerator", "cpu", status=1).stderr
+    error = command(*FAST, "--trainer.devices", "2", "--trainer.accelerator", "cpu", status=2).stderr
     assert "model.whitening needs trainer.devices 1" in error
