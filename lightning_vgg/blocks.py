@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_vgg import dropout
 from lightning_vgg.experiment.network import CLASSIFIER, Plan, PlannedLayer
 from lightning_vgg.experiment.recipe import (
     Activation,
@@ -90,7 +91,7 @@ def _build_layer(planned: PlannedLayer, semantics: Semantics) -> nn.Module:
             return norm
         case Dropout(rate=rate):
             assert rate is not None  # the plan fills it in
-            return nn.Dropout(rate)
+            return dropout.Dropout(rate)
         case MaxPool(size=size, stride=stride):
             return nn.MaxPool2d(size, stride)
         case AveragePool(size=size, stride=stride):
@@ -114,12 +115,20 @@ class ActivatedConv(nn.Conv2d):
             padding=before if before == after else 0, bias=layer.bias,
         )  # fmt: skip
         self.uneven_padding = None if before == after else (before, after, before, after)
-        self.activation = _ACTIVATIONS[layer.activation]()
+        self.activation = _activation_in_place(layer.activation)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.uneven_padding is not None:
             images = F.pad(images, self.uneven_padding)
         return self.activation(super().forward(images))
+
+
+def _activation_in_place(name: str) -> nn.Module:
+    """Of a convolution or dense layer, whose output nobody else reads, not even its own gradient."""
+    activation = _ACTIVATIONS[name]()
+    if isinstance(activation, nn.ReLU):
+        activation.inplace = True
+    return activation
 
 
 def _padding(planned: PlannedLayer, semantics: Semantics) -> tuple[int, int]:
@@ -146,7 +155,7 @@ class ActivatedDense(nn.Linear):
         layer = planned.layer
         assert isinstance(layer, Dense)
         super().__init__(planned.input_shape[-1], planned.width, bias=layer.bias)
-        self.activation = _ACTIVATIONS[layer.activation]()
+        self.activation = _activation_in_place(layer.activation)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.activation(super().forward(features))

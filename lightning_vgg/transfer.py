@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_vgg.blocks import ActivatedConv, build_network
+from lightning_vgg.blocks import build_network
 from lightning_vgg.data import DeviceImages, EvalRows, ImageData
 from lightning_vgg.experiment.backbone import BackbonePlan, freezing_line
 from lightning_vgg.experiment.errors import ExperimentError
@@ -50,9 +50,6 @@ class Backbone(nn.Sequential):
         super().__init__(OrderedDict((layer.name, module) for layer, module in zip(plan.layers, modules, strict=True)))
         self.plan = plan
         self.fed = 0
-        for module in modules:
-            if isinstance(module, ActivatedConv) and isinstance(module.activation, nn.ReLU):
-                module.activation.inplace = True  # nobody else reads what the convolution puts out
         if pretrained.tensors is not None:
             self._load(pretrained)
         self.freeze(plan.frozen_layers(0))

@@ -17,16 +17,14 @@ from parity_tests.frameworks import keras
 
 @contextmanager
 def torch_masks(plan: Plan, batch: int) -> Iterator[None]:
-    """Every ``nn.Dropout`` inside takes the next of :func:`draw_masks`."""
+    """Every dropout layer inside takes the next of :func:`draw_masks`."""
     masks = iter(draw_masks(plan, batch))
 
-    def dropout(inputs: torch.Tensor, p: float, training: bool, inplace: bool = False) -> torch.Tensor:
-        if p == 0:
-            return inputs
+    def drop(inputs: torch.Tensor, rate: float) -> torch.Tensor:
         mask = torch.from_numpy(next(masks))
-        return inputs * (mask.permute(0, 3, 1, 2) if mask.ndim == 4 else mask) / (1 - p)
+        return inputs * (mask.permute(0, 3, 1, 2) if mask.ndim == 4 else mask) / (1 - rate)
 
-    with mock.patch("torch.nn.functional.dropout", dropout):
+    with mock.patch("lightning_vgg.dropout.drop", drop):
         yield
 
 

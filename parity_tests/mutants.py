@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lightning_vgg import dropout
 from lightning_vgg.data import EvalLoader
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.preprocessing import PREPROCESSING
@@ -137,9 +138,10 @@ def _statistics_move_while_frozen() -> AbstractContextManager[Any]:
 
 
 def _dropout_not_inverted() -> AbstractContextManager[Any]:
-    return mock.patch.object(
-        nn.Dropout, "forward", lambda self, inputs: nn.functional.dropout(inputs, self.p, self.training) * (1 - self.p)
-    )
+    def wrong(self: dropout.Dropout, inputs: torch.Tensor) -> torch.Tensor:
+        return dropout.drop(inputs, self.p) * (1 - self.p) if self.training and self.p else inputs
+
+    return mock.patch.object(dropout.Dropout, "forward", wrong)
 
 
 def _activation(name: str, wrong: Callable[[], nn.Module]) -> Callable[[], AbstractContextManager[Any]]:
