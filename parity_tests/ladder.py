@@ -1,8 +1,8 @@
 """The rungs: each measures how far the two frameworks lie apart in one thing, and says how far they may.
 
 In float64 only the order of additions sets two right implementations apart, and a rung passes below a gate set
-beforehand. Fifty steps can lead past it, so a control is measured there: torch against itself with every weight moved by
-one unit in the last place (ulp) and the images of every batch in reverse, which changes nothing but the order of
+beforehand. Fifty steps can lead past it, so a control is measured there: torch against itself with every weight moved
+by one unit in the last place (ulp) and the images of every batch in reverse, which changes nothing but the order of
 additions; a rung may reach ten times that, too.
 
 In float32 the control stands beside every rung. A ReLU whose input changes sign by rounding moves gradients by far more
