@@ -211,10 +211,9 @@ class RunRecorder(Checkpoint):
         if self.echo:
             print(epoch_line(row, trainer.max_epochs), flush=True)
 
-    def draw_curves(self) -> None:
+    def draw_curves(self, test_acc: float | None = None) -> None:
         """Draw history.csv anew, the test accuracy included once it is known."""
         title = f"{self.run.path.parent.name} · {self.run.path.name}"
-        test_acc = self.run.read_record().get("test_acc")
         self.run.write_curves(lambda file: draw_curves(self.run.read_history(), title, test_acc, file))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -222,15 +221,16 @@ class RunRecorder(Checkpoint):
         labels, logits = gathered(trainer, pl_module.test_outputs)
         if not trainer.is_global_zero:
             return
+        test_acc = trainer.callback_metrics["test_acc"].item()
         self.run.write_predictions(labels, logits)
-        self.run.update_record(
+        if self.run.read_history():
+            self.draw_curves(test_acc)
+        self.run.update_record(  # last: a run whose record has a test_acc is whole
             checkpoint=trainer.ckpt_path and f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",
             test_loss=trainer.callback_metrics["test_loss"].item(),
-            test_acc=trainer.callback_metrics["test_acc"].item(),
+            test_acc=test_acc,
             test_acc_per_class=pl_module.test_acc_per_class,
         )
-        if self.run.read_history():
-            self.draw_curves()
 
 
 def gathered(trainer: Trainer, batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
