@@ -22,6 +22,7 @@ def test_a_run_folder_names_nobody(tmp_path: Path) -> None:
     result = run_in(home / "work")(
         "fit", "-c", CONFIGS / "quickstart.yaml", "--trainer.max_epochs", "1", "--data.train_images", "100",
         "--data.cache_dir", home / "cache", "--trainer.default_root_dir", home / "work",
+        "--data.root", "https://planted-user:planted-password@mirror.org/cifar?token=planted",
         HOME=str(home), USER="planted-user", LOGNAME="planted-user", HOSTNAME="planted-host", WANDB_API_KEY=KEY,
         WANDB_MODE="offline", PLANTED_TOKEN="planted-token",
     )  # fmt: skip
@@ -38,4 +39,5 @@ def test_a_run_folder_names_nobody(tmp_path: Path) -> None:
         assert [word for word in planted if word in contents] == [], path
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert saved["data"]["cache_dir"] == "~/cache"
+    assert saved["data"]["root"] == "https://mirror.org/cifar"
     assert read_config(run / "config.yaml").data.cache_dir == "~/cache"
