@@ -73,7 +73,7 @@ class RunRecorder(Checkpoint):
         self.images_per_second: list[float] = []
         self.startup_seconds: float | None = None
         self.best: tuple[float, int] | None = None  # accuracy and step
-        self.generators: dict[str, Any] | None = None
+        self.generators: list[dict[str, Any]] = []  # of each process
         self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
         self.bad_step: Tensor | None = None
 
@@ -82,9 +82,9 @@ class RunRecorder(Checkpoint):
         self.run = RunFolder(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.generators is not None:
-            torch.set_rng_state(self.generators["cpu"])
-            torch.cuda.set_rng_state_all(self.generators["cuda"])
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageData)
+        self._set_generators(data.seed, trainer.global_rank, trainer.world_size)
         if trainer.is_global_zero:
             self.run.update_record(**describe_run(trainer))
         self.bad_step = torch.tensor(-1, device=pl_module.device)
@@ -101,13 +101,23 @@ class RunRecorder(Checkpoint):
         if hasattr(self, "signals"):
             self.signals.close()
 
+    def _set_generators(self, seed: int, rank: int, processes: int) -> None:
+        """Dropout's chance: as the checkpoint has it for this process, else by the seed and, where there are several
+        processes, by the rank: each drops out for itself."""
+        if rank < len(self.generators):
+            torch.set_rng_state(self.generators[rank]["cpu"])
+            torch.cuda.set_rng_state_all(self.generators[rank]["cuda"])
+        elif processes > 1:
+            torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
+
     def state_dict(self) -> dict[str, Any]:
-        """Dropout's chance goes into the checkpoint, too: a resumed run draws the masks it would have drawn."""
+        """Dropout's chance goes into the checkpoint, too, of all processes, which must all ask: a resumed run draws the
+        masks it would have drawn."""
         return {
             "best": self.best,
             "images_per_second": self.images_per_second,
             "epoch_seconds": time.perf_counter() - self.epoch_started,
-            "generators": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+            "generators": of_all_processes({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -218,7 +228,7 @@ class RunRecorder(Checkpoint):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VGGClassifier)
-        labels, logits = gathered(trainer, pl_module.test_outputs)
+        labels, logits = gathered(pl_module.test_outputs)
         if not trainer.is_global_zero:
             return
         test_acc = trainer.callback_metrics["test_acc"].item()
@@ -233,25 +243,30 @@ class RunRecorder(Checkpoint):
         )
 
 
-def gathered(trainer: Trainer, batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+def gathered(batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
     """Labels and logits of all processes, in the order of the data set: each has every world_size-th image of a batch.
 
     All processes must ask; the first one gets the answer.
     """
-    shares: list[Any] = [None] * trainer.world_size
-    if trainer.world_size > 1:
-        torch.distributed.all_gather_object(shares, batches)
-    else:
-        shares = [batches]
+    shares = of_all_processes(batches)
     whole: list[list[Tensor]] = [[], []]
     for of_batch in zip(*shares, strict=True):
         for found, parts in zip(whole, zip(*of_batch, strict=True), strict=True):
             batch = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
             for rank, part in enumerate(parts):
-                batch[rank :: trainer.world_size] = part
+                batch[rank :: len(shares)] = part
             found.append(batch)
     labels, logits = (torch.cat(parts).numpy() for parts in whole)
     return labels, logits
+
+
+def of_all_processes(mine: Any) -> list[Any]:
+    """What each process has, in the order of their ranks; all of them must ask."""
+    if not torch.distributed.is_initialized():
+        return [mine]
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, mine)
+    return shares
 
 
 def describe_run(trainer: Trainer) -> dict[str, Any]:
