@@ -289,7 +289,8 @@ import json, os, pathlib, sys, time
 if pathlib.Path("slow").exists():
     pathlib.Path("pid.part").write_text(str(os.getpid()))
     os.rename("pid.part", "pid")
-    while pathlib.Path("slow").exists():
+    started = time.monotonic()
+    while pathlib.Path("slow").exists() and time.monotonic() < started + 60:
         time.sleep(0.05)
 run = pathlib.Path("runs/vgg") / sys.argv[sys.argv.index("--name") + 1]
 run.mkdir(parents=True)
