@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_reference.backend import peak_memory
 from keras_reference.batches import TrainingBatches
+from keras_reference.checkpoints import LAST
 from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.errors import Diverged
 from lightning_vgg.experiment.hardware import process_seconds
@@ -38,16 +39,28 @@ class NextEpoch(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class RefuseBadLoss(keras.callbacks.Callback):  # type: ignore[misc]
-    """Stops a training whose loss is not finite; Keras's TerminateOnNaN would end it as if it were done."""
+    """Stops a training whose loss is not finite; Keras's TerminateOnNaN would end it as if it were done.
+
+    Args:
+        run: the folder with the checkpoints.
+        steps: of an epoch.
+    """
+
+    def __init__(self, run: RunFolder, steps: int) -> None:
+        super().__init__()
+        self.run = run
+        self.steps = steps
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not np.isfinite(logs["loss"]):  # the epoch's mean so far
+            last = self.run.checkpoints / LAST
+            sound = f"the last sound checkpoint is {last}" if last.exists() else "there is no checkpoint before it"
             raise Diverged(
-                f"the training loss is not finite in step {int(self.model.optimizer.iterations)} (epoch "
-                f"{self.epoch + 1}); the checkpoints are those of the epoch before. "
+                f"the training loss is not finite in step {self.epoch * self.steps + batch + 1} (epoch "
+                f"{self.epoch + 1}); {sound}. "
                 "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
             )
 
@@ -103,17 +116,6 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             print(epoch_line(row, self.echo), flush=True)
 
 
-class WholeCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
-    """Keeps the weights of the whole network, also where a part of it is trained on kept features."""
-
-    def __init__(self, *arguments: Any, whole: keras.Model, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.whole = whole
-
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(self.whole)
-
-
 class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]
     """Stops after an epoch at which ``watch`` says so, or the loss is lost."""
 
@@ -153,8 +155,7 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
         self.wandb.finish()
 
 
-def draw_run_curves(run: RunFolder) -> None:
+def draw_run_curves(run: RunFolder, test_acc: float | None = None) -> None:
     """Draw history.csv anew, the test accuracy included once it is known."""
     title = f"{run.path.parent.name} · {run.path.name}"
-    test_acc = run.read_record().get("test_acc")
     run.write_curves(lambda file: draw_curves(run.read_history(), title, test_acc, file))

@@ -54,10 +54,15 @@ def _run(command: str, args: list[str]) -> None:
         show_help(command)
         return
     experiment = read_experiment(command, args)
-    run = trained_run(experiment, args) if command == "test" else None
+    run = trained_run(experiment, args) if command == "test" or experiment.resumes else None
     from keras_reference import train  # seconds, and not before what can be refused is refused
 
-    say_test_result(train.fit(experiment) if run is None else train.test(experiment, run))
+    if command == "fit":
+        run = train.fit(experiment, resumed=run)
+    else:
+        assert run is not None
+        train.test(experiment, run)
+    say_test_result(run)
 
 
 def say_test_result(run: RunFolder) -> None:

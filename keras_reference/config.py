@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from operator import attrgetter
@@ -17,6 +18,7 @@ from lightning_vgg.experiment.config import (
     config_files,
     framework_free_parser,
     readable_config,
+    refuse_changes,
 )
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import RunFolder
@@ -35,15 +37,19 @@ NOT_OF_OPTIMIZER = ("batch_norm_bias_factor", "lookahead")
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment; ``text`` is the config.yaml that describes it in full."""
+    """One experiment; ``text`` is the config.yaml that describes it in full.
+
+    ``resumes`` says whether a run of it is to go on.
+    """
 
     experiment: str
     name: str | None
-    seed: int
+    seed_everything: int
     model: ModelSpec
     data: DataSpec
     trainer: TrainerSpec
     text: str
+    resumes: bool
 
     @property
     def root(self) -> Path:
@@ -65,15 +71,22 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
     values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
     text = yaml.safe_dump(readable_config(values, {}), sort_keys=False, width=110)
     specs = parser.instantiate(config)
+    asked = specs.ckpt_path if command == "fit" else None
+    if asked not in (None, "last"):
+        raise ExperimentError(
+            f"the Keras reference does not implement --ckpt_path {asked}: it goes on from a run's last whole epoch "
+            "alone, by --ckpt_path last"
+        )
     experiment = Experiment(
-        specs.experiment, specs.name, specs.seed_everything, specs.model, specs.data, specs.trainer, text
-    )
+        specs.experiment, specs.name, specs.seed_everything, specs.model, specs.data, specs.trainer, text,
+        resumes=asked is not None,
+    )  # fmt: skip
     refuse_unimplemented(experiment.model, experiment.trainer)
     model, size = experiment.model, experiment.data.image_size
     # Before an image is read; the backbone of a trained run need not be where it came from any more.
     if model.backbone is None:
         plan_model(model, size, num_classes=2)
-    elif command == "fit":
+    elif command == "fit" and not experiment.resumes:
         plan_model(model, size, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
     return experiment
 
@@ -83,7 +96,14 @@ def show_help(command: str) -> None:
 
 
 def _parser(command: str) -> ExplainingParser:
-    return framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
+    parser = framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
+    if command == "fit":
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None,
+            help="last: go on with the run whose config.yaml is given by -c, or the experiment's newest, after its "
+            "last whole epoch.",
+        )  # fmt: skip
+    return parser
 
 
 def _explain_trainer(error: ExperimentError) -> ExperimentError:
@@ -123,14 +143,20 @@ def trained_run(experiment: Experiment, args: list[str]) -> RunFolder:
     """The run whose config.yaml is given, or else the newest of the experiment.
 
     Raises:
-        ExperimentError: there is none, or Lightning trained it.
+        ExperimentError: there is none, Lightning trained it, or it is to go on with other settings or another backend.
     """
     files = config_files(args)
     if files and (files[-1].parent / "checkpoints").is_dir():
         run = RunFolder.open(files[-1].parent)
     else:
-        run = RunFolder.newest(experiment.root, experiment.experiment, experiment.name)
-    require_keras(run)
+        run = RunFolder.newest(experiment.root, experiment.experiment, experiment.name, trained=not experiment.resumes)
+    if run.read_record() or not experiment.resumes:  # empty where it was stopped before it began
+        require_keras(run)
+    if experiment.resumes:
+        backend = run.read_record().get("backend")
+        if backend not in (None, os.environ["KERAS_BACKEND"]):
+            raise ExperimentError(f"{run.path} was begun with Keras on {backend}: set KERAS_BACKEND={backend}")
+        refuse_changes(run.path / "config.yaml", experiment, resuming=True)
     return run
 
 

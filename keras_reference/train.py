@@ -20,69 +20,89 @@ from keras_reference.callbacks import (
     RunRecorder,
     StopWhere,
     WandbCurves,
-    WholeCheckpoint,
     draw_run_curves,
 )
+from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.config import Experiment
 from keras_reference.features import Features
 from keras_reference.network import Network, trained_parts
 from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
 from lightning_vgg.experiment.backbone import freezing_line, plan_model
-from lightning_vgg.experiment.dataset import Part, load_dataset
+from lightning_vgg.experiment.dataset import Part, load_dataset, refuse_other_images
 from lightning_vgg.experiment.features import say_features_are_not_kept
 from lightning_vgg.experiment.pretrained import Pretrained, file_sha256, recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder, Watch
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec
 from lightning_vgg.experiment.tracking import wandb_arguments
+from lightning_vgg.interruption import Interrupted
 
 
-def fit(experiment: Experiment, watch: Watch | None = None) -> RunFolder:
-    """Train, then test the best checkpoint; returns the new run folder.
+def fit(experiment: Experiment, watch: Watch | None = None, resumed: RunFolder | None = None) -> RunFolder:
+    """Train, then test the best checkpoint; returns the run folder.
 
     Args:
         experiment: what to train.
         watch: of a trial of a study: is told each epoch, says whether to stop; nothing is printed, and nothing tested.
+        resumed: a run of this experiment to go on with, after its last whole epoch.
     """
-    spec, trainer = experiment.model, experiment.trainer
+    spec, size = experiment.model, experiment.data.image_size
     pretrained = None
-    if spec.backbone is not None:
-        pretrained = load_pretrained(spec.backbone, experiment.data.image_size)
-    training = Training(experiment, pretrained)
-    network, dataset = training.network, training.dataset
-    if spec.init_from is not None:
-        network.start_from(Path(spec.init_from).expanduser())
-    batches = training.batches()
-    rates = spec.optimizer.learning_rate * rate_factors(spec.schedule, trainer.max_epochs * len(batches))
+    if resumed is not None and (resumed.checkpoints / LAST).exists():
+        pretrained = recorded_pretrained(spec.backbone, size, resumed)
+        training = Training(experiment, pretrained)
+    else:
+        if spec.backbone is not None:
+            pretrained = load_pretrained(spec.backbone, size)
+        training = Training(experiment, pretrained)
+        if spec.init_from is not None:
+            training.network.start_from(Path(spec.init_from).expanduser())
+    if resumed is not None:
+        refuse_other_images(training.dataset, resumed, resuming=True)
+    run = resumed or RunFolder.create(
+        experiment.root, experiment.experiment, experiment.name, experiment.seed_everything
+    )
+    try:
+        with run.locked():
+            train(training, run, pretrained, watch)
+    except Interrupted as stop:
+        last = run.checkpoints / LAST
+        raise Interrupted(stop.number, str(last) if watch is None and last.exists() else None) from None
+    return run
+
+
+def train(training: Training, run: RunFolder, pretrained: Pretrained | None, watch: Watch | None) -> None:
+    """Train in a run folder, from the beginning or from where it stands; then test, unless the run is watched."""
+    experiment, network, dataset = training.experiment, training.network, training.dataset
+    spec, trainer, steps = experiment.model, experiment.trainer, training.steps
+    rates = spec.optimizer.learning_rate * rate_factors(spec.schedule, trainer.max_epochs * steps)
+    optimizer = training.optimizer(rates)
     whole = network.model(training.stages[0][2])
-    run = RunFolder.create(experiment.root, experiment.experiment, experiment.name, experiment.seed)
+    keeper = Checkpoints(run, whole, optimizer, validated=len(dataset.val.labels) > 0)
+    done = keeper.resume()
     run.write_config(experiment.text)
     run.update_record(**describe_run(training, pretrained))
+    batches = training.batches()
+    validation = training.evaluation(dataset.val, "val") if keeper.validated else None
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
     bar = bar and watch is None
-    validation = training.evaluation(dataset.val, "val") if len(dataset.val.labels) else None
     curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
     echo = None if bar or watch is not None else trainer.max_epochs
     recorder = RunRecorder(run, rates, len(dataset.train.labels), echo)
     # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
-    callbacks = [
-        NextEpoch(batches),
-        RefuseBadLoss(),
-        recorder,
-        *checkpoints(run, whole, validation is not None),
-        *curves,
-    ]
+    callbacks = [NextEpoch(batches), RefuseBadLoss(run, steps), recorder, keeper, *curves]
     if watch is not None:
         callbacks.append(StopWhere(watch))
-    optimizer = training.optimizer(rates, len(batches))
     for first, end, frozen in training.stages:
+        if end <= done:
+            continue
         model = network.model(frozen, training.fed)
         compile_model(model, spec.label_smoothing, optimizer)
         if watch is None:
-            training.say_what_trains(first, frozen)
+            training.say_what_trains(max(first, done), frozen)
         model.fit(
             batches,
-            initial_epoch=first,
+            initial_epoch=max(first, done),
             epochs=end,
             shuffle=False,  # the batches are shuffled already
             validation_data=validation,
@@ -94,13 +114,13 @@ def fit(experiment: Experiment, watch: Watch | None = None) -> RunFolder:
     results = test_best(training, whole, run) if watch is None else {}
     for wandb_curves in curves:
         wandb_curves.finish(results)
-    return run
 
 
 def test(experiment: Experiment, run: RunFolder) -> RunFolder:
     """Test the best checkpoint of a run once more; returns the run's folder."""
     pretrained = recorded_pretrained(experiment.model.backbone, experiment.data.image_size, run)
     training = Training(experiment, pretrained)
+    refuse_other_images(training.dataset, run, resuming=False)
     test_best(training, training.network.model(), run)
     return run
 
@@ -121,7 +141,7 @@ class Training:
         self.dataset = load_dataset(experiment.data)
         if pretrained is not None and pretrained.normalization is not None:
             self.dataset = replace(self.dataset, normalization=pretrained.normalization)
-        prepare_keras(experiment.trainer.precision, experiment.seed)
+        prepare_keras(experiment.trainer.precision, experiment.seed_everything)
         plan = plan_model(
             spec, experiment.data.image_size, len(self.dataset.class_names), pretrained.plan if pretrained else None
         )
@@ -135,7 +155,9 @@ class Training:
 
     def batches(self) -> TrainingBatches:
         part, experiment = self.dataset.train, self.experiment
-        return TrainingBatches(part, experiment.data, self.preprocess, experiment.seed, self._features(part, "train"))
+        return TrainingBatches(
+            part, experiment.data, self.preprocess, experiment.seed_everything, self._features(part, "train")
+        )
 
     def evaluation(self, part: Part, name: str) -> EvaluationBatches:
         return EvaluationBatches(part, self.experiment.data, self.preprocess, self._features(part, name))
@@ -147,18 +169,22 @@ class Training:
         precision = self.experiment.trainer.precision
         return Features(backbone, self.fed, self.experiment.data, self.dataset, precision).of(part, name)
 
-    def optimizer(self, rates: np.ndarray, steps: int) -> keras.optimizers.Optimizer:
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return -(-len(self.dataset.train.labels) // self.experiment.data.batch_size)
+
+    def optimizer(self, rates: np.ndarray) -> keras.optimizers.Optimizer:
         """One for all, or one for each part of a backbone that trains at a rate or from an epoch of its own.
 
         Args:
             rates: the learning rate of every step.
-            steps: of an epoch.
         """
         spec, clip = self.experiment.model.optimizer, self.experiment.trainer.gradient_clip_val
         backbone = self.network.backbone
         if backbone is None:
             return build_optimizer(spec, rates, clip, self.network.head.trainable_variables)
-        parts = trained_parts(self.network, backbone.plan, steps)
+        parts = trained_parts(self.network, backbone.plan, self.steps)
         return PartsOptimizer(spec, rates, clip, [part for part in parts if part.start < len(rates)])
 
     def say_what_trains(self, epoch: int, frozen: int) -> None:
@@ -184,17 +210,6 @@ def compile_model(model: keras.Model, label_smoothing: float, optimizer: keras.o
     )
 
 
-def checkpoints(run: RunFolder, whole: keras.Model, validated: bool) -> list[keras.callbacks.Callback]:
-    """The first epoch with the highest validation accuracy (without validation images: the last one), and the last."""
-    best, last = (str(run.checkpoints / f"{which}.weights.h5") for which in ("best", "last"))
-    return [
-        WholeCheckpoint(
-            best, monitor="val_acc", mode="max", save_best_only=validated, save_weights_only=True, whole=whole
-        ),
-        WholeCheckpoint(last, save_weights_only=True, whole=whole),
-    ]
-
-
 def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[str, float]:
     """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
     checkpoint = run.checkpoint("best")
@@ -209,10 +224,10 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
         counts = np.bincount(test.labels, minlength=classes)
         per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
     run.write_predictions(test.labels, logits.astype(np.float32))
-    run.update_record(
+    draw_run_curves(run, results["test_acc"])
+    run.update_record(  # last: a run whose record has a test_acc is whole
         checkpoint=f"{run.checkpoints.name}/{checkpoint.name}", **results, test_acc_per_class=per_class.tolist()
     )
-    draw_run_curves(run)
     return results
 
 
@@ -223,7 +238,7 @@ def describe_run(training: Training, pretrained: Pretrained | None) -> dict[str,
     return {
         **describe_backend(),
         "precision": experiment.trainer.precision,
-        "seed": experiment.seed,
+        "seed": experiment.seed_everything,
         "semantics": experiment.model.semantics,
         "semantics_except": experiment.model.semantics_except,
         "initial_weights_sha256": file_sha256(Path(start)) if start else None,

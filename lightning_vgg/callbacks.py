@@ -76,7 +76,7 @@ class RunRecorder(Checkpoint):
         self.images_per_second: list[float] = []
         self.startup_seconds: float | None = None
         self.best: tuple[float, int] | None = None  # accuracy and step
-        self.generators: dict[str, Any] | None = None
+        self.generators: list[dict[str, Any]] = []  # of each process
         self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
         self.bad_step: Tensor | None = None
 
@@ -85,9 +85,9 @@ class RunRecorder(Checkpoint):
         self.run = RunFolder(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.generators is not None:
-            torch.set_rng_state(self.generators["cpu"])
-            torch.cuda.set_rng_state_all(self.generators["cuda"])
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageData)
+        self._set_generators(data.seed, trainer.global_rank, trainer.world_size)
         if trainer.is_global_zero:
             self.run.update_record(**describe_run(trainer))
         self.bad_step = torch.tensor(-1, device=pl_module.device)
@@ -104,13 +104,23 @@ class RunRecorder(Checkpoint):
         if hasattr(self, "signals"):
             self.signals.close()
 
+    def _set_generators(self, seed: int, rank: int, processes: int) -> None:
+        """Dropout's chance: as the checkpoint has it for this process, else by the seed and, where there are several
+        processes, by the rank: each drops out for itself."""
+        if rank < len(self.generators):
+            torch.set_rng_state(self.generators[rank]["cpu"])
+            torch.cuda.set_rng_state_all(self.generators[rank]["cuda"])
+        elif processes > 1:
+            torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
+
     def state_dict(self) -> dict[str, Any]:
-        """Dropout's chance goes into the checkpoint, too: a resumed run draws the masks it would have drawn."""
+        """Dropout's chance goes into the checkpoint, too, of all processes, which must all ask: a resumed run draws the
+        masks it would have drawn."""
         return {
             "best": self.best,
             "images_per_second": self.images_per_second,
             "epoch_seconds": time.perf_counter() - self.epoch_started,
-            "generators": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+            "generators": of_all_processes({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -214,48 +224,53 @@ class RunRecorder(Checkpoint):
         if self.echo:
             print(epoch_line(row, trainer.max_epochs), flush=True)
 
-    def draw_curves(self) -> None:
+    def draw_curves(self, test_acc: float | None = None) -> None:
         """Draw history.csv anew, the test accuracy included once it is known."""
         title = f"{self.run.path.parent.name} · {self.run.path.name}"
-        test_acc = self.run.read_record().get("test_acc")
         self.run.write_curves(lambda file: draw_curves(self.run.read_history(), title, test_acc, file))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VGGClassifier)
-        labels, logits = gathered(trainer, pl_module.test_outputs)
+        labels, logits = gathered(pl_module.test_outputs)
         if not trainer.is_global_zero:
             return
+        test_acc = trainer.callback_metrics["test_acc"].item()
         self.run.write_predictions(labels, logits)
-        self.run.update_record(
+        if self.run.read_history():
+            self.draw_curves(test_acc)
+        self.run.update_record(  # last: a run whose record has a test_acc is whole
             checkpoint=trainer.ckpt_path and f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",
             test_loss=trainer.callback_metrics["test_loss"].item(),
-            test_acc=trainer.callback_metrics["test_acc"].item(),
+            test_acc=test_acc,
             test_acc_per_class=pl_module.test_acc_per_class,
             **{key: value.item() for key, value in trainer.callback_metrics.items() if key == AUGMENTED_TEST_ACC},
         )
-        if self.run.read_history():
-            self.draw_curves()
 
 
-def gathered(trainer: Trainer, batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+def gathered(batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
     """Labels and logits of all processes, in the order of the data set: each has every world_size-th image of a batch.
 
     All processes must ask; the first one gets the answer.
     """
-    shares: list[Any] = [None] * trainer.world_size
-    if trainer.world_size > 1:
-        torch.distributed.all_gather_object(shares, batches)
-    else:
-        shares = [batches]
+    shares = of_all_processes(batches)
     whole: list[list[Tensor]] = [[], []]
     for of_batch in zip(*shares, strict=True):
         for found, parts in zip(whole, zip(*of_batch, strict=True), strict=True):
             batch = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
             for rank, part in enumerate(parts):
-                batch[rank :: trainer.world_size] = part
+                batch[rank :: len(shares)] = part
             found.append(batch)
     labels, logits = (torch.cat(parts).numpy() for parts in whole)
     return labels, logits
+
+
+def of_all_processes(mine: Any) -> list[Any]:
+    """What each process has, in the order of their ranks; all of them must ask."""
+    if not torch.distributed.is_initialized():
+        return [mine]
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, mine)
+    return shares
 
 
 def describe_run(trainer: Trainer) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from lightning_vgg.experiment.config import (
     readable_config,
     refuse_changes,
 )
+from lightning_vgg.experiment.dataset import refuse_other_images
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.pretrained import recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
@@ -101,7 +102,8 @@ class ExperimentCLI(LightningCLI):
         if self.subcommand != "fit" or config.ckpt_path is not None:
             resumed, config.ckpt_path = self._trained_run(config)
             refuse_changes(resumed.path / "config.yaml", config, resuming=self.subcommand == "fit")
-        record = resumed.read_record() if resumed else {}  # empty where it was stopped before it began
+            if resumed.read_record().get("framework") == "keras":
+                raise ExperimentError(f"{resumed.path} was trained by Keras: go on with it by keras-reference")
         if resumed and config.ckpt_path:
             pretrained = recorded_pretrained(spec.backbone, size, resumed)
         else:  # perhaps stopped before there was a checkpoint with the weights
@@ -109,8 +111,8 @@ class ExperimentCLI(LightningCLI):
         plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
         normalization = pretrained.normalization if pretrained else None
         self.datamodule = ImageData(config.data, config.seed_everything, normalization)
-        if resumed and record:
-            self._check_data(record, resumed)
+        if resumed:
+            refuse_other_images(self.datamodule.dataset, resumed, resuming=self.subcommand == "fit")
         self.model = VGGClassifier(spec, size, self.datamodule.num_classes, pretrained)
         self.run = resumed or self._new_run(config)
         if self.subcommand == "fit" and _rank() == 0:
@@ -158,19 +160,6 @@ class ExperimentCLI(LightningCLI):
         if resuming and not any(run.checkpoints.glob("*.ckpt")):
             return run, None
         return run, str(run.checkpoint("last" if asked == "last" else "best"))
-
-    def _check_data(self, record: dict[str, Any], run: RunFolder) -> None:
-        dataset = self.datamodule.dataset
-        if self.subcommand == "fit" and record["data_fingerprint"] != dataset.fingerprint:
-            raise ExperimentError(
-                f"the images are not those that {run.path} began with (their fingerprint in run.json differs): "
-                "start a new run, without --ckpt_path"
-            )
-        if list(dataset.class_names) != record["class_names"]:
-            raise ExperimentError(
-                f"the images have the classes {', '.join(dataset.class_names)}, those of {run.path} have "
-                f"{', '.join(record['class_names'])}"
-            )
 
     def _trainer_arguments(self, config: Any) -> dict[str, Any]:
         fitting = self.subcommand == "fit"

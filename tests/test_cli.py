@@ -9,6 +9,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIGS, Command, history_without_seconds, only_run, run_in
+from made_images import png, write
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
@@ -237,28 +239,51 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_the_last_soun
     assert len(history_without_seconds(only_run(tmp_path))) == 2
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Eight megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None:
+        pytest.skip("there is no mount")
+    mounted = subprocess.run([mount, "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
 def test_a_full_disk_ends_the_run_with_the_reason_and_what_was_there_stays(
-    trained: Path, command: Command, tmp_path: Path
+    trained: Path, command: Command, small_disk: Path
 ) -> None:
-    """Full for what is as large as a checkpoint."""
+    run = small_disk / "run"
+    shutil.copytree(only_run(trained), run)
+    before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    history = history_without_seconds(run)
+    room = 100_000  # for a row of the history and the curves, and for no checkpoint
+    assert room < min(map(len, before.values()))
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    again = ("fit", "-c", run / "config.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3",
+             "--trainer.logger", "false")  # fmt: skip
+    error = command(*again, status=2).stderr
+    assert "the disk is full: " in error and "Whatever was there is as it was" in error
+    assert "Traceback" not in error
+    assert {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
+    assert history_without_seconds(run)[:3] == history
+    (small_disk / "filler").unlink()
+    command(*again)
+    assert len(history_without_seconds(run)) == 4
+
+
+def test_a_run_does_not_go_on_with_other_images(trained: Path, command: Command, tmp_path: Path) -> None:
     run = only_run(trained)
-    target = tmp_path / "runs" / "quickstart" / run.name
-    shutil.copytree(run, target)
-    before = {path.name: path.read_bytes() for path in (target / "checkpoints").iterdir()}
-    code = (
-        "import os, errno, sys; from lightning_vgg import cli; from lightning_vgg.experiment import runs\n"
-        "real = os.fsync\n"
-        "def fsync(number):\n"
-        "    if os.fstat(number).st_size > 300_000: raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "    real(number)\n"
-        "os.fsync = fsync\n"
-        "sys.exit(cli.run(sys.argv[1:]))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "fit", "-c", target / "config.yaml", "--ckpt_path", "last",
-         "--trainer.max_epochs", "3", "--trainer.logger", "false"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == 2, result.stderr
-    assert "the disk is full" in result.stderr and "Traceback" not in result.stderr
-    assert {path.name: path.read_bytes() for path in (target / "checkpoints").iterdir()} == before
+    others = {f"{split}/{n % 10}/{n}.png": png(n % 256) for split in ("train", "test") for n in range(450)}
+    write(tmp_path / "set", others)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    error = command(
+        "fit", "-c", run / "config.yaml", "--ckpt_path", "last", "--data.source", "folder", "--data.root", "set",
+        "--data.cache_dir", "cache", status=2,
+    ).stderr  # fmt: skip
+    assert f"the images are not those that {run} began with" in error
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

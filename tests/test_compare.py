@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,12 +209,19 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str],
     return job
 
 
+@pytest.fixture
+def held() -> Iterator[int]:
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
 MAKE = "import os, pathlib; pathlib.Path(os.environ['N']).touch()"
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_jobs_run_so_many_at_once_and_a_failure_stops_none_of_the_others(
-    at_once: int, job: Callable[[str, str], Job]
+    at_once: int, job: Callable[[str, str], Job], held: int
 ) -> None:
     notes = Notes()
     fails = "import sys; print('hello'); sys.exit('lightning-vgg: error: no such thing\\n  here')"
@@ -222,6 +229,7 @@ def test_jobs_run_so_many_at_once_and_a_failure_stops_none_of_the_others(
         [job("a", MAKE), job("b", fails), job("c", MAKE), job("d", "import os; os.kill(os.getpid(), 9)")],
         at_once,
         notes,
+        held,
     )
     assert notes.most == at_once
     assert sorted(notes.heard) == [
@@ -235,7 +243,7 @@ def test_jobs_run_so_many_at_once_and_a_failure_stops_none_of_the_others(
 
 
 def test_whoever_interrupts_leaves_no_process_behind_not_even_a_stubborn_one_or_its_child(
-    job: Callable[[str, str], Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[[str, str], Job], held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_GRACE", 1.0)
     code = (
@@ -250,7 +258,7 @@ def test_whoever_interrupts_leaves_no_process_behind_not_even_a_stubborn_one_or_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs([job("a", code), job("b", MAKE)], 1, Notes(on_tick=interrupt))
+        run_jobs([job("a", code), job("b", MAKE)], 1, Notes(on_tick=interrupt), held)
     deadline = time.monotonic() + 10
     for pid in map(int, Path("pids").read_text().split()):
         while alive(pid):
@@ -281,7 +289,9 @@ import json, os, pathlib, sys, time
 if pathlib.Path("slow").exists():
     pathlib.Path("pid.part").write_text(str(os.getpid()))
     os.rename("pid.part", "pid")
-    time.sleep(60)
+    started = time.monotonic()
+    while pathlib.Path("slow").exists() and time.monotonic() < started + 60:
+        time.sleep(0.05)
 run = pathlib.Path("runs/vgg") / sys.argv[sys.argv.index("--name") + 1]
 run.mkdir(parents=True)
 (run / "run.json").write_text(json.dumps(dict(test_acc=0.5)))
@@ -326,6 +336,29 @@ def test_a_signal_stops_cleanly_and_a_repeat_goes_on(tmp_path: Path) -> None:
     assert {name: list(seeds) for name, seeds in arms.items()} == {
         name: ["0", "1"] for name in ("lightning-keras", "lightning-torch", "keras")
     }
+
+
+def test_what_a_killed_command_left_running_is_waited_for_and_kept(tmp_path: Path) -> None:
+    fake, pid = tmp_path / "fake", tmp_path / "pid"
+    fake.write_text(FAKE.format(python=sys.executable))
+    fake.chmod(0o755)
+    (tmp_path / "slow").touch()
+    flags = ("--data.source", "digits", "--seeds", "1", "--compare.ladder", "false", "--compare.ablation", "false")
+    command = [sys.executable, "-c", DRIVE, str(fake), *flags]
+    killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not pid.exists():
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    again = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert again.stdout is not None
+    assert "compares" in again.stdout.readline()
+    assert again.stdout.readline() == "waits for what an attempt that was killed has left running\n"
+    assert alive(int(pid.read_text()))
+    (tmp_path / "slow").unlink()
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0 and output.endswith("published\n")
+    assert "lightning-torch seed 0: started" in output and "lightning-keras seed 0" not in output
 
 
 # --- both frameworks, really ------------------------------------------------------------------------------------------

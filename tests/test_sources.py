@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -13,9 +14,9 @@ import subprocess
 import sys
 import tarfile
 import threading
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_images import BLUE, ODD_IMAGES, RED, Files, encoded, load, make, png, small_set, write
 from PIL import Image
 
 from lightning_vgg.experiment.sources import (
@@ -38,8 +40,6 @@ from lightning_vgg.experiment.sources import (
     stratified_subset,
 )
 
-RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
-
 
 def assert_same(first: ImageSet, second: ImageSet) -> None:
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
@@ -51,107 +51,10 @@ def assert_same(first: ImageSet, second: ImageSet) -> None:
 # --- one image --------------------------------------------------------------------------------------------------------
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def rotated_jpeg() -> bytes:
-    """Red above blue as it is to be seen; stored turned, with the EXIF orientation that turns it back."""
-    image = Image.new("RGB", (32, 32), RED)
-    image.paste(BLUE, (0, 16, 32, 32))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
-    return encoded(image.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
-
-
-def grey16(kind: str = "PNG") -> bytes:
-    return encoded(Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)), kind)
-
-
-def palette_with_transparency() -> bytes:
-    image = Image.new("P", (4, 4), 0)
-    image.putpalette([*RED, *GREEN])
-    image.paste(1, (0, 0, 4, 2))
-    return encoded(image, "PNG", transparency=0)
-
-
-def half_transparent() -> bytes:
-    image = Image.new("RGBA", (4, 4), (*RED, 0))
-    image.paste((200, 100, 50, 255), (0, 0, 4, 2))
-    return encoded(image, "PNG")
-
-
-def animation() -> bytes:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (GREEN, RED)]
-    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-
-
-ODD_IMAGES = {  # file name: (contents, colour of the top, colour of the bottom)
-    "grey.png": (encoded(Image.new("L", (4, 4), 77), "PNG"), (77,) * 3, (77,) * 3),
-    "bilevel.png": (encoded(Image.new("1", (4, 4), 1), "PNG"), (255,) * 3, (255,) * 3),
-    "palette.png": (palette_with_transparency(), GREEN, BLACK),
-    "rgba.png": (half_transparent(), (200, 100, 50), BLACK),
-    "grey_alpha.png": (encoded(Image.new("LA", (4, 4), (200, 0)), "PNG"), BLACK, BLACK),
-    "grey16.png": (grey16(), (0x80,) * 3, (0x80,) * 3),
-    "grey16.tif": (grey16("TIFF"), (0x80,) * 3, (0x80,) * 3),
-    "grey16.pgm": (b"P5 4 4 65535\n" + b"\x80\xff" * 16, (0x80,) * 3, (0x80,) * 3),
-    "cmyk.jpg": (encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=95), RED, RED),
-    "turned.JPG": (rotated_jpeg(), RED, BLUE),
-    "animation.gif": (animation(), GREEN, GREEN),
-    "one_pixel.bmp": (encoded(Image.new("RGB", (1, 1), BLUE), "BMP"), BLUE, BLUE),
-    "wide.webp": (encoded(Image.new("RGB", (90, 20), GREEN), "WEBP", lossless=True), GREEN, GREEN),
-}
-
-
-@pytest.mark.parametrize("name", ODD_IMAGES)
-@pytest.mark.parametrize("size", [8, 32])
-def test_every_kind_of_image_becomes_rgb(name: str, size: int, tmp_path: Path) -> None:
-    contents, top, bottom = ODD_IMAGES[name]
-    (tmp_path / name).write_bytes(contents)
-    image = open_image(tmp_path / name, size)
-    assert image.shape == (size, size, 3)
-    assert image.dtype == np.uint8
-    np.testing.assert_allclose(image[0, size // 2], top, atol=3)  # JPEG is off by up to 3 here
-    np.testing.assert_allclose(image[-1, size // 2], bottom, atol=3)
-    np.testing.assert_array_equal(open_image(io.BytesIO(contents), size), image)
-
-
 def test_resizing_is_pillows_bilinear() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(open_image(io.BytesIO(encoded(Image.fromarray(pixels), "PNG")), 32), expected)
-
-
-@pytest.mark.parametrize(
-    ("contents", "reason"),
-    [
-        (b"no image", "it is not an image"),
-        (b"", "it is not an image"),
-        (encoded(Image.new("RGB", (64, 64), RED), "PNG")[:60], "truncated|broken|not an image"),
-        (encoded(Image.new("F", (2, 2), 0.5), "TIFF"), "floating-point"),
-        (encoded(Image.fromarray(np.full((2, 2), 1 << 20, np.int32)), "TIFF"), "more than 16 bits"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "it is not an image"),
-    ],
-)
-def test_an_image_that_cannot_be_decoded_is_named(contents: bytes, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "bad.png"
-    path.write_bytes(contents)
-    with pytest.raises(DataError, match=rf"bad\.png cannot be read: .*({reason})"):
-        open_image(path, 32)
-
-
-def test_a_missing_image_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.png cannot be read: .*No such file"):
-        open_image(tmp_path / "none.png", 32)
-
-
-def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "bomb.png").write_bytes(encoded(Image.new("L", (15, 10)), "PNG"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match=r"bomb\.png cannot be read: .*decompression bomb"):
-        open_image(tmp_path / "bomb.png", 32)
 
 
 def test_image_files(tmp_path: Path) -> None:
@@ -177,54 +80,6 @@ def test_image_files_follows_links_but_not_in_circles(tmp_path: Path) -> None:
 
 # --- folders and archives ---------------------------------------------------------------------------------------------
 
-Files = dict[str, bytes]
-
-
-def write(root: Path, files: Files) -> Path:
-    for name, contents in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(contents)
-    return root
-
-
-def make_tar(path: Path, files: Files) -> Path:
-    mode = {".gz": "w:gz", ".tgz": "w:gz", ".xz": "w:xz", ".bz2": "w:bz2"}.get(path.suffix, "w")
-    with tarfile.open(path, mode) as archive:
-        for name, contents in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(contents)
-            archive.addfile(info, io.BytesIO(contents))
-    return path
-
-
-def make_zip(path: Path, files: Files) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, contents in files.items():
-            archive.writestr(name, contents)
-    return path
-
-
-def make(path: Path, files: Files) -> Path:
-    """The files as a folder or an archive, as the suffix says; an archive's members come in reverse order."""
-    backwards = dict(reversed(files.items()))
-    if path.suffix == ".zip":
-        return make_zip(path, backwards)
-    return make_tar(path, backwards) if path.suffix else write(path, files)
-
-
-def png(shade: int) -> bytes:
-    return encoded(Image.new("L", (4, 4), shade), "PNG")
-
-
-def small_set() -> Files:
-    """Two classes, three training images and one test image each."""
-    return {
-        f"{split}/{label}/{i}.png": png(100 * (label == "dog") + 10 * (split == "test") + i)
-        for split, count in (("train", 3), ("test", 1))
-        for label in ("cat", "dog")
-        for i in range(count)
-    }
-
 
 def odd_set() -> Files:
     odd = {f"train/{label}/{name}": odd[0] for label in ("zebra", "ant") for name, odd in ODD_IMAGES.items()}
@@ -232,10 +87,6 @@ def odd_set() -> Files:
     deeper = {"train/ant/deeper/a.png": png(1), "train/ant/deeper.png": png(2)}
     tests = {"test/zebra/t.png": png(9), "test/ant/t.png": png(8)}
     return odd | deeper | tests | dict.fromkeys(others, b"not an image")
-
-
-def load(path: Path, image_size: int = 4) -> ImageSet:
-    return load_images("folder", str(path), image_size, str(path.parent / "cache"))
 
 
 def test_folder_arrays(tmp_path: Path) -> None:
@@ -275,212 +126,6 @@ def test_threads_keep_the_images_in_order(big: bool, monkeypatch: pytest.MonkeyP
     files = {f"{split}/{c}/{i:03}.png": png(i) for split in ("train", "test") for c in "ab" for i in range(100)}
     images = load(make(tmp_path / "set.tar", files))
     np.testing.assert_array_equal(images.train_images[:, 0, 0, 0], [*range(100)] * 2)
-
-
-def test_of_two_members_of_the_same_name_the_later_counts(tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "set.tar", small_set())
-    with tarfile.open(path, "a") as archive:
-        for contents in (b"damaged", png(250)):
-            info = tarfile.TarInfo("train/cat/0.png")
-            info.size = len(contents)
-            archive.addfile(info, io.BytesIO(contents))
-    assert load(path).train_images[0, 0, 0, 0] == 250
-
-
-def without(*starts: str) -> Files:
-    return {name: contents for name, contents in small_set().items() if not name.startswith(starts)}
-
-
-BAD_SETS: dict[str, tuple[Files, str]] = {
-    "no test": (without("test"), r"no test/ with class folders\. At its top there is train\. The layout is train/<cl"),
-    "no train": (without("train"), r"no train/ with class folders\. At its top there is test\."),
-    "no layout": (
-        {"cats/1.png": png(1), "dogs/1.png": png(1)},
-        r"no image, but 2 other files such as .*top there is cat",
-    ),
-    "no images": (
-        {"train/cat/notes.txt": b"", "test/cat/Thumbs.db": b""},
-        r"no image, but 2 other files such as .*(notes\.txt|Thumbs\.db)\. At its top there is test, train",
-    ),
-    "class in train only": (small_set() | {"train/cow/1.png": png(1)}, r"same class folders; only in train/: cow"),
-    "class in test only": (without("train/dog"), r"same class folders; only in test/: dog"),
-    "both differ": (without("train/dog", "test/cat"), r"only in train/: cat; only in test/: dog"),
-    "empty class": (without("test/dog") | {"test/dog/notes.txt": b""}, r"no image in the class folder test/dog\."),
-    "one class": (without("train/dog", "test/dog"), r"one class only, cat; two are needed"),
-    "no class folder": (small_set() | {"train/loose.png": png(1)}, r"train/loose\.png lies in no class folder"),
-    "bad image": (
-        small_set() | {"train/dog/bad.jpg": b"?"},
-        r"train/dog/bad\.jpg cannot be decoded: it is not an image",
-    ),
-    "bad images": (
-        small_set() | {f"train/dog/bad{i}.jpg": b"?" for i in range(3)},
-        r"train/dog/bad0\.jpg cannot be decoded: .* \(3 such files in all\)",
-    ),
-    "two sets": (
-        {f"{top}/{name}": contents for top in ("a", "b") for name, contents in small_set().items()},
-        r"several folders hold train/ or test/: a, b",
-    ),
-}
-
-
-@pytest.mark.parametrize("suffix", ["", ".zip", ".tar.xz"])
-@pytest.mark.parametrize("fault", BAD_SETS)
-def test_faults_of_a_set_are_named(fault: str, suffix: str, tmp_path: Path) -> None:
-    files, message = BAD_SETS[fault]
-    path = make(tmp_path / f"set{suffix}", files)
-    with pytest.raises(DataError, match=message) as error:
-        load(path)
-    assert str(path) in str(error.value)
-    assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize("suffix", ["", ".zip", ".tar"])
-def test_an_empty_class_folder_is_named(suffix: str, tmp_path: Path) -> None:
-    root = write(tmp_path / "set", small_set())
-    (root / "train" / "cow").mkdir()
-    (root / "test" / "cow").mkdir()
-    path = Path(shutil.make_archive(str(root), suffix[1:], root)) if suffix else root
-    with pytest.raises(DataError, match=r"no image in the class folder test/cow, train/cow\."):
-        load(path)
-
-
-@pytest.mark.parametrize("suffix", ["", ".zip", ".tar.xz"])
-def test_bad_images_are_left_out_where_that_is_asked_for(
-    suffix: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    bad = {"train/dog/cut.png": png(1)[:-30], "test/cat/empty.jpg": b"", "train/cat/text.gif": b"no image"}
-    path = make(tmp_path / f"set{suffix}", small_set() | bad)
-    clean = load_images("folder", str(make(tmp_path / f"clean{suffix}", small_set())), 8, str(tmp_path / "cache"))
-    for _ in range(2):  # the second time from the cache
-        caplog.clear()
-        images = load_images("folder", str(path), 8, str(tmp_path / "cache"), "skip")
-        assert images.fingerprint == clean.fingerprint
-        assert [name.split(" ")[0] for name in images.left_out] == sorted(bad)
-        assert "3 images are left out" in caplog.text and "empty.jpg" in caplog.text
-    with pytest.raises(DataError, match=r"3 such files in all.*--data\.on_bad_image skip"):
-        load_images("folder", str(path), 8, str(tmp_path / "cache"))
-
-
-def test_a_class_without_a_sound_image_is_named(tmp_path: Path) -> None:
-    path = make(tmp_path / "set", {**without("test/dog"), "test/dog/bad.png": b""})
-    with pytest.raises(DataError, match=r"no image in the class folder test/dog"):
-        load_images("folder", str(path), 8, str(tmp_path / "cache"), "skip")
-
-
-def test_a_bomb_in_a_set_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    root = write(tmp_path / "set", small_set() | {"train/cat/bomb.png": encoded(Image.new("L", (15, 10)), "PNG")})
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr("lightning_vgg.experiment.sources.decode._SMALL", 0)  # in threads
-    with pytest.raises(DataError, match=r"train/cat/bomb\.png cannot be decoded: .*decompression bomb"):
-        load(root)
-
-
-@pytest.mark.parametrize("make_archive", [make_tar, make_zip])
-@pytest.mark.parametrize("name", ["/etc/train/cat/x.png", "../train/cat/x.png", "train/cat/../../../x.png"])
-def test_members_that_point_out_are_refused(
-    name: str, make_archive: Callable[[Path, Files], Path], tmp_path: Path
-) -> None:
-    suffix = ".zip" if make_archive is make_zip else ".tar"
-    with pytest.raises(DataError, match="points out of the archive") as error:
-        load(make_archive(tmp_path / f"set{suffix}", small_set() | {name: png(1)}))
-    assert name in str(error.value)
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_links_in_a_tar_are_refused(kind: bytes, tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "set.tar", small_set())
-    with tarfile.open(path, "a") as archive:
-        info = tarfile.TarInfo("train/cat/link.png")
-        info.type, info.linkname = kind, "train/cat/0.png"
-        archive.addfile(info)
-    with pytest.raises(DataError, match=r"train/cat/link\.png is a link"):
-        load(path)
-
-
-def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "set.zip", small_set())
-    with zipfile.ZipFile(path, "a") as archive:
-        info = zipfile.ZipInfo("train/cat/link.png")
-        info.external_attr = 0o120777 << 16
-        archive.writestr(info, "/etc/passwd")
-    with pytest.raises(DataError, match=r"train/cat/link\.png is a link"):
-        load(path)
-
-
-def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "set.zip", small_set())
-    contents = bytearray(path.read_bytes())
-    contents[contents.index(b"PK\x01\x02") + 8] |= 1  # the flag in the first entry of the directory
-    path.write_bytes(contents)
-    with pytest.raises(DataError, match=r"is encrypted"):
-        load(path)
-
-
-@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.6, 0.7])
-def test_an_archive_cut_short_is_named(suffix: str, share: float, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    files = {
-        f"{split}/{c}/{i}.png": encoded(Image.fromarray(noise[i]), "PNG")
-        for split in ("train", "test")
-        for c in "ab"
-        for i in range(8)
-    }
-    path = make(tmp_path / f"set{suffix}", files)
-    contents = path.read_bytes()
-    path.write_bytes(contents[: int(len(contents) * share)])
-    with pytest.raises(DataError, match=r"The archive .*set.* is damaged, cut short"):
-        load(path)
-
-
-@pytest.mark.parametrize("cut", [0, 100, 511])
-def test_a_tar_that_ends_between_two_files_is_named(cut: int, tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "set.tar", small_set())
-    with tarfile.open(path) as archive:
-        last = archive.getmembers()[-1].offset
-    path.write_bytes(path.read_bytes()[: last + cut])
-    with pytest.raises(DataError, match=r"The archive .*set\.tar is damaged, cut short"):
-        load(path)
-
-
-def test_a_damaged_header_within_a_tar_is_named(tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "set.tar", small_set())
-    with tarfile.open(path) as archive:
-        third = archive.getmembers()[2].offset
-    contents = bytearray(path.read_bytes())
-    contents[third] ^= 1
-    path.write_bytes(contents)
-    with pytest.raises(DataError, match=rf"is damaged.*bad checksum at byte {third}"):
-        load(path)
-
-
-def test_a_wrong_checksum_at_the_end_of_a_gzip_is_noticed(tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "set.tar.gz", small_set())
-    contents = path.read_bytes()
-    path.write_bytes(contents[:-8] + struct.pack("<I", 1) + contents[-4:])
-    with pytest.raises(DataError, match="CRC check failed"):
-        load(path)
-
-
-def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
-    for name in ("notes.txt", "set.zip", "set.tar.gz"):
-        (tmp_path / name).write_text("hello")
-        with pytest.raises(DataError, match=rf"{name} is damaged, cut short, or none of \.zip"):
-            load(tmp_path / name)
-
-
-def test_a_missing_root_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no folder or archive .*elsewhere"):
-        load(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"needs data\.root"):
-        load_images("folder", None, 4, str(tmp_path))
-
-
-def test_a_broken_link_in_a_folder_is_named(tmp_path: Path) -> None:
-    root = write(tmp_path / "set", small_set())
-    (root / "train" / "cat" / "gone.png").symlink_to(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"source 'folder' cannot be read: .*train/cat/gone\.png"):
-        load(root)
 
 
 def test_unknown_source_and_image_size(tmp_path: Path) -> None:
@@ -790,19 +435,31 @@ class Mirror:
 
     def __init__(self, archive: bytes) -> None:
         self.requests: list[str] = []
+        self.ranges: list[str | None] = []
+        self.logins: list[str | None] = []
         mirror = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 mirror.requests.append(self.path)
+                mirror.ranges.append(self.headers["Range"])
+                mirror.logins.append(self.headers["Authorization"])
                 kind, _, name = self.path[1:].partition("/")
                 if kind == "busy" or name not in ("cifar-10-python.tar.gz", "renamed.tgz?v=1"):
                     self.send_error(503 if kind == "busy" else 404)
                     return
-                body = {"wrong": b"<html>", "short": archive[: len(archive) // 2]}.get(kind, archive)
+                first = int(self.headers["Range"][len("bytes=") : -1]) if self.headers["Range"] else 0
+                if kind == "ranges" and first:
+                    self.send_response(206 if first < len(archive) else 416)
+                    self.send_header("Content-Length", str(max(0, len(archive) - first)))
+                    self.end_headers()
+                    self.wfile.write(archive[first:])
+                    return
+                half = archive[: len(archive) // 2]
+                body = {"wrong": b"<html>", "short": half, "ranges": half}.get(kind, archive)
                 self.send_response(200)
                 if kind != "unsized":
-                    self.send_header("Content-Length", str(len(archive) if kind == "short" else len(body)))
+                    self.send_header("Content-Length", str(len(body) if kind == "wrong" else len(archive)))
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -872,7 +529,59 @@ def test_a_failed_download_says_what_to_do(place: str, reason: str, mirror: Mirr
     assert f"Put cifar-10-python.tar.gz at {tmp_path / 'cache/cifar10/cifar-10-python.tar.gz'}" in message
     assert "--data.root FOLDER_OR_MIRROR" in message
     assert "--data.source digits" in message
-    assert list((tmp_path / "cache/cifar10").iterdir()) == []
+    assert ("What came is kept" in message) == (place == "short")
+    kept = ["cifar-10-python.tar.gz.part"] if place == "short" else []
+    assert [path.name for path in (tmp_path / "cache/cifar10").iterdir()] == kept
+
+
+def test_an_interrupted_download_goes_on_where_it_was(tiny: Cifar, mirror: Mirror, tmp_path: Path) -> None:
+    """The first half comes at the first request."""
+    half = len(tiny.archive) // 2
+    with pytest.raises(DataError, match=rf"connection ended after {half:,} of .*the same command goes on"):
+        load_cifar(f"{mirror.address}/ranges", tmp_path)
+    tiny.check(load_cifar(f"{mirror.address}/ranges", tmp_path))
+    assert mirror.ranges == [None, f"bytes={half}-"]
+    assert [path.name for path in (tmp_path / "cache/cifar10").iterdir()] == ["cifar-10-python.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("place", "left", "requests"),
+    [
+        ("good", lambda archive: archive[:100], 1),  # the server knows no ranges
+        ("ranges", lambda archive: archive, 1),  # killed before it was moved into place
+        ("good", lambda archive: b"?" * 100, 1),
+        ("ranges", lambda archive: archive[:-1] + b"?", 2),
+    ],
+)
+def test_what_an_earlier_download_left_is_completed_or_fetched_again(
+    place: str, left: Callable[[bytes], bytes], requests: int, tiny: Cifar, mirror: Mirror, tmp_path: Path
+) -> None:
+    part = tmp_path / "cache/cifar10/cifar-10-python.tar.gz.part"
+    write(part.parent, {part.name: left(tiny.archive)})
+    if requests == 1:
+        tiny.check(load_cifar(f"{mirror.address}/{place}", tmp_path))
+    else:  # from the beginning, of which this server sends the first half
+        with pytest.raises(DataError, match="connection ended after"):
+            load_cifar(f"{mirror.address}/{place}", tmp_path)
+        assert tiny.archive.startswith(part.read_bytes())
+    assert len(mirror.requests) == requests
+
+
+def test_two_at_the_same_time_fetch_once(tiny: Cifar, mirror: Mirror, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for images in pool.map(lambda _: load_cifar(f"{mirror.address}/good", tmp_path), range(2)):
+            tiny.check(images)
+    assert len(mirror.requests) == 1
+
+
+def test_a_password_goes_to_its_mirror_and_into_no_message(tiny: Cifar, mirror: Mirror, tmp_path: Path) -> None:
+    address = mirror.address.replace("//", "//reader:p%40ss@")
+    with pytest.raises(DataError) as error:
+        load_cifar(f"{address}/busy?token=p@ss", tmp_path)
+    assert f"cannot be had from {mirror.address}/busy" in str(error.value)
+    assert "reader" not in str(error.value) and "ss@" not in str(error.value) and "token" not in str(error.value)
+    tiny.check(load_cifar(f"{address}/good", tmp_path))
+    assert mirror.logins == [f"Basic {base64.b64encode(b'reader:p@ss').decode()}"] * 2
 
 
 def test_no_network(tiny: Cifar, tmp_path: Path) -> None:

@@ -187,9 +187,16 @@ def test_a_seed_searches_the_same_whether_interrupted_or_not_and_draws_nothing_t
     )
     search(whole, 6)
     for trials in (1, 2, 3):
+        study = open_study(parts)
+        with alive(parts.folder) as name:  # dies at its trial
+            interrupted = worker.take_trial(study, parts, name)
+            assert interrupted is not None
+            interrupted.suggest_float("model.network.dropout", 0, 0.5)
         search(parts, trials)
     search(other, 1)
-    assert params(whole) == params(parts)
+    finished = [trial for trial in open_study(parts).trials if trial.state == TrialState.COMPLETE]
+    assert len(open_study(parts).trials) == 9
+    assert params(whole) == [trial.params for trial in finished]
     assert all(one != another for one, another in itertools.combinations(params(whole), 2))
     assert params(other)[0] != params(whole)[0]
 

@@ -91,7 +91,7 @@ def carry_out(plan: Plan) -> bool:
             works on the same comparison.
     """
     classes = {arm.name: len(load_dataset(arm.data).class_names) for arm in plan.arms}
-    with alone(plan.folder):
+    with alone(plan.folder) as held:
         weights = initial_weights(plan, classes)
         write_beginning(plan)
         write_settings(plan)
@@ -106,24 +106,32 @@ def carry_out(plan: Plan) -> bool:
                 shutil.rmtree(members[job.name].run.path, ignore_errors=True)
         runs = {name: (member.run, member.arm.settings["trainer"]["max_epochs"]) for name, member in members.items()}
         with Display(len(jobs), len(jobs) - len(todo), runs) as display:
-            run_jobs(todo, plan.jobs, Keeper(plan, members, display))
+            run_jobs(todo, plan.jobs, Keeper(plan, members, display), held)
         return all(job.made() for job in jobs)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process.
+def alone(folder: Path) -> Iterator[int]:
+    """Hold the folder for this process; yields the descriptor of a second lock, for its jobs to inherit.
+
+    A command that is killed cannot stop its jobs. They go on in their run folders and keep that lock, so whoever
+    repeats the command waits for them, and finds what they have made.
 
     Raises:
         ExperimentError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("w") as mine, (folder / ".jobs").open("w") as of_jobs:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ExperimentError(f"another process works on {folder}: wait for it, or give another --name") from None
-        yield
+        try:
+            fcntl.flock(of_jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waits for what an attempt that was killed has left running", flush=True)
+            fcntl.flock(of_jobs, fcntl.LOCK_EX)
+        yield of_jobs.fileno()
 
 
 def write_settings(plan: Plan) -> None:

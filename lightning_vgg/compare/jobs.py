@@ -51,10 +51,16 @@ class Watcher(Protocol):
         """A fraction of a second has passed."""
 
 
-def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher) -> None:
+def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher, held: int) -> None:
     """Run all jobs, at most ``at_once`` at a time, whether or not some fail.
 
     On the way out, by an exception too, no process is left: whoever interrupts this stops them all.
+
+    Args:
+        jobs: in the order in which they start.
+        at_once: how many.
+        watcher: is told.
+        held: a descriptor that each process has open as long as it lives.
     """
     waiting = list(jobs)
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
@@ -62,7 +68,7 @@ def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher) -> None:
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
-                running[_start(job)] = job, time.monotonic()
+                running[_start(job, held)] = job, time.monotonic()
                 watcher.started(job)
             time.sleep(_LOOK_EVERY)
             for process in [process for process in running if process.poll() is not None]:
@@ -76,7 +82,7 @@ def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher) -> None:
         _stop(list(running))
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def _start(job: Job, held: int) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("wb") as log:
         return subprocess.Popen(
@@ -85,6 +91,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=(held,),
             start_new_session=True,  # so that Ctrl-C reaches this process alone, which then stops the others
         )
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from lightning_vgg.experiment.addresses import is_address, without_secrets
 from lightning_vgg.experiment.arms import ArmSpec
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, refuse_null
@@ -224,17 +225,20 @@ def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) ->
     kept["trainer"] = {
         key: value for key, value in config["trainer"].items() if key in shared or value != trainer_defaults[key]
     }
-    return _without_home(kept)
+    return _impersonal(kept)
 
 
-def _without_home(value: Any) -> Any:
-    """Paths below the home folder begin with ~: a run folder that is passed on names nobody."""
+def _impersonal(value: Any) -> Any:
+    """Paths below the home folder begin with ~, addresses hold no password: a run folder can be passed on.
+
+    An archive that was had by a password lies in the cache, where the run finds it again.
+    """
     if isinstance(value, dict):
-        return {key: _without_home(inner) for key, inner in value.items()}
+        return {key: _impersonal(inner) for key, inner in value.items()}
     home = f"{Path.home()}{os.sep}"
     if isinstance(value, str) and value.startswith(home):
         return f"~{os.sep}{value.removeprefix(home)}"
-    return value
+    return without_secrets(value) if isinstance(value, str) and is_address(value) else value
 
 
 _MAY_CHANGE = {
@@ -258,7 +262,7 @@ def refuse_changes(path: Path, config: Any, resuming: bool) -> None:
     """
     trained = read_config(path)
     before, now = (
-        _without_home(dotted({"model": asdict(each.model), "data": asdict(each.data), "seed_everything": seed}))
+        _impersonal(dotted({"model": asdict(each.model), "data": asdict(each.data), "seed_everything": seed}))
         for each, seed in ((trained, trained.seed_everything), (config, config.seed_everything))
     )
     trainer = trained.trainer or {}

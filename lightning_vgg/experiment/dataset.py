@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_vgg.experiment.batches import Normalization
+from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.sources import load_images, split_validation, stratified_subset
 from lightning_vgg.experiment.specs import DataSpec
 
@@ -76,3 +78,29 @@ def load_dataset(spec: DataSpec) -> Dataset:
         normalization=Normalization.of(train.images),
         left_out=images.left_out,
     )
+
+
+def refuse_other_images(dataset: Dataset, run: RunFolder, resuming: bool) -> None:
+    """Refuse images with which a run cannot be used. One that was stopped before its run.json takes any.
+
+    Args:
+        dataset: the images of this command.
+        run: that was trained.
+        resuming: whether it goes on, with the very same images; otherwise it is only evaluated, on the same classes.
+
+    Raises:
+        ExperimentError: they are others.
+    """
+    record = run.read_record()
+    if not record:
+        return
+    if resuming and record["data_fingerprint"] != dataset.fingerprint:
+        raise ExperimentError(
+            f"the images are not those that {run.path} began with (their fingerprint in run.json differs): "
+            "start a new run, without --ckpt_path"
+        )
+    if list(dataset.class_names) != record["class_names"]:
+        raise ExperimentError(
+            f"the images have the classes {', '.join(dataset.class_names)}, those of {run.path} have "
+            f"{', '.join(record['class_names'])}"
+        )

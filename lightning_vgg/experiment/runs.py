@@ -144,10 +144,8 @@ class RunFolder:
         damage = find_damage(checkpoint)
         if damage is not None:
             others = [str(file) for file in sorted(self.checkpoints.glob("*.ckpt")) if find_damage(file) is None]
-            raise RunError(
-                f"the checkpoint {checkpoint} is damaged ({damage}); sound ones of this run: "
-                f"{', '.join(others) or 'none'}. Name one by --ckpt_path"
-            )
+            remedy = f"name a sound one by --ckpt_path: {', '.join(others)}" if others else "begin a new run"
+            raise RunError(f"the checkpoint {checkpoint} is damaged ({damage}); {remedy}")
         return checkpoint
 
     def _checkpoint_files(self, which: Literal["best", "last"]) -> list[Path]:
@@ -245,7 +243,7 @@ def find_damage(checkpoint: Path) -> str | None:
 
     torch itself reads a flipped bit without a word.
     """
-    if checkpoint.suffix != ".ckpt":  # Keras's .h5 has no checksums
+    if checkpoint.suffix == ".h5":  # it has no checksums
         return None
     try:
         with zipfile.ZipFile(checkpoint) as file:

@@ -9,6 +9,7 @@ import signal
 import statistics
 from typing import TYPE_CHECKING
 
+from lightning_vgg.experiment.dataset import load_dataset
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.tune.settings import Settings, read_settings, tune_parser
 
@@ -26,6 +27,7 @@ def main(command: str, args: list[str]) -> None:
     if config.framework == "keras":
         _require("keras", "keras")
     settings = read_settings(config, parser)
+    load_dataset(parser.instantiate(config).data)  # what cannot be had stops a study, and not trial after trial
     from lightning_vgg.tune.study import open_study
 
     study = open_study(settings)

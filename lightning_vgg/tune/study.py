@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import warnings
@@ -110,12 +111,26 @@ def _same_settings(study: optuna.Study, settings: Settings) -> None:
             )
 
 
-def sampler(settings: Settings, number: int) -> optuna.samplers.BaseSampler:
-    """TPE for the trial of this number, seeded by it.
+def next_draw(study: optuna.Study) -> int:
+    """The first number that no finished or running trial was drawn with.
+
+    That of a trial that was killed is free again, so an interrupted search draws what an undisturbed one does. Only
+    with the turn may this be asked.
+    """
+    drawn = {
+        trial.user_attrs.get("draw", trial.number)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL
+    }
+    return next(number for number in itertools.count() if number not in drawn)
+
+
+def sampler(settings: Settings, draw: int) -> optuna.samplers.BaseSampler:
+    """TPE for one trial, seeded by the number of its draw.
 
     A sampler seeded once would draw the same first trials in every worker, and again after a restart.
     """
-    seed = np.random.SeedSequence([settings.experiment["seed_everything"], number]).generate_state(1)[0]
+    seed = np.random.SeedSequence([settings.experiment["seed_everything"], draw]).generate_state(1)[0]
     return optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=settings.tune.startup_trials)
 
 

@@ -22,7 +22,7 @@ from lightning_vgg.tune.alive import alive, locked
 from lightning_vgg.tune.engines import find_engine
 from lightning_vgg.tune.settings import Settings
 from lightning_vgg.tune.space import as_text
-from lightning_vgg.tune.study import fail_dead_trials, open_study, sampler, trials_left
+from lightning_vgg.tune.study import fail_dead_trials, next_draw, open_study, sampler, trials_left
 from lightning_vgg.tune.summary import write_results
 
 
@@ -71,10 +71,12 @@ def take_trial(study: optuna.Study, settings: Settings, worker: str) -> optuna.T
         fail_dead_trials(study, settings)
         if trials_left(study, settings) <= 0:
             return None
-        study.sampler = sampler(settings, len(study.get_trials(deepcopy=False)))
+        draw = next_draw(study)
+        study.sampler = sampler(settings, draw)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Heartbeat of storage")  # work() sees to it
             trial = study.ask()
+        trial.set_user_attr("draw", draw)
         trial.set_user_attr("worker", worker)
         return trial
 

@@ -43,8 +43,16 @@ class Member(NamedTuple):
 
 
 def folder_members(path: Path, files: Iterable[Path]) -> Iterator[Member]:
+    """Raises DataError for a file that cannot be read, when it is."""
     for file in files:
-        yield Member(file.relative_to(path).as_posix(), None if file.is_dir() else file.read_bytes)
+        yield Member(file.relative_to(path).as_posix(), None if file.is_dir() else partial(_read, file))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:  # by itself it does not always say which file
+        raise DataError(f"The image {file} cannot be read: {error.strerror}. Remove or repair it.") from error
 
 
 def archive_members(path: Path) -> Iterator[Member]:

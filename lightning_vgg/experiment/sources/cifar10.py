@@ -6,23 +6,28 @@ decoded: reading the archive takes about two seconds.
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import hashlib
+import http
 import http.client
 import io
 import logging
 import os
 import pickle
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
 from PIL import Image
 
+from lightning_vgg.experiment.addresses import is_address, without_secrets
 from lightning_vgg.experiment.sources.decode import resize
 from lightning_vgg.experiment.sources.imageset import (
     DataError,
@@ -49,7 +54,7 @@ FILE_MD5S = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
 }
-TIMEOUT = 20.0  # seconds without an answer; there is no second try, the message says what else to do
+TIMEOUT = 20.0  # seconds without an answer; there is no second try, a repeat of the command goes on
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +63,8 @@ def load_cifar10(root: str | None, image_size: int, cache: Path) -> ImageSet:
     """50,000 training and 10,000 test images of 10 classes, resized where `image_size` is not 32.
 
     `root` is a folder with `cifar-10-batches-py/` or `cifar-10-python.tar.gz`, the archive itself, or the
-    http(s) address of a mirror (of its folder or of the file). None is the official address; downloads are
-    kept in `cache`.
+    http(s) address of a mirror (of its folder or of the file), perhaps with `user:password@`. None is the official
+    address; downloads are kept in `cache`.
 
     Raises DataError when a file is missing or damaged, or cannot be downloaded.
     """
@@ -73,7 +78,7 @@ def load_cifar10(root: str | None, image_size: int, cache: Path) -> ImageSet:
 
 def _official_files(root: str | None, downloads: Path) -> dict[str, bytes]:
     """Contents of the files of the data set by name, checksums verified."""
-    if root is None or root.startswith(("http://", "https://")):
+    if root is None or is_address(root):
         return _unpacked(_downloaded(root or URL, downloads / ARCHIVE))
     path = Path(root).expanduser()
     if path.is_file():
@@ -124,53 +129,112 @@ def _md5(contents: bytes) -> str:
 
 
 def _downloaded(address: str, path: Path) -> bytes:
-    """The archive's contents from `path`, where it is fetched first if it is missing or damaged."""
-    if path.is_file():
-        contents = path.read_bytes()
-        if _md5(contents) == ARCHIVE_MD5:
-            return contents
-        _log.warning("CIFAR-10: %s is damaged (%d bytes); it is fetched again.", path, len(contents))
-    parts = urlsplit(address)
-    url = address if parts.path.endswith((".tar.gz", ".tgz")) else f"{address.rstrip('/')}/{ARCHIVE}"
+    """The archive's contents from `path`, where it is fetched first if it is missing or damaged.
+
+    Processes that want it at the same time fetch it one after the other, so all but the first find it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _fetch(url, path)
+        with _alone(path.parent):
+            if path.is_file():
+                contents = path.read_bytes()
+                if _md5(contents) == ARCHIVE_MD5:
+                    return contents
+                _log.warning("CIFAR-10: %s is damaged (%d bytes); it is fetched again.", path, len(contents))
+            return _fetch(_file_address(address), path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
+        kept = "What came is kept, and the same command goes on behind it. " if _part(path).exists() else ""
         raise DataError(
-            f"CIFAR-10 cannot be had from {url}: {error_text(error)}. Put {ARCHIVE} at {path}; or name a "
-            "folder that holds it, or a mirror's address, with --data.root FOLDER_OR_MIRROR; or use another "
-            "source: --data.source digits (no download) or --data.source folder (your own images)."
+            f"CIFAR-10 cannot be had from {without_secrets(_file_address(address))}: {error_text(error)}. {kept}"
+            f"Put {ARCHIVE} at {path}; or name a folder that holds it, or a mirror's address, with --data.root "
+            "FOLDER_OR_MIRROR; or use another source: --data.source digits (no download) or --data.source folder "
+            "(your own images)."
         ) from error
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder; the lock of a killed process is gone with it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _file_address(address: str) -> str:
+    """Of the archive, where `address` is that of its folder."""
+    parts = urlsplit(address)
+    whole = parts.path.endswith((".tar.gz", ".tgz"))
+    return address if whole else urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{ARCHIVE}"))
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
 def _fetch(url: str, path: Path) -> bytes:
-    """Download to `path` by way of a .part file, so that nobody ever sees half an archive there."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-                size = response.headers["Content-Length"]
-                _copy(response, part, None if size is None else int(size))
-            part.flush()
-            contents = Path(part.name).read_bytes()
-            if _md5(contents) != ARCHIVE_MD5:
-                raise ValueError(f"what came ({len(contents):,} bytes) has MD5 {_md5(contents)}, not {ARCHIVE_MD5}")
-            os.replace(part.name, path)
-        finally:
-            Path(part.name).unlink(missing_ok=True)
-    return contents
+    """Download to `path` by way of a .part file: nobody ever sees half an archive there, and a download that was
+    interrupted goes on.
+    """
+    part = _part(path)
+    resumed = part.exists()
+    _complete(url, part)
+    contents = part.read_bytes()
+    if _md5(contents) == ARCHIVE_MD5:
+        os.replace(part, path)
+        return contents
+    part.unlink()
+    if resumed:
+        _log.warning("CIFAR-10: what was left of an earlier download is damaged; all of it is fetched again.")
+        return _fetch(url, path)
+    raise ValueError(f"what came ({len(contents):,} bytes) has MD5 {_md5(contents)}, not {ARCHIVE_MD5}")
 
 
-def _copy(response: IO[bytes], part: IO[bytes], size: int | None) -> None:
+def _complete(url: str, part: Path) -> None:
+    """Append to the file what it lacks; a server that knows no ranges sends all of it again."""
+    done = part.stat().st_size if part.exists() else 0
+    request = _request(url)
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if done and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is lacking
+            error.close()
+            return
+        raise
+    with response, part.open("ab") as file:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            done = 0
+            file.truncate(0)
+        length = response.headers["Content-Length"]
+        _copy(response, file, done, None if length is None else done + int(length))
+
+
+def _request(url: str) -> urllib.request.Request:
+    """urllib sends no password that stands in an address by itself."""
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
+    if login:
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(unquote(login).encode()).decode()}")
+    return request
+
+
+def _copy(response: IO[bytes], part: IO[bytes], done: int, size: int | None) -> None:
     from tqdm import tqdm
 
-    with tqdm(total=size, desc=ARCHIVE, unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(total=size, initial=done, desc=ARCHIVE, unit="B", unit_scale=True, disable=None) as bar:
         while chunk := response.read(1 << 18):
             part.write(chunk)
             bar.update(len(chunk))
-    if size is not None and part.tell() != size:
-        raise ValueError(f"the connection ended after {part.tell():,} of {size:,} bytes")
+            done += len(chunk)
+    if size is not None and done != size:
+        raise ValueError(f"the connection ended after {done:,} of {size:,} bytes")
 
 
 # --- the pickled batches ------------------------------------------------------------------------------------
