@@ -20,11 +20,12 @@ from torch import nn
 
 from lightning_vgg.augmented_test import augmented_logits
 from lightning_vgg.blocks import build_network, pass_inputs_on
-from lightning_vgg.experiment.backbone import plan_model
+from lightning_vgg.experiment.backbone import find_source, plan_backbone, plan_model
 from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.network import NetworkError, plan_network
 from lightning_vgg.experiment.semantics import TORCH
-from lightning_vgg.experiment.specs import AugmentationSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.experiment.specs import AugmentationSpec, BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.lookahead import slow_share
 from lightning_vgg.optim import build_optimizer
 from lightning_vgg.vgg import VGGClassifier
@@ -80,6 +81,13 @@ def test_the_whitening_layer_stays_and_its_bias_trains_for_some_epochs(command: 
 def test_a_network_that_cannot_whiten_is_refused(network: NetworkSpec, complaint: str) -> None:
     with pytest.raises(NetworkError, match=complaint):
         plan_model(ModelSpec(network, whitening=True), 32, 10)
+
+
+def test_whitening_of_features_is_refused() -> None:
+    spec = ModelSpec(whitening=True, backbone=BackboneSpec("none"))
+    backbone = plan_backbone(spec.backbone, find_source(spec.backbone, TORCH), 32)
+    with pytest.raises(ExperimentError, match="sees pixels"):
+        plan_model(spec, 32, 10, backbone)
 
 
 # --- initialization, logits -------------------------------------------------------------------------------------------

@@ -181,6 +181,8 @@ def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: Bac
         if spec.whitening:
             require_whitening(plan)
         return plan
+    if spec.whitening:
+        raise ExperimentError("model.whitening is of a network that sees pixels: leave out model.backbone")
     shape = backbone.output_shape
     return plan_network(spec.network, shape[0] if len(shape) == 3 else 1, num_classes, shape[-1])
 

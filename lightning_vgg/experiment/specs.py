@@ -195,8 +195,6 @@ class ModelSpec:
             raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
         if not 0 < self.logit_scale < math.inf:
             raise ExperimentError(f"model.logit_scale must be above 0, not {self.logit_scale}")
-        if self.whitening and self.backbone is not None:
-            raise ExperimentError("model.whitening is of a network that sees pixels: leave out model.backbone")
 
 
 @dataclass(frozen=True)
