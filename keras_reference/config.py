@@ -54,10 +54,28 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
         ExperimentError: it cannot be read or built, or asks for what the Keras reference does not implement.
     """
     parser = _parser(command)
+    return _experiment(parser, _parse(parser, args), command)
+
+
+def read_features(args: list[str]) -> tuple[Experiment, Path]:
+    """The experiment of a command line of ``features``, and the file that it names.
+
+    Raises:
+        ExperimentError: as `read_experiment`.
+    """
+    parser = _parser("features")
+    config = _parse(parser, args)
+    return _experiment(parser, config, "features"), Path(config.output)
+
+
+def _parse(parser: ExplainingParser, args: list[str]) -> Any:
     try:
-        config = parser.parse_args(args)
+        return parser.parse_args(args)
     except ExperimentError as error:
         raise _explain_trainer(error) from None
+
+
+def _experiment(parser: ExplainingParser, config: Any, command: str) -> Experiment:
     values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
     text = yaml.safe_dump(readable_config(values, {}), sort_keys=False, width=110)
     specs = parser.instantiate(config)
@@ -69,7 +87,7 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
     # Before an image is read; the backbone of a trained run need not be where it came from any more.
     if model.backbone is None:
         plan_model(model, size, num_classes=2)
-    elif command == "fit":
+    elif command != "test":
         plan_model(model, size, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
     return experiment
 
@@ -79,7 +97,10 @@ def show_help(command: str) -> None:
 
 
 def _parser(command: str) -> ExplainingParser:
-    return framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
+    parser = framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
+    if command == "features":
+        parser.add_argument("--output", type=str, default="features.npz", help="arrays train, train_labels, val, ...")
+    return parser
 
 
 def _explain_trainer(error: ExperimentError) -> ExperimentError:
