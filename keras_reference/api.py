@@ -1,4 +1,4 @@
-"""The functions of :mod:`lightning_vgg.api`, by Keras: the same names, settings and run folders.
+"""The functions of `lightning_vgg.api`, by Keras: the same names, settings and run folders.
 
 Importing this loads no framework; a function loads what it needs.
 """
@@ -91,7 +91,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
     Raises:
         ExperimentError: there is no backbone, or its weights or the images cannot be had.
     """
-    experiment = read_experiment("fit", as_arguments(*settings))
+    experiment = read_experiment("features", as_arguments(*settings))
     from keras_reference.train import backbone_features
 
     return backbone_features(experiment)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning_vgg.experiment.config import (
     readable_config,
 )
 from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.features import HEADLESS
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
@@ -79,8 +80,11 @@ def _experiment(parser: ExplainingParser, config: Any, command: str) -> Experime
     values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
     text = yaml.safe_dump(readable_config(values, {}), sort_keys=False, width=110)
     specs = parser.instantiate(config)
+    wanted = specs.model
+    if command == "features":  # whatever stands on the backbone, it need not fit
+        wanted = replace(wanted, network=HEADLESS)
     experiment = Experiment(
-        specs.experiment, specs.name, specs.seed_everything, specs.model, specs.data, specs.trainer, text
+        specs.experiment, specs.name, specs.seed_everything, wanted, specs.data, specs.trainer, text
     )
     refuse_unimplemented(experiment.model, experiment.trainer)
     model, size = experiment.model, experiment.data.image_size

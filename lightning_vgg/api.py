@@ -1,8 +1,8 @@
 """What a program or a notebook calls: the commands of ``lightning-vgg``, and the steps inside them, as functions.
 
 Importing this loads no framework; a function loads what it needs. Settings are the command line's: YAML files, and
-mappings by dotted names (:mod:`lightning_vgg.experiment.arguments`), so whatever one can say there can be said here.
-Whatever the user can mend raises :class:`ExperimentError`.
+mappings by dotted names (``{"model.network.filters": [16, 32]}``), so whatever one can say there can be said here.
+Whatever the user can mend raises `ExperimentError`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load_images(*settings: Settings) -> Dataset:
 
     >>> digits = load_images({"data.source": "digits", "data.image_size": 16})
     >>> digits.train.images.shape, digits.test.images.dtype
-    ((1294, 16, 16, 3), dtype('uint8'))
+    ((1295, 16, 16, 3), dtype('uint8'))
     >>> digits.class_names[:3]
     ('0', '1', '2')
     """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_vgg.experiment.config import framework_free_parser
-from lightning_vgg.experiment.features import LabelledFeatures, require_backbone, write_features
+from lightning_vgg.experiment.features import HEADLESS, LabelledFeatures, require_backbone, write_features
 
 
 def main(command: str, args: list[str]) -> None:
@@ -38,7 +39,9 @@ def backbone_features(specs: Any) -> dict[str, LabelledFeatures]:
     semantics = resolve_semantics(specs.model.semantics, specs.model.semantics_except)
     pretrained = load_pretrained(spec, specs.data.image_size, semantics)
     data = ImageData(specs.data, specs.seed_everything, pretrained.normalization)
-    module = VGGClassifier(specs.model, specs.data.image_size, data.num_classes, pretrained)
+    # Whatever stands on the backbone, it need not fit.
+    model = replace(specs.model, network=HEADLESS)
+    module = VGGClassifier(model, specs.data.image_size, data.num_classes, pretrained)
     # It knows the device and what a precision means, and does nothing else here.
     trainer = Trainer(devices=1, precision=specs.trainer.precision, logger=False, barebones=True)
     trainer.precision_plugin.convert_module(module).to(trainer.strategy.root_device)

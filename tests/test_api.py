@@ -193,7 +193,7 @@ def test_features_are_written_kept_and_used_by_fit(trained: RunFolder, command: 
         "model.network.filters": [],
         "model.network.units": [],
     }
-    features = lightning_vgg.extract_features(settings)
+    features = lightning_vgg.extract_features(settings, {"model.network.filters": [4] * 9})  # which would not fit
     assert {part: each.features.shape for part, each in features.items()} == {
         "train": (270, 16, 16, 8), "val": (30, 16, 16, 8), "test": (360, 16, 16, 8),
     }  # fmt: skip

@@ -29,9 +29,12 @@ from lightning_vgg.experiment.backbone import BackbonePlan
 from lightning_vgg.experiment.batches import Normalization
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import atomic_write
-from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec
+from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 
 FORMAT = 1  # raise it whenever the files, or the numbers that the same description gives, change
+
+HEADLESS = NetworkSpec(filters=[], units=[])
+"""Of an experiment whose features alone are wanted."""
 
 Chunks = list[tuple[int, str]]
 
