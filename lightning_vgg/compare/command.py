@@ -44,11 +44,10 @@ def main(command: str, args: list[str]) -> None:
         return
     plan = begin(args)
     try:
-        report, complete = compare(plan)
+        _, complete = compare(plan)
     except KeyboardInterrupt as stop:
         print(f"stopped; the same command goes on with {plan.folder}", file=sys.stderr)
         sys.exit(128 + stop.args[0])
-    print(f"report   {report}")
     if not complete:
         sys.exit(1)
 
@@ -243,4 +242,5 @@ def publish(plan: Plan) -> Path:
     report = write_report(read_comparison(plan.folder / "comparison.json"), plan.folder)
     if plan.settings["trainer"]["logger"] is not False:
         log_report(plan.folder, plan.group)
+    print(f"report   {report}")
     return report
