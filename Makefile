@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick chaos lint bench clean
+.PHONY: help setup quickstart test test-quick chaos lint docs notebooks bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,14 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## build the documentation into site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+notebooks: $(READY)  ## run the notebooks' text in examples/ anew, and keep the outputs; about five minutes
+	$(BIN)/python examples/build.py
+
 bench: $(READY)  ## training throughput against a bare PyTorch loop; on an otherwise idle machine
 	$(BIN)/python benchmarks/throughput.py
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
