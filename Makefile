@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 IMAGES ?= $(LIGHTNING_VGG_TEST_DATA)/data/cifar10-jpeg.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick chaos lint bench bench-quick clean
+.PHONY: help setup quickstart test test-quick chaos lint docs notebooks bench bench-quick clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## build the documentation into site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+notebooks: $(READY)  ## run the notebooks' text in examples/ anew, and keep the outputs; about five minutes
+	$(BIN)/python examples/build.py
+
 bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; on an otherwise idle machine
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras
@@ -52,4 +58,4 @@ bench-quick: $(READY)  ## start-up and throughput in three minutes, into runs/be
 	  --images 2560 --epochs 1 --turns 1
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

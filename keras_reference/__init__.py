@@ -1,8 +1,32 @@
-"""The same experiments in Keras 3: an independent build of every network, to compare the Lightning side with."""
+"""The same experiments in Keras 3: an independent build of every network, to compare the Lightning side with.
+
+The names are those of :mod:`lightning_vgg`, with Keras behind ``build_network``, ``fit``, ``evaluate``,
+``extract_features`` and ``export_weights``; they are found when they are first asked for.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_reference.api import (
+        ExperimentError,
+        RunFolder,
+        build_network,
+        compare_arms,
+        evaluate,
+        export_weights,
+        extract_features,
+        fit,
+        load_images,
+        parse_recipe,
+        plan_network,
+        report_runs,
+        show_network,
+    )
 
 # Before anything imports Keras or TensorFlow, which read them once.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -13,3 +37,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # library loaded first is the cure, here for every program that sees both.
 with contextlib.suppress(ImportError):
     importlib.import_module("triton._C.libtriton")
+
+__all__ = [
+    "ExperimentError",
+    "RunFolder",
+    "build_network",
+    "compare_arms",
+    "evaluate",
+    "export_weights",
+    "extract_features",
+    "fit",
+    "load_images",
+    "parse_recipe",
+    "plan_network",
+    "report_runs",
+    "show_network",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("keras_reference.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

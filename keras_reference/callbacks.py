@@ -12,7 +12,6 @@ import numpy as np
 from keras_reference.backend import peak_memory
 from keras_reference.batches import TrainingBatches
 from keras_reference.checkpoints import LAST
-from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.errors import Diverged
 from lightning_vgg.experiment.hardware import process_seconds
 from lightning_vgg.experiment.runs import RunFolder, Watch, epoch_line
@@ -104,7 +103,7 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         row |= {column: logs[name] for column, name in _LOGS.items() if name in logs}
         row |= {"learning_rate": float(self.rates[step - 1]), "seconds": round(seconds, 3)}
         self.run.write_history(row)
-        draw_run_curves(self.run)
+        self.run.write_curves()
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
         assert self.startup_seconds is not None  # an epoch has a first step
         self.run.update_record(
@@ -153,9 +152,3 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
         self.wandb.log({"epoch": int(row["epoch"]), STEP: int(row["step"]), **results})
         self.wandb.summary.update(speed_summary(self.run))
         self.wandb.finish()
-
-
-def draw_run_curves(run: RunFolder, test_acc: float | None = None) -> None:
-    """Draw history.csv anew, the test accuracy included once it is known."""
-    title = f"{run.path.parent.name} · {run.path.name}"
-    run.write_curves(lambda file: draw_curves(run.read_history(), title, test_acc, file))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from keras_reference.api import run_command
 from lightning_vgg.experiment.errors import ExperimentError, explain_bug
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.features import write_features
 from lightning_vgg.interruption import SIGNALS, Interrupted
 
 COMMANDS = {
     "fit": "train in Keras, then test the best checkpoint",
     "test": "evaluate the best checkpoint of a run on the test images",
+    "features": "write what a backbone makes of all images",
     "export": "write a run's weights as a file that both frameworks start from",
 }
 
@@ -48,29 +50,18 @@ def _run(command: str, args: list[str]) -> None:
 
         export.main(args)
         return
-    from keras_reference.config import read_experiment, show_help, trained_run
+    from keras_reference.config import read_features, show_help
 
     if "-h" in args or "--help" in args:
         show_help(command)
-        return
-    experiment = read_experiment(command, args)
-    run = trained_run(experiment, args) if command == "test" or experiment.resumes else None
-    from keras_reference import train  # seconds, and not before what can be refused is refused
+    elif command == "features":
+        experiment, output = read_features(args)
+        from keras_reference.train import backbone_features
 
-    if command == "fit":
-        run = train.fit(experiment, resumed=run)
+        write_features(output, backbone_features(experiment))
+        print(output)
     else:
-        assert run is not None
-        train.test(experiment, run)
-    say_test_result(run)
-
-
-def say_test_result(run: RunFolder) -> None:
-    record = run.read_record()
-    print(
-        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
-        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
-    )
+        run_command(command, args)
 
 
 def overview() -> str:

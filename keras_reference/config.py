@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lightning_vgg.experiment.config import (
     refuse_changes,
 )
 from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.features import HEADLESS
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
@@ -64,10 +65,28 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
         ExperimentError: it cannot be read or built, or asks for what the Keras reference does not implement.
     """
     parser = _parser(command)
+    return _experiment(parser, _parse(parser, args), command)
+
+
+def read_features(args: list[str]) -> tuple[Experiment, Path]:
+    """The experiment of a command line of ``features``, and the file that it names.
+
+    Raises:
+        ExperimentError: as `read_experiment`.
+    """
+    parser = _parser("features")
+    config = _parse(parser, args)
+    return _experiment(parser, config, "features"), Path(config.output)
+
+
+def _parse(parser: ExplainingParser, args: list[str]) -> Any:
     try:
-        config = parser.parse_args(args)
+        return parser.parse_args(args)
     except ExperimentError as error:
         raise _explain_trainer(error) from None
+
+
+def _experiment(parser: ExplainingParser, config: Any, command: str) -> Experiment:
     values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
     text = yaml.safe_dump(readable_config(values, {}), sort_keys=False, width=110)
     specs = parser.instantiate(config)
@@ -77,8 +96,11 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
             f"the Keras reference does not implement --ckpt_path {asked}: it goes on from a run's last whole epoch "
             "alone, by --ckpt_path last"
         )
+    wanted = specs.model
+    if command == "features":  # whatever stands on the backbone, it need not fit
+        wanted = replace(wanted, network=HEADLESS)
     experiment = Experiment(
-        specs.experiment, specs.name, specs.seed_everything, specs.model, specs.data, specs.trainer, text,
+        specs.experiment, specs.name, specs.seed_everything, wanted, specs.data, specs.trainer, text,
         resumes=asked is not None,
     )  # fmt: skip
     refuse_unimplemented(experiment.model, experiment.trainer)
@@ -86,7 +108,7 @@ def read_experiment(command: str, args: list[str]) -> Experiment:
     # Before an image is read; the backbone of a trained run need not be where it came from any more.
     if model.backbone is None:
         plan_model(model, size, num_classes=2)
-    elif command == "fit" and not experiment.resumes:
+    elif command != "test" and not experiment.resumes:
         plan_model(model, size, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
     return experiment
 
@@ -103,6 +125,8 @@ def _parser(command: str) -> ExplainingParser:
             help="last: go on with the run whose config.yaml is given by -c, or the experiment's newest, after its "
             "last whole epoch.",
         )  # fmt: skip
+    if command == "features":
+        parser.add_argument("--output", type=str, default="features.npz", help="arrays train, train_labels, val, ...")
     return parser
 
 

@@ -20,10 +20,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
     arguments = parser.parse_args(args)
-    run = RunFolder.open(arguments.run)
-    output = arguments.output or run.path / "weights.safetensors"
+    print(export_run(RunFolder.open(arguments.run), arguments.output))
+
+
+def export_run(run: RunFolder, output: Path | None) -> Path:
+    """Write the neutral file of a run's best weights, into its folder where no other file is named."""
+    output = output or run.path / "weights.safetensors"
     write_neutral(output, best_weights(run))
-    print(output)
+    return output
 
 
 def best_weights(run: RunFolder) -> dict[str, np.ndarray]:

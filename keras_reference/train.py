@@ -20,7 +20,6 @@ from keras_reference.callbacks import (
     RunRecorder,
     StopWhere,
     WandbCurves,
-    draw_run_curves,
 )
 from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.config import Experiment
@@ -29,7 +28,7 @@ from keras_reference.network import Network, trained_parts
 from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
 from lightning_vgg.experiment.backbone import freezing_line, plan_model
 from lightning_vgg.experiment.dataset import Part, load_dataset, refuse_other_images
-from lightning_vgg.experiment.features import say_features_are_not_kept
+from lightning_vgg.experiment.features import LabelledFeatures, require_backbone, say_features_are_not_kept
 from lightning_vgg.experiment.pretrained import Pretrained, file_sha256, recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder, Watch
 from lightning_vgg.experiment.schedule import rate_factors
@@ -125,6 +124,38 @@ def test(experiment: Experiment, run: RunFolder) -> RunFolder:
     return run
 
 
+def build(experiment: Experiment, num_classes: int) -> keras.Model:
+    """The model of an experiment before its training."""
+    spec = experiment.model
+    pretrained = None if spec.backbone is None else load_pretrained(spec.backbone, experiment.data.image_size)
+    network = build_layers(experiment, num_classes, pretrained)
+    if spec.init_from is not None:
+        network.start_from(Path(spec.init_from).expanduser())
+    return network.model(pretrained.plan.frozen_layers(0) if pretrained else 0)
+
+
+def build_layers(experiment: Experiment, num_classes: int, pretrained: Pretrained | None) -> Network:
+    """All layers as the experiment's seed draws them."""
+    prepare_keras(experiment.trainer.precision, experiment.seed_everything)
+    size = experiment.data.image_size
+    plan = plan_model(experiment.model, size, num_classes, pretrained.plan if pretrained else None)
+    return Network(plan, pretrained, size)
+
+
+def backbone_features(experiment: Experiment) -> dict[str, LabelledFeatures]:
+    """Of each part that has images; see :func:`keras_reference.extract_features`."""
+    spec = require_backbone(experiment.model)
+    training = Training(experiment, load_pretrained(spec, experiment.data.image_size))
+    backbone, dataset = training.network.backbone, training.dataset
+    assert backbone is not None
+    features = Features(backbone, len(backbone.plan.layers), experiment.data, dataset, experiment.trainer.precision)
+    return {
+        name: LabelledFeatures(features.of(part, name), part.labels)
+        for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
+        if len(part.labels)
+    }
+
+
 class Training:
     """What an experiment comes down to in Keras.
 
@@ -137,15 +168,11 @@ class Training:
 
     def __init__(self, experiment: Experiment, pretrained: Pretrained | None) -> None:
         self.experiment = experiment
-        spec, epochs = experiment.model, experiment.trainer.max_epochs
+        epochs = experiment.trainer.max_epochs
         self.dataset = load_dataset(experiment.data)
         if pretrained is not None and pretrained.normalization is not None:
             self.dataset = replace(self.dataset, normalization=pretrained.normalization)
-        prepare_keras(experiment.trainer.precision, experiment.seed_everything)
-        plan = plan_model(
-            spec, experiment.data.image_size, len(self.dataset.class_names), pretrained.plan if pretrained else None
-        )
-        self.network = Network(plan, pretrained, experiment.data.image_size)
+        self.network = build_layers(experiment, len(self.dataset.class_names), pretrained)
         self.stages = pretrained.plan.stages(epochs) if pretrained else [(0, epochs, 0)]
         self.fed = pretrained.plan.always_frozen if pretrained else 0
         if self.fed and experiment.data.augmentation != AugmentationSpec():
@@ -224,7 +251,7 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
         counts = np.bincount(test.labels, minlength=classes)
         per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
     run.write_predictions(test.labels, logits.astype(np.float32))
-    draw_run_curves(run, results["test_acc"])
+    run.write_curves(results["test_acc"])
     run.update_record(  # last: a run whose record has a test_acc is whole
         checkpoint=f"{run.checkpoints.name}/{checkpoint.name}", **results, test_acc_per_class=per_class.tolist()
     )

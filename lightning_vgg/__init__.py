@@ -1,0 +1,67 @@
+"""VGG networks from recipes in PyTorch Lightning.
+
+::
+
+    from lightning_vgg import fit
+
+    run = fit("configs/quickstart.yaml", {"model.network.conv_block": "conv - batch norm - conv - maxpool"})
+    run.test_acc, run.plot()
+
+The names are those of :mod:`lightning_vgg.api`, found when they are first asked for: this import loads nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_vgg.api import (
+        ExperimentError,
+        RunFolder,
+        build_network,
+        compare_arms,
+        evaluate,
+        export_weights,
+        extract_features,
+        fit,
+        load_images,
+        measure_parity,
+        parse_recipe,
+        plan_network,
+        predict_probabilities,
+        report_runs,
+        show_network,
+        show_run,
+        tune_settings,
+    )
+
+__all__ = [
+    "ExperimentError",
+    "RunFolder",
+    "build_network",
+    "compare_arms",
+    "evaluate",
+    "export_weights",
+    "extract_features",
+    "fit",
+    "load_images",
+    "measure_parity",
+    "parse_recipe",
+    "plan_network",
+    "predict_probabilities",
+    "report_runs",
+    "show_network",
+    "show_run",
+    "tune_settings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("lightning_vgg.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,7 +19,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lightning_vgg.data import ImageData
-from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.errors import Diverged
 from lightning_vgg.experiment.hardware import process_seconds, processor_name, resident_memory
 from lightning_vgg.experiment.pretrained import file_sha256
@@ -210,7 +209,7 @@ class RunRecorder(Checkpoint):
         row |= measured | {"seconds": round(time.perf_counter() - self.epoch_started, 3)}
         row = {key: row[key] for key in HISTORY_COLUMNS if key in row}
         self.run.write_history(row)
-        self.draw_curves()
+        self.run.write_curves()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
         images = min(trainer.num_training_batches * data.spec.batch_size, data.count("train"))
@@ -224,11 +223,6 @@ class RunRecorder(Checkpoint):
         if self.echo:
             print(epoch_line(row, trainer.max_epochs), flush=True)
 
-    def draw_curves(self, test_acc: float | None = None) -> None:
-        """Draw history.csv anew, the test accuracy included once it is known."""
-        title = f"{self.run.path.parent.name} · {self.run.path.name}"
-        self.run.write_curves(lambda file: draw_curves(self.run.read_history(), title, test_acc, file))
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VGGClassifier)
         labels, logits = gathered(pl_module.test_outputs)
@@ -237,7 +231,7 @@ class RunRecorder(Checkpoint):
         test_acc = trainer.callback_metrics["test_acc"].item()
         self.run.write_predictions(labels, logits)
         if self.run.read_history():
-            self.draw_curves(test_acc)
+            self.run.write_curves(test_acc)
         self.run.update_record(  # last: a run whose record has a test_acc is whole
             checkpoint=trainer.ckpt_path and f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",
             test_loss=trainer.callback_metrics["test_loss"].item(),

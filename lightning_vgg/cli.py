@@ -15,6 +15,7 @@ COMMANDS = {
     "test": ("lightning_vgg.training_cli", "evaluate a checkpoint on the test images"),
     "predict": ("lightning_vgg.predict", "name the class of image files, by a run"),
     "show": ("lightning_vgg.show.command", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
+    "features": ("lightning_vgg.features", "write what a backbone makes of all images"),
     "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
     "compare": ("lightning_vgg.compare.command", "train arms over several seeds, and report how they compare"),
     "report": ("lightning_vgg.report.command", "report how runs compare: verdicts, curves, speed, in one HTML file"),

@@ -33,15 +33,13 @@ from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.pretrained import recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
-from lightning_vgg.experiment.tracking import speed_summary, wandb_arguments
+from lightning_vgg.experiment.tracking import end_wandb_run, speed_summary, wandb_arguments
 from lightning_vgg.pretrained import load_pretrained
 from lightning_vgg.vgg import VGGClassifier
 
 
 def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI] | None = None) -> ExperimentCLI:
-    """Run ``fit``, ``validate`` or ``test`` with its command line, by ExperimentCLI or a kind of it."""
-    # LightningCLI reads flags from there, elsewhere it warns; and DDP starts its other processes by it.
-    sys.argv = [str(Path(__file__).with_name("__main__.py")), command, *args]
+    """Run ``fit``, ``validate`` or ``test`` with its arguments, by ExperimentCLI or a kind of it."""
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
     # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.
@@ -59,11 +57,14 @@ def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI]
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            args=[command, *args],
         )
     except MisconfigurationException as error:  # of the trainer's settings
         raise ExperimentError(f"trainer: {error}") from None
     except torch.OutOfMemoryError as error:
         raise ExperimentError(f"the GPU's memory is full; lower data.batch_size ({error})") from None
+    finally:
+        end_wandb_run(failed=sys.exception() is not None)
 
 
 def _rank() -> int:
@@ -86,6 +87,11 @@ class ExperimentCLI(LightningCLI):
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         add_experiment_arguments(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """LightningCLI's own warns where the program has arguments, too, as a notebook's kernel has."""
+        self.arguments: list[str] = args
+        self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
         """Settings come from YAML and flags alone; a checkpoint holds none."""
@@ -150,7 +156,7 @@ class ExperimentCLI(LightningCLI):
                 raise ExperimentError(f"--ckpt_path: there is no checkpoint {path}")
             run = RunFolder.open(path.parent.parent)
             return run, str(run.sound(path))
-        given = config_files(sys.argv)
+        given = config_files(self.arguments)
         resuming = self.subcommand == "fit" and asked == "last"
         if given and (given[-1].parent / "checkpoints").is_dir():
             run = RunFolder.open(given[-1].parent)

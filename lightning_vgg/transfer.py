@@ -187,11 +187,12 @@ def use_features(trainer: Trainer, module: LightningModule, parts: tuple[str, ..
         return
     for part in parts:
         if data.count(part) and not data.has_features(part):
-            data.feed_features(part, _kept_features(trainer, module, data, part, layers), module.device)
+            data.feed_features(part, kept_features(trainer, module, data, part, layers), module.device)
     backbone.fed = layers
 
 
-def _kept_features(trainer: Trainer, module: LightningModule, data: ImageData, part: str, layers: int) -> np.ndarray:
+def kept_features(trainer: Trainer, module: LightningModule, data: ImageData, part: str, layers: int) -> np.ndarray:
+    """What the lowest layers of the backbone make of a part's images, (N, ..., C); kept in the cache."""
     backbone = _backbone(module)
     plan, device = backbone.plan, module.device
     precision = module.dtype

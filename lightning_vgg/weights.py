@@ -20,11 +20,16 @@ def main(command: str, args: list[str]) -> None:
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
     arguments = parser.parse_args(args)
+    print(export_run(RunFolder.open(arguments.run), arguments.output))
+
+
+def export_run(run: RunFolder, output: Path | None) -> Path:
+    """Write the neutral file of a run's best weights, into its folder where no other file is named."""
     from lightning_vgg.vgg import load_classifier
 
-    output = arguments.output or arguments.run / "weights.safetensors"
-    write_neutral(output, network_tensors(load_classifier(RunFolder.open(arguments.run)).network))
-    print(output)
+    output = output or run.path / "weights.safetensors"
+    write_neutral(output, network_tensors(load_classifier(run).network))
+    return output
 
 
 def network_tensors(network: nn.Module) -> dict[str, np.ndarray]:

@@ -301,7 +301,7 @@ def test_every_write_of_a_run_is_atomic(run: RunFolder, monkeypatch: pytest.Monk
         lambda: run.write_history(row(1)),
         lambda: run.update_record(seed=0),
         lambda: run.write_predictions(np.zeros(1), np.zeros((1, 2))),
-        lambda: run.write_curves(lambda file: file.write(b"x")),
+        run.write_curves,
     ):
         with pytest.raises(OSError, match="no move"):
             write()
@@ -368,6 +368,19 @@ def test_each_curve_is_drawn_where_it_belongs() -> None:
 
 
 def test_curves_in_the_run_folder(run: RunFolder) -> None:
-    run.write_curves(lambda file: draw_curves([full_row(1)], "title", 0.75, file))
+    run.write_history(full_row(1))
+    run.update_record(test_acc=0.75)
+    run.write_curves()
     with Image.open(run.path / "curves.png") as image:
         assert image.size == (1600, 700)
+        assert colour_share(np.asarray(image.convert("RGB")), TEST, RIGHT) > 3e-4
+        np.testing.assert_array_equal(image, run.plot())
+
+
+def test_a_run_has_a_test_accuracy_once_it_was_tested(run: RunFolder) -> None:
+    with pytest.raises(RunError, match="has not been tested"):
+        _ = run.test_acc
+    run.update_record(test_acc=0.75)
+    assert run.test_acc == 0.75
+    run.write_config("experiment: vgg")
+    assert RunFolder.open(run).test_acc == RunFolder.open(str(run.path)).test_acc == 0.75

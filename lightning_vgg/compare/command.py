@@ -42,18 +42,33 @@ def main(command: str, args: list[str]) -> None:
     if "-h" in args or "--help" in args:
         parser(command).print_help()
         return
-    plan = read_plan(command, args)
-    hold_to_beginning(plan)
-    print(f"compares {', '.join(arm.name for arm in plan.arms)} over {plan.compare.seeds} seeds in {plan.folder}")
+    plan = begin(args)
     try:
-        with interruptible():
-            complete = carry_out(plan)
-            publish(plan)
+        _, complete = compare(plan)
     except KeyboardInterrupt as stop:
         print(f"stopped; the same command goes on with {plan.folder}", file=sys.stderr)
         sys.exit(128 + stop.args[0])
     if not complete:
         sys.exit(1)
+
+
+def begin(args: list[str]) -> Plan:
+    """The comparison of a command line, begun or gone on with.
+
+    Raises:
+        ExperimentError: for whatever can be refused without reading an image.
+    """
+    plan = read_plan("compare", args)
+    hold_to_beginning(plan)
+    print(f"compares {', '.join(arm.name for arm in plan.arms)} over {plan.compare.seeds} seeds in {plan.folder}")
+    return plan
+
+
+def compare(plan: Plan) -> tuple[Path, bool]:
+    """Run what is not finished yet, and report; returns report.html, and whether all that belongs into it is there."""
+    with interruptible():
+        complete = carry_out(plan)
+        return publish(plan), complete
 
 
 @contextlib.contextmanager
@@ -226,7 +241,7 @@ class Keeper:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 
 
-def publish(plan: Plan) -> None:
+def publish(plan: Plan) -> Path:
     """Write the report and send it to W&B."""
     from lightning_vgg.compare.publish import log_report
     from lightning_vgg.experiment.comparison import read_comparison
@@ -236,3 +251,4 @@ def publish(plan: Plan) -> None:
     if plan.settings["trainer"]["logger"] is not False:
         log_report(plan.folder, plan.group)
     print(f"report   {report}")
+    return report

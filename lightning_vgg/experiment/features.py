@@ -21,7 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,10 +29,39 @@ from lightning_vgg.experiment.backbone import BackbonePlan
 from lightning_vgg.experiment.batches import Normalization
 from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.runs import atomic_write
+from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 
 FORMAT = 1  # raise it whenever the files, or the numbers that the same description gives, change
 
+HEADLESS = NetworkSpec(filters=[], units=[])
+"""Of an experiment whose features alone are wanted."""
+
 Chunks = list[tuple[int, str]]
+
+
+class LabelledFeatures(NamedTuple):
+    """What a backbone makes of images: float32 or float64 (N, H, W, C), and the images' labels, int64 (N,)."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+def write_features(path: Path, features: Mapping[str, LabelledFeatures]) -> None:
+    """One .npz: ``train`` and ``train_labels``, and so for each part."""
+    arrays = {part: each.features for part, each in features.items()}
+    arrays |= {f"{part}_labels": each.labels for part, each in features.items()}
+    with atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def require_backbone(spec: ModelSpec) -> BackboneSpec:
+    """Raises:
+    ExperimentError: there is none.
+    """
+    if spec.backbone is None:
+        raise ExperimentError("features are those of a backbone: name one by model.backbone.weights")
+    return spec.backbone
+
 
 _log = logging.getLogger(__name__)
 

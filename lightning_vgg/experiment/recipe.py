@@ -1,6 +1,4 @@
-"""The recipe grammar: ``"conv - batch norm - conv - maxpool - dropout"`` -> :class:`Recipe`.
-
-::
+"""The recipe grammar: ``"conv - batch norm - conv - maxpool - dropout"`` -> `Recipe`.
 
     recipe  = ["Block:"] items
     items   = item {"-" item}                      an en or em dash will do, too

@@ -25,11 +25,15 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 HISTORY_COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "learning_rate", "seconds")
 """epoch: completed epochs, from 1. step: optimizer steps so far. Losses: cross-entropy in nats, means over images.
@@ -51,6 +55,12 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
 
     @classmethod
     def create(cls, root: Path, experiment: str, name: str | None, seed: int) -> RunFolder:
@@ -80,12 +90,13 @@ class RunFolder:
                 return run
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """An existing run folder.
 
         Raises:
             RunError: the path holds no config.yaml.
         """
+        path = Path(path)
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is no run folder: it holds no config.yaml (runs lie at runs/<experiment>/<name>)")
         return cls(path)
@@ -224,9 +235,34 @@ class RunFolder:
         with (self.path / "test_predictions.npz").open("rb") as file, np.load(file) as arrays:
             return arrays["labels"], arrays["logits"]
 
-    def write_curves(self, draw: Callable[[IO[bytes]], None]) -> None:
+    @property
+    def test_acc(self) -> float:
+        """Of the best checkpoint, a fraction.
+
+        Raises:
+            RunError: the run has not been tested.
+        """
+        record = self.read_record()
+        if "test_acc" not in record:
+            raise RunError(f"{self.path} has not been tested: its run.json holds no test_acc")
+        return float(record["test_acc"])
+
+    def plot(self) -> Image:
+        """Loss and accuracy over the epochs, as curves.png has them; a notebook shows what it is given."""
+        from PIL import Image
+
+        file = io.BytesIO()
+        self._draw_curves(file, None)
+        return Image.open(file)
+
+    def write_curves(self, test_acc: float | None = None) -> None:
+        """Draw history.csv anew, with the test accuracy, a fraction, once it is known; None: the recorded one."""
         with atomic_write(self.path / "curves.png") as file:
-            draw(file)
+            self._draw_curves(file, test_acc)
+
+    def _draw_curves(self, file: IO[bytes], test_acc: float | None) -> None:
+        test_acc = self.read_record().get("test_acc") if test_acc is None else test_acc
+        draw_curves(self.read_history(), f"{self.path.parent.name} · {self.path.name}", test_acc, file)
 
 
 def epoch_line(row: dict[str, float], epochs: int | None) -> str:

@@ -6,6 +6,7 @@ import logging
 import netrc
 import os
 import secrets
+import sys
 from typing import Any
 
 from lightning_vgg.experiment.runs import RunFolder
@@ -59,6 +60,13 @@ def speed_summary(run: RunFolder) -> dict[str, float]:
     """What of run.json belongs into the summary of the W&B run, beside its curves."""
     record = run.read_record()
     return {name: record[name] for name in SPEED}
+
+
+def end_wandb_run(failed: bool) -> None:
+    """A program may train more than once, and the next run would go on in the curves of this one."""
+    wandb = sys.modules.get("wandb")  # it takes a while to import, and a training without it does not
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=int(failed))
 
 
 def has_api_key() -> bool:

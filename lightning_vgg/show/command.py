@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lightning_vgg.api import Picture, plan_specs, show_run, title_of
 from lightning_vgg.experiment.config import framework_free_parser
 from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.runs import RunFolder, atomic_write
+from lightning_vgg.experiment.runs import atomic_write
 
-PICTURES = {
+PICTURES: dict[Picture, str] = {
     "filters": "the kernels of the first convolution",
     "activations": "what a convolution makes of an image",
     "mistakes": "the most wrong predictions on the test images",
@@ -40,17 +41,9 @@ def _show_network(program: str, args: list[str]) -> None:
     config = parser.instantiate(parser.parse_args(args))
     from rich.console import Console
 
-    from lightning_vgg.experiment.backbone import find_source, plan_backbone, plan_model
-    from lightning_vgg.experiment.semantics import resolve_semantics
     from lightning_vgg.show.network import draw_network, network_table
 
-    spec, size = config.model, config.data.image_size
-    backbone = None
-    if spec.backbone is not None:
-        source = find_source(spec.backbone, resolve_semantics(spec.semantics, spec.semantics_except))
-        backbone = plan_backbone(spec.backbone, source, size)
-    plan = plan_model(spec, size, config.num_classes, backbone)
-    title = f"{config.experiment}, {size} px" if backbone is None else f"{config.experiment}, on {spec.backbone.layer}"
+    plan, title = plan_specs(config, config.num_classes), title_of(config)
     Console().print(network_table(plan, title))
     if config.output is not None:
         with atomic_write(Path(config.output)) as file:
@@ -58,7 +51,7 @@ def _show_network(program: str, args: list[str]) -> None:
         print(config.output)
 
 
-def _show_picture(program: str, what: str, args: list[str]) -> None:
+def _show_picture(program: str, what: Picture, args: list[str]) -> None:
     parser = argparse.ArgumentParser(f"{program} {what}", description=f"{PICTURES[what]}.".capitalize())
     parser.add_argument("run", type=Path, help="a run folder")
     if what in ("activations", "attention"):
@@ -66,23 +59,14 @@ def _show_picture(program: str, what: str, args: list[str]) -> None:
         parser.add_argument("--layer", help="a convolution, such as block2.conv1; default: the last one")
     parser.add_argument("--output", type=Path, help=f"default: RUN/{what}.png")
     arguments = parser.parse_args(args)
-    from lightning_vgg.show import pictures
-
-    trained = pictures.TrainedRun(RunFolder.open(arguments.run))
+    picture = show_run(arguments.run, what, getattr(arguments, "image", None), getattr(arguments, "layer", None))
     output = arguments.output or arguments.run / f"{what}.png"
     with atomic_write(output) as file:
-        match what:
-            case "filters":
-                pictures.draw_filters(trained, file)
-            case "mistakes":
-                pictures.draw_mistakes(trained, file)
-            case "activations":
-                pictures.draw_activations(trained, arguments.image, arguments.layer, file)
-            case "attention":
-                pictures.draw_attention(trained, arguments.image, arguments.layer, file)
+        picture.save(file, format="png")
     print(output)
 
 
 def _overview(program: str) -> str:
-    lines = [f"  {name:<13}{text}" for name, text in {"network": "its layers, before any training", **PICTURES}.items()]
+    lines = [f"  {'network':<13}its layers, before any training"]
+    lines += [f"  {name:<13}{text}" for name, text in PICTURES.items()]
     return "\n".join([f"usage: {program} WHAT ...", "", *lines, "", f"{program} WHAT --help tells more."])

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 def main(command: str, args: list[str]) -> None:
-    parser = tune_parser()
     if "-h" in args or "--help" in args:
-        parser.print_help()
+        tune_parser().print_help()
         return
+    tune(args)
+
+
+def tune(args: list[str]) -> optuna.Study:
+    """Carry out a command line; returns the study."""
+    parser = tune_parser()
     config = parser.parse_args(args)
     _require("optuna", "tune")
     if config.framework == "keras":
@@ -35,6 +40,7 @@ def main(command: str, args: list[str]) -> None:
         retrain_best(study, settings, config.retrain_best)
     else:
         search(study, settings)
+    return study
 
 
 def _require(package: str, extra: str) -> None:

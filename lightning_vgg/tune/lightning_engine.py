@@ -25,14 +25,5 @@ def train(config: Path, watch: Watch | None) -> RunFolder:
     except Interrupted as stop:
         raise Interrupted(stop.number) from None  # a trial does not go on from its checkpoint
     finally:
-        _finish_wandb()
         gc.collect()  # a trainer and its module refer to each other, so their memory would wait
     return run
-
-
-def _finish_wandb() -> None:
-    """The next trial would go on in this W&B run."""
-    import wandb
-
-    if wandb.run is not None:
-        wandb.finish()

@@ -1,0 +1,135 @@
+"""The functions of `lightning_vgg.api`, by Keras: the same names, settings and run folders.
+
+Importing this loads no framework; a function loads what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_reference.config import read_experiment, trained_run
+from lightning_vgg.api import compare_arms as compare_arms
+from lightning_vgg.api import load_images as load_images
+from lightning_vgg.api import plan_network as plan_network
+from lightning_vgg.api import report_runs as report_runs
+from lightning_vgg.api import show_network as show_network
+from lightning_vgg.experiment.arguments import Settings, as_arguments
+from lightning_vgg.experiment.errors import ExperimentError as ExperimentError
+from lightning_vgg.experiment.features import LabelledFeatures
+from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
+from lightning_vgg.experiment.runs import RunFolder as RunFolder
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build_network(*settings: Settings, num_classes: int = 10) -> keras.Model:
+    """The network as `fit` starts with it: its weights are those that ``seed_everything`` draws, or are loaded.
+
+    Args:
+        settings: what to train.
+        num_classes: logits.
+
+    Returns:
+        float32 images (B, S, S, 3) -> logits (B, num_classes); on a backbone, with the backbone.
+
+    Raises:
+        ExperimentError: the network cannot be built, or its weights cannot be loaded.
+    """
+    experiment = read_experiment("fit", as_arguments(*settings))
+    from keras_reference.train import build
+
+    return build(experiment, num_classes)
+
+
+def fit(*settings: Settings) -> RunFolder:
+    """Train with ``model.fit``, then test the best checkpoint: ``keras-reference fit``.
+
+    Args:
+        settings: what to train.
+
+    Returns:
+        The run's folder, with the files that Lightning writes.
+
+    Raises:
+        ExperimentError: before anything is written, whatever can be refused then, and by name what Keras does not
+            implement; later, a loss that is not finite.
+    """
+    return run_command("fit", as_arguments(*settings))
+
+
+def evaluate(run: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Evaluate the best checkpoint of a run on the test images once more: ``keras-reference test``.
+
+    Args:
+        run: its folder.
+        settings: where the images lie now (``data.root``).
+
+    Returns:
+        ``test_loss`` in nats and ``test_acc``, a fraction.
+
+    Raises:
+        ExperimentError: there is no such run, or Lightning trained it.
+    """
+    tested = run_command("test", as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
+    record = tested.read_record()
+    return {name: record[name] for name in ("test_loss", "test_acc")}
+
+
+def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
+    """What the backbone of an experiment makes of its images: ``keras-reference features``.
+
+    Args:
+        settings: an experiment with a ``model.backbone``.
+
+    Returns:
+        Of ``train``, ``val`` and ``test``: features float32 (N, H, W, C), labels int64 (N,).
+
+    Raises:
+        ExperimentError: there is no backbone, or its weights or the images cannot be had.
+    """
+    experiment = read_experiment("features", as_arguments(*settings))
+    from keras_reference.train import backbone_features
+
+    return backbone_features(experiment)
+
+
+def export_weights(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
+    """Write the best weights of a run as a file that both frameworks start from: ``keras-reference export``.
+
+    Args:
+        run: its folder.
+        output: the file, safetensors; None for ``weights.safetensors`` in the run folder.
+
+    Raises:
+        ExperimentError: there is no such run, or Lightning trained it.
+    """
+    from keras_reference.export import export_run
+
+    return export_run(RunFolder.open(run), Path(output) if output is not None else None)
+
+
+def run_command(command: str, args: list[str]) -> RunFolder:
+    """Run ``fit`` or ``test`` with its arguments, and say what came of it."""
+    experiment = read_experiment(command, args)
+    run = trained_run(experiment, args) if command == "test" or experiment.resumes else None
+    from keras_reference import train  # seconds, and not before what can be refused is refused
+
+    if command == "fit":
+        run = train.fit(experiment, resumed=run)
+    else:
+        assert run is not None
+        run = train.test(experiment, run)
+    say_test_result(run)
+    return run
+
+
+def say_test_result(run: RunFolder) -> None:
+    record = run.read_record()
+    print(
+        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
+        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
+    )

@@ -1,0 +1,354 @@
+"""What a program or a notebook calls: the commands of ``lightning-vgg``, and the steps inside them, as functions.
+
+Importing this loads no framework; a function loads what it needs. Settings are the command line's: YAML files, and
+mappings by dotted names (``{"model.network.filters": [16, 32]}``), so whatever one can say there can be said here.
+Whatever the user can mend raises `ExperimentError`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning_vgg.experiment.arguments import Settings, as_arguments
+from lightning_vgg.experiment.backbone import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.config import framework_free_parser
+from lightning_vgg.experiment.dataset import Dataset, load_dataset
+from lightning_vgg.experiment.errors import ExperimentError as ExperimentError
+from lightning_vgg.experiment.features import LabelledFeatures
+from lightning_vgg.experiment.network import Plan
+from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
+from lightning_vgg.experiment.runs import RunFolder as RunFolder
+from lightning_vgg.experiment.semantics import resolve_semantics
+
+if TYPE_CHECKING:
+    import numpy as np
+    import optuna
+    from PIL.Image import Image
+    from torch import nn
+
+Picture = Literal["filters", "activations", "mistakes", "attention"]
+
+Run = str | os.PathLike[str]
+"""A run folder, or its path."""
+
+
+def load_images(*settings: Settings) -> Dataset:
+    """The training, validation and test images of an experiment.
+
+    Returns:
+        A data set with the parts ``train``, ``val`` and ``test``: images uint8 (N, S, S, 3), labels int64 (N,).
+
+    Raises:
+        ExperimentError: a setting is unknown, or the images cannot be had.
+
+    >>> digits = load_images({"data.source": "digits", "data.image_size": 16})
+    >>> digits.train.images.shape, digits.test.images.dtype
+    ((1295, 16, 16, 3), dtype('uint8'))
+    >>> digits.class_names[:3]
+    ('0', '1', '2')
+    """
+    return load_dataset(_specs(*settings).data)
+
+
+def plan_network(*settings: Settings, num_classes: int = 10) -> Plan:
+    """Every layer of an experiment's network with its name, shapes and parameters, without building it.
+
+    On a backbone it is the part above it.
+
+    Args:
+        settings: what to train.
+        num_classes: logits.
+
+    Raises:
+        ExperimentError: a recipe cannot be read, or a block would pool away the last pixel.
+
+    >>> lesson = {"model.network.conv_block": "conv - maxpool", "model.network.filters": [8, 16]}
+    >>> for layer in plan_network(lesson, {"model.network.units": []}).layers:
+    ...     print(layer.name, layer.output_shape, layer.trainable_parameters)
+    block1.conv1 (32, 32, 8) 224
+    block1.maxpool1 (16, 16, 8) 0
+    block2.conv1 (16, 16, 16) 1168
+    block2.maxpool1 (8, 8, 16) 0
+    classifier (10,) 10250
+
+    >>> plan_network(lesson, {"model.network.filters": [8] * 6})
+    Traceback (most recent call last):
+        ...
+    lightning_vgg.experiment.network.NetworkError: block6 (conv - maxpool) cannot be built: its 'maxpool' needs 2x2 \
+pixels and gets 1x1; use fewer blocks, fewer pools, or larger images
+    """
+    return plan_specs(_specs(*settings), num_classes)
+
+
+def plan_specs(specs: Any, num_classes: int) -> Plan:
+    """:func:`plan_network` of specs that are read already: ``.model``, ``.data``."""
+    spec, size = specs.model, specs.data.image_size
+    backbone = None
+    if spec.backbone is not None:
+        source = find_source(spec.backbone, resolve_semantics(spec.semantics, spec.semantics_except))
+        backbone = plan_backbone(spec.backbone, source, size)
+    return plan_model(spec, size, num_classes, backbone)
+
+
+def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
+    """The network as `fit` starts with it: its weights are those that ``seed_everything`` draws, or are loaded.
+
+    Args:
+        settings: what to train.
+        num_classes: logits.
+
+    Returns:
+        float32 images (B, 3, S, S) -> logits (B, num_classes); on a backbone, with the backbone.
+
+    Raises:
+        ExperimentError: the network cannot be built, or its weights cannot be loaded.
+    """
+    import torch
+
+    from lightning_vgg.vgg import VGGClassifier
+
+    specs = _specs(*settings)
+    torch.manual_seed(specs.seed_everything)
+    return VGGClassifier(specs.model, specs.data.image_size, num_classes).network
+
+
+def fit(*settings: Settings) -> RunFolder:
+    """Train, keep the checkpoint with the best validation accuracy, and test that one: ``lightning-vgg fit``.
+
+    Transfer learning and fine-tuning are this, too, of an experiment with a ``model.backbone``.
+
+    Args:
+        settings: what to train; ``ckpt_path`` goes on with a run.
+
+    Returns:
+        The run's folder: history, predictions, test accuracy, checkpoints.
+
+    Raises:
+        ExperimentError: before anything is written, whatever can be refused then; later, a loss that is not finite.
+    """
+    from lightning_vgg.experiment_cli import run_command
+
+    return run_command("fit", as_arguments(*settings)).run
+
+
+def evaluate(
+    run: Run, settings: Mapping[str, Any] | None = None, part: Literal["val", "test"] = "test"
+) -> dict[str, float]:
+    """Evaluate the best checkpoint of a run once more: ``lightning-vgg test`` and ``validate``.
+
+    Args:
+        run: its folder.
+        settings: where the images lie now (``data.root``), or on what to compute (``trainer.accelerator``).
+        part: the validation or the test images. The latter write their results into the run folder.
+
+    Returns:
+        ``test_loss`` in nats and ``test_acc``, a fraction; or ``val_loss`` and ``val_acc``.
+
+    Raises:
+        ExperimentError: there is no such run, or a setting contradicts what it was trained with.
+    """
+    from lightning_vgg.experiment_cli import run_command
+
+    command = {"val": "validate", "test": "test"}[part]
+    cli = run_command(command, as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
+    return {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith(part)}
+
+
+def predict_probabilities(run: Run, files: Sequence[str | os.PathLike[str]]) -> np.ndarray:
+    """Probabilities of every class for image files, by the best checkpoint of a run: ``lightning-vgg predict``.
+
+    Returns:
+        float32 (files, classes).
+
+    Raises:
+        ExperimentError: the run has no checkpoint, or a file is no image.
+    """
+    from lightning_vgg.predict import predict_probabilities
+
+    return predict_probabilities(RunFolder.open(run), [Path(file) for file in files])
+
+
+def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
+    """What the backbone of an experiment makes of its images: ``lightning-vgg features``.
+
+    They are computed once and kept in the cache, where `fit` finds them for a backbone that is frozen as a whole.
+
+    Args:
+        settings: an experiment with a ``model.backbone``.
+
+    Returns:
+        Of ``train``, ``val`` and ``test``: features float32 (N, H, W, C), labels int64 (N,).
+
+    Raises:
+        ExperimentError: there is no backbone, or its weights or the images cannot be had.
+    """
+    from lightning_vgg.features import backbone_features
+
+    return backbone_features(_specs(*settings))
+
+
+def export_weights(run: Run, output: str | os.PathLike[str] | None = None) -> Path:
+    """Write the best weights of a run as a file that both frameworks start from: ``lightning-vgg export``.
+
+    Args:
+        run: its folder.
+        output: the file, safetensors; None for ``weights.safetensors`` in the run folder.
+    """
+    from lightning_vgg.weights import export_run
+
+    return export_run(RunFolder.open(run), Path(output) if output is not None else None)
+
+
+def show_network(*settings: Settings, num_classes: int = 10) -> Image:
+    """Draw the layers of an experiment's network from left to right: ``lightning-vgg show network``.
+
+    Args:
+        settings: what to train.
+        num_classes: logits.
+    """
+    from PIL import Image
+
+    from lightning_vgg.show.network import draw_network
+
+    specs, file = _specs(*settings), io.BytesIO()
+    draw_network(plan_specs(specs, num_classes), title_of(specs), file)
+    return Image.open(file)
+
+
+def title_of(specs: Any) -> str:
+    """Of the picture of a network: the experiment's name, and what goes in."""
+    backbone = specs.model.backbone
+    below = f"{specs.data.image_size} px" if backbone is None else f"on {backbone.layer}"
+    return f"{specs.experiment}, {below}"
+
+
+def show_run(
+    run: Run, what: Picture, image: str | os.PathLike[str] | int | None = None, layer: str | None = None
+) -> Image:
+    """A picture of what a trained network has learned and does: ``lightning-vgg show``.
+
+    Args:
+        run: its folder.
+        what: ``filters``, the kernels of the first convolution; ``mistakes``, the most wrong predictions on the test
+            images; ``activations``, what a convolution makes of an image; ``attention``, by Grad-CAM what of an image
+            speaks for its class (Selvaraju et al., 2017).
+        image: of activations and attention: a file, or the number of a test image.
+        layer: of activations and attention: a convolution, such as ``block2.conv1``; None for the last one.
+
+    Raises:
+        ExperimentError: there is no such run, image or layer, or nothing to draw.
+    """
+    from PIL import Image
+
+    from lightning_vgg.show import pictures
+
+    trained, file = pictures.TrainedRun(RunFolder.open(run)), io.BytesIO()
+    match what:
+        case "filters":
+            pictures.draw_filters(trained, file)
+        case "mistakes":
+            pictures.draw_mistakes(trained, file)
+        case "activations" | "attention":
+            if image is None:
+                raise ExperimentError(f"{what} are of an image: name a file, or the number of a test image")
+            draw = pictures.draw_activations if what == "activations" else pictures.draw_attention
+            draw(trained, str(image), layer, file)
+    return Image.open(file)
+
+
+def compare_arms(*settings: Settings) -> Path:
+    """Train the arms of a comparison over several seeds, each run a process: ``lightning-vgg compare``.
+
+    What is finished stays, and the same call goes on from there.
+
+    Args:
+        settings: an experiment with a ``compare`` section; ``{"jobs": 2}`` for processes at once.
+
+    Returns:
+        The path of report.html; report.json, with every number, and report.md lie beside it.
+
+    Raises:
+        ExperimentError: before anything is trained, whatever can be refused then; or a process failed.
+    """
+    from lightning_vgg.compare.command import begin, compare
+
+    report, complete = compare(begin(as_arguments(*settings)))
+    if not complete:
+        raise ExperimentError(f"not all of the comparison could be made; what failed, and why, stands in {report}")
+    return report
+
+
+def report_runs(*runs: Run, margin: float | None = None) -> Path:
+    """Write the report of how runs compare: ``lightning-vgg report``.
+
+    Args:
+        runs: run folders, or the folder of one comparison.
+        margin: difference of test accuracy, a fraction, up to which arms count as equivalent; None for 0.01, or for
+            that of the comparison.
+
+    Returns:
+        The path of report.html; report.json and report.md lie beside it.
+
+    Raises:
+        ExperimentError: a path is neither a run folder nor a comparison, or runs were tested on different images.
+    """
+    from lightning_vgg.report import write_report
+    from lightning_vgg.report.command import find_comparison
+
+    return write_report(*find_comparison([Path(run) for run in runs], margin))
+
+
+def tune_settings(*settings: Settings) -> optuna.Study:
+    """Search the best settings of an experiment with Optuna: ``lightning-vgg tune``.
+
+    The same call goes on where the study stopped.
+
+    Args:
+        settings: an experiment with a ``tune.space``; ``trials``, ``jobs``, ``framework``, ``storage``.
+
+    Returns:
+        Optuna's study: ``best_params``, ``best_value`` and ``trials``.
+
+    Raises:
+        ExperimentError: before a trial begins, whatever can be refused then.
+    """
+    from lightning_vgg.tune.command import tune
+
+    return tune(as_arguments(*settings))
+
+
+def measure_parity(*settings: Settings) -> dict[str, Any]:
+    """Measure how far Lightning and Keras lie apart on an experiment: ``lightning-vgg parity``.
+
+    It takes minutes, and a process of its own: both frameworks compute on the CPU there, in float64 and float32.
+
+    Args:
+        settings: what to train; ``{"ablate": True}`` says instead how much each default matters.
+
+    Returns:
+        ``rungs``, each with what was measured and what it may reach, and ``passed``; or ``ablation``.
+
+    Raises:
+        ExperimentError: the ladder could not be climbed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "parity.json"
+        command = [sys.executable, "-m", "lightning_vgg", "parity", *as_arguments(*settings, {"json": figures})]
+        process = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if not figures.exists():
+            raise ExperimentError(process.stderr.strip())
+        return json.loads(figures.read_text())
+
+
+def _specs(*settings: Settings) -> Any:
+    """``.model``, ``.data``, ``.trainer``, ``.experiment`` and ``.seed_everything``."""
+    parser = framework_free_parser("lightning-vgg", "")
+    return parser.instantiate(parser.parse_args(as_arguments(*settings)))
