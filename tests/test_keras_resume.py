@@ -248,10 +248,7 @@ def test_a_checkpoint_is_there_whole_or_as_it_was(tmp_path: Path, keras: Any, mo
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
-def test_lightning_does_not_go_on_with_a_run_of_kerass(
-    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [])  # which that command sets
+def test_lightning_does_not_go_on_with_a_run_of_kerass(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert run_lightning(["fit", "-c", str(whole / "config.yaml"), "--ckpt_path", "last"]) == 2
     assert f"{whole} was trained by Keras: go on with it by keras-reference" in capsys.readouterr().err

@@ -121,7 +121,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.chdir(tmp_path)
 
     def run_here(*arguments: str | Path, status: int = 0) -> None:
-        monkeypatch.setattr(sys, "argv", [])
         assert run([str(argument) for argument in arguments]) == status
 
     return run_here
