@@ -40,7 +40,7 @@ lint: $(READY)  ## ruff and mypy
 docs: $(READY)  ## build the documentation into site/; a warning is an error
 	$(BIN)/mkdocs build --strict
 
-notebooks: $(READY)  ## run the notebooks' text in examples/ anew, and keep the outputs; about five minutes
+notebooks: $(READY)  ## run the text of the notebooks in examples/ anew, and keep the outputs
 	$(BIN)/python examples/build.py
 
 bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; on an otherwise idle machine

@@ -18,6 +18,10 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).parent
 NOTEBOOKS = ("1_vgg_from_blocks", "2_transfer_learning")
 
+_LOGS = re.compile(
+    r"^((WARNING: All log|[IWE]\d{4} |WARNING:tensorflow).*\n|.*UserWarning: CUDA initialization.*\n.*\n)", re.MULTILINE
+)
+
 
 def main() -> None:
     for name in sys.argv[1:] or NOTEBOOKS:
@@ -56,9 +60,7 @@ def execute(name: str, folder: Path, **parameters: int | str) -> Any:
         notebook, timeout=None, resources={"metadata": {"path": folder}}, record_timing=False, coalesce_streams=True
     )
     client.execute(env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})  # on the CPU, as most readers will
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_log_of_tensorflow(output)]
+    leave_out_logs(notebook)
     text = nbformat.writes(notebook)
     for place in (str(EXAMPLES.parent), sys.prefix, str(Path.home()) + "/", str(folder.resolve())):
         if place in text:
@@ -67,11 +69,16 @@ def execute(name: str, folder: Path, **parameters: int | str) -> Any:
     return notebook
 
 
-def _is_log_of_tensorflow(output: Any) -> bool:
-    """Whether it holds nothing but what TensorFlow says of the hardware, before it has read how much it should say."""
-    if output.output_type != "stream" or output.name != "stderr":
-        return False
-    return all(re.match(r"WARNING: All log|[IWE]\d{4} |WARNING:tensorflow|$", line) for line in output.text.split("\n"))
+def leave_out_logs(notebook: Any) -> None:
+    """What TensorFlow says of itself, and both of a GPU that is not there; and the places of installed packages."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = _LOGS.sub("", output.text)
+                output.text = re.sub(r"\S+/site-packages/", "", output.text)  # where a warning comes from
+        cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
 
 
 if __name__ == "__main__":

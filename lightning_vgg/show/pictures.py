@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import TqdmWarning
 
 from lightning_vgg.experiment.batches import Normalization, normalize
 from lightning_vgg.experiment.config import read_config
@@ -132,7 +134,9 @@ def draw_mistakes(trained: TrainedRun, file: IO[bytes]) -> None:
 
 def draw_attention(trained: TrainedRun, which: str, layer: str | None, file: IO[bytes]) -> None:
     """Grad-CAM (Selvaraju et al., 2017) by captum: what of an image speaks for the class that it is taken for."""
-    from captum.attr import LayerGradCam
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without widgets, for progress bars that it has
+        from captum.attr import LayerGradCam
 
     name, module = trained.convolution(layer)
     image = trained.image(which)
