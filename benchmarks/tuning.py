@@ -53,7 +53,10 @@ def main() -> None:
     spent, saved = savings(trials, settings)
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
     figures: dict[str, Any] = {
-        "settings": vars(options) | {"root": options.root and Path(options.root).name},
+        "settings": {
+            "config": Path(options.config).name, "root": options.root and Path(options.root).name,
+            "jobs": options.jobs, "seeds": options.seeds,
+        },
         "trials": len(trials), "pruned": pruned, "seconds_spent": spent, "seconds_saved": saved,
         "best": {"trial": best.number, "val_acc": best.values[0], "params": best.params, "test_acc": found},
         "default": {"test_acc": default},
