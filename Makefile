@@ -29,7 +29,7 @@ test: $(READY)  ## all tests; LIGHTNING_VGG_TEST_DATA names a folder with the re
 test-quick: $(READY)  ## without those that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow"
 
-chaos: $(READY)  ## kill fit, extraction, tune and compare 110 times at random moments, and compare; about ten minutes
+chaos: $(READY)  ## kill fit, extraction, tune and compare 110 times at random moments, and compare
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 110
 
 lint: $(READY)  ## ruff and mypy
