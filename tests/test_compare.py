@@ -305,14 +305,18 @@ DRIVE = (
 )
 
 
-def test_a_signal_stops_cleanly_and_a_repeat_goes_on(tmp_path: Path) -> None:
-    """With a program in the frameworks' place that takes no time."""
-    fake, pid = tmp_path / "fake", tmp_path / "pid"
+def fake_comparison(folder: Path, seeds: int) -> list[str]:
+    """The command, with a program in the frameworks' place that takes no time, but while there is a file `slow`."""
+    fake = folder / "fake"
     fake.write_text(FAKE.format(python=sys.executable))
     fake.chmod(0o755)
-    (tmp_path / "slow").touch()
-    flags = ("--data.source", "digits", "--seeds", "2", "--compare.ladder", "false", "--compare.ablation", "false")
-    command = [sys.executable, "-c", DRIVE, str(fake), *flags]
+    (folder / "slow").touch()
+    flags = ("--data.source", "digits", "--compare.ladder", "false", "--compare.ablation", "false")
+    return [sys.executable, "-c", DRIVE, str(fake), *flags, "--seeds", str(seeds)]
+
+
+def test_a_signal_stops_cleanly_and_a_repeat_goes_on(tmp_path: Path) -> None:
+    command, pid = fake_comparison(tmp_path, seeds=2), tmp_path / "pid"
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while not pid.exists():
@@ -339,12 +343,7 @@ def test_a_signal_stops_cleanly_and_a_repeat_goes_on(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_command_left_running_is_waited_for_and_kept(tmp_path: Path) -> None:
-    fake, pid = tmp_path / "fake", tmp_path / "pid"
-    fake.write_text(FAKE.format(python=sys.executable))
-    fake.chmod(0o755)
-    (tmp_path / "slow").touch()
-    flags = ("--data.source", "digits", "--seeds", "1", "--compare.ladder", "false", "--compare.ablation", "false")
-    command = [sys.executable, "-c", DRIVE, str(fake), *flags]
+    command, pid = fake_comparison(tmp_path, seeds=1), tmp_path / "pid"
     killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not pid.exists():
         time.sleep(0.05)

@@ -1,0 +1,77 @@
+"""What single changes of a training step bring: dropout's masks, and ReLUs that work in place.
+
+    python benchmarks/step.py
+
+The lesson's network (32/64/128, dense 256, batch 128) in this process on random images; the arms take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from common import RATIO_COLUMNS, publish, ratios_to_bare_loop
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_vgg.blocks import build_network
+from lightning_vgg.dropout import Dropout
+from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.semantics import TORCH
+from lightning_vgg.experiment.specs import NetworkSpec
+
+BATCH = 128
+# "bare loop" is the network as torch's own layers make it.
+ARMS = {"bare loop": (False, False), "dropout": (True, False), "in place": (False, True), "both": (True, True)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--turns", type=int, default=7)
+    options = parser.parse_args()
+    networks = {arm: build(*changes) for arm, changes in ARMS.items()}
+    figures, rows = {}, []
+    for precision in ("32-true", "bf16-mixed"):
+        speeds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        for turn in range(options.turns + 1):
+            for arm, network in networks.items():
+                speed = train(network, precision, options.steps)
+                if turn:  # the first one warms up
+                    speeds[arm].append(speed)
+        of_precision, table = ratios_to_bare_loop(precision, speeds)
+        figures |= of_precision
+        rows += table
+    settings = {"steps": options.steps, "turns": options.turns, "threads": torch.get_num_threads()}
+    publish("step", "Changes of a training step", RATIO_COLUMNS, rows, {**settings, "arms": figures})
+
+
+def build(fast_dropout: bool, in_place: bool) -> nn.Module:
+    torch.manual_seed(0)
+    network = build_network(plan_network(NetworkSpec(filters=[32, 64, 128], units=[256]), 32, 10), TORCH)
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = in_place
+        if isinstance(module, Dropout) and not fast_dropout:
+            module.__class__ = nn.Dropout
+    return network.to(memory_format=torch.channels_last)
+
+
+def train(network: nn.Module, precision: str, steps: int) -> float:
+    """Images per second."""
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
+    images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (BATCH,))
+    start = time.perf_counter()
+    for _ in range(steps):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return steps * BATCH / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
