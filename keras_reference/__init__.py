@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_vgg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from keras_reference.api import (
@@ -54,12 +56,4 @@ __all__ = [
     "show_network",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("keras_reference.api"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, "keras_reference.api", __all__)

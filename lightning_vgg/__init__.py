@@ -12,8 +12,9 @@ The names are those of :mod:`lightning_vgg.api`, found when they are first asked
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_vgg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lightning_vgg.api import (
@@ -56,12 +57,4 @@ __all__ = [
     "tune_settings",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("lightning_vgg.api"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, "lightning_vgg.api", __all__)
