@@ -32,7 +32,7 @@ PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_b
 IMPLEMENTED = {"network", "backbone", "optimizer", "schedule", "label_smoothing", "init_from", "whitening_bias_epochs"}
 """Settings below ``model``; all others must be as they are by default."""
 
-NOT_OF_OPTIMIZER = ("batch_norm_bias_factor", "lookahead")
+NOT_OF_OPTIMIZER = ("batch_norm_bias_factor", "muon_rate", "lookahead")
 """Settings below ``model.optimizer`` that must be as they are by default."""
 
 

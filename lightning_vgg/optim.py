@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +12,20 @@ from torch.optim import Optimizer
 
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import OptimizerSpec
+from lightning_vgg.muon import MuonSGD
+from lightning_vgg.velocity_sgd import VelocitySGD
 
 
 class Part(NamedTuple):
-    """Parameters that begin to train together, their rate as a share of ``learning_rate``, and their decay likewise."""
+    """Parameters that begin to train together, their rate as a share of ``learning_rate``, and their decay likewise.
+
+    ``muon`` says whether they are kernels for Muon, which knows no decay.
+    """
 
     parameters: list[nn.Parameter]
     rate_factor: float
     decay_factor: float = 1.0
+    muon: bool = False
 
 
 def build_optimizer(
@@ -39,17 +45,20 @@ def build_optimizer(
     if decay is None:
         decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
     parts = [each for part in parts for each in _without_norm_biases(part, network, spec.batch_norm_bias_factor)]
+    if spec.muon_rate is not None:
+        parts = [each for part in parts for each in _muon_apart(part, spec.muon_rate / spec.learning_rate)]
     groups = [
-        {**group, "lr": spec.learning_rate * part.rate_factor}
+        {**group, "lr": spec.learning_rate * part.rate_factor} | ({"muon": True} if part.muon else {})
         for part in parts
         for group in _parameter_groups(part.parameters, decay * part.decay_factor, spec.decay_all)
     ]
     decoupled = spec.name == "adamw" or semantics.weight_decay == "decoupled"
     if spec.name == "sgd":
         with_rate = semantics.sgd_velocity == "with_rate"
-        if not with_rate and not decoupled:
+        if not with_rate and not decoupled and spec.muon_rate is None:
             return torch.optim.SGD(groups, spec.learning_rate, spec.momentum, nesterov=spec.nesterov, fused=True)
-        return VelocitySGD(
+        kind = VelocitySGD if spec.muon_rate is None else MuonSGD
+        return kind(
             groups, spec.learning_rate, spec.momentum, spec.nesterov, rate_in_velocity=with_rate, decoupled=decoupled
         )
     epsilon = semantics.adam_epsilon if spec.epsilon is None else spec.epsilon
@@ -87,6 +96,13 @@ def _without_norm_biases(part: Part, network: nn.Module, factor: float) -> list[
     return [part._replace(parameters=kept), Part(faster, rate, decay)]
 
 
+def _muon_apart(part: Part, factor: float) -> list[Part]:
+    """The part without the kernels of convolutions, and these."""
+    kernels = [parameter for parameter in part.parameters if parameter.ndim == 4]
+    others = [parameter for parameter in part.parameters if parameter.ndim != 4]
+    return [part._replace(parameters=others), Part(kernels, part.rate_factor * factor, 0.0, muon=True)]
+
+
 def _parameter_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:
     if decay_all or not decay:
         return [{"params": parameters, "weight_decay": decay}]
@@ -95,80 +111,6 @@ def _parameter_groups(parameters: list[nn.Parameter], decay: float, decay_all: b
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": decay},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-class VelocitySGD(Optimizer):
-    """SGD as Keras has it: v = momentum · v - rate · g, then w += v; decoupled decay w -= rate · decay · w comes first.
-
-    torch's SGD leaves the rate out of the velocity, so that a change of the rate acts at once on all past gradients.
-
-    Args:
-        params: parameters or groups with ``weight_decay``.
-        lr: the rate.
-        momentum: share of the velocity that is kept.
-        nesterov: w += momentum · v - rate · g instead.
-        rate_in_velocity: False gives torch's rule.
-        decoupled: False adds decay · w to the gradient instead.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        *,
-        rate_in_velocity: bool = True,
-        decoupled: bool = True,
-    ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "rate_in_velocity": rate_in_velocity,
-                "decoupled": decoupled,
-                "weight_decay": 0.0,
-            },
-        )
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
-                self._update(weights, [weight.grad for weight in weights], group)
-        return loss
-
-    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        """All tensors of a group at once: ``_foreach`` runs one kernel for many small tensors."""
-        rate, momentum = group["lr"], group["momentum"]
-        if group["weight_decay"]:
-            if group["decoupled"]:
-                torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
-            else:
-                gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
-        if not momentum:
-            torch._foreach_add_(weights, gradients, alpha=-rate)
-            return
-        for weight in weights:
-            if "velocity" not in self.state[weight]:
-                self.state[weight]["velocity"] = torch.zeros_like(weight)
-        velocities = [self.state[weight]["velocity"] for weight in weights]
-        # Without the rate the velocity sums plain gradients, and the rate comes in when the weights move.
-        gradient_factor, step_factor = (-rate, 1.0) if group["rate_in_velocity"] else (1.0, -rate)
-        torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, gradients, alpha=gradient_factor)
-        if group["nesterov"]:
-            torch._foreach_add_(weights, velocities, alpha=momentum * step_factor)
-            torch._foreach_add_(weights, gradients, alpha=-rate)
-        else:
-            torch._foreach_add_(weights, velocities, alpha=step_factor)
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float, epsilon: float) -> Tensor:

@@ -220,7 +220,7 @@ def test_config_files() -> None:
 EXPERIMENT = ModelSpec(
     network=NetworkSpec(["conv", "conv - maxpool"], [3, 4], ["dense"], [5], 0.125),
     backbone=BackboneSpec("none", "cifar", "block3_pool", "max", 48, "block2_pool", {2: "none"}, 0.5, 0.25),
-    optimizer=OptimizerSpec("sgd", 0.05, 0.875, True, 0.8, 0.95, 1e-5, 3e-4, False, 64.0, True),
+    optimizer=OptimizerSpec("sgd", 0.05, 0.875, True, 0.8, 0.95, 1e-5, 3e-4, False, 64.0, 0.25, True),
     schedule=ScheduleSpec("one_cycle", 0.25, [0.3], 1e-05),
     semantics="torch",
     semantics_except=["clip_epsilon"],
@@ -281,10 +281,17 @@ def test_every_field_by_yaml(write: Write) -> None:
     assert (config.experiment, config.name, config.seed_everything) == ("e", "n", 7)
 
 
+NEEDED_BY = {
+    "model.optimizer.nesterov": {"model.optimizer.momentum": "0.875"},
+    "model.optimizer.muon_rate": {"model.optimizer.name": "sgd"},
+}
+"""Flag -> what it cannot do without."""
+
+
 @pytest.mark.parametrize("key", CHANGED)
 def test_every_field_by_flag(key: str) -> None:
     """One flag at a time: it sets its field and no other."""
-    settings = {"model.optimizer.momentum": "0.875"} if key == "model.optimizer.nesterov" else {}
+    settings = dict(NEEDED_BY.get(key, {}))
     value = CHANGED[key]
     settings[key] = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
     config = parse(*(f"--{name}={text}" for name, text in settings.items()))

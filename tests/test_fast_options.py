@@ -27,6 +27,7 @@ from lightning_vgg.experiment.network import NetworkError, plan_network
 from lightning_vgg.experiment.semantics import TORCH
 from lightning_vgg.experiment.specs import AugmentationSpec, BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.lookahead import slow_share
+from lightning_vgg.muon import MuonSGD, orthogonalized
 from lightning_vgg.optim import build_optimizer
 from lightning_vgg.vgg import VGGClassifier
 from lightning_vgg.whitening import EPSILON, whitening_kernels
@@ -128,6 +129,63 @@ def test_batch_norm_biases_move_faster_and_decay_alike() -> None:
         factor = 8 if name == "1.bias" else 1
         assert_allclose(new.detach().numpy(), old - 0.01 * factor - 0.01 * 0.1 * old, rtol=1e-12)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_orthogonalizing_keeps_directions_and_evens_out_singular_values() -> None:
+    for shape in ((5, 8), (8, 5)):
+        matrix = np.random.default_rng(0).normal(size=shape)
+        left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+        singular /= np.linalg.norm(singular)
+        for _ in range(3):
+            singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
+        assert singular.min() > 0.3 and singular.max() < 1.3
+        found = orthogonalized(torch.from_numpy(matrix)).numpy()
+        assert_allclose(found, left * singular @ right, atol=1e-13)
+
+
+def test_muon_moves_kernels_as_torchs_own_and_keeps_their_norm() -> None:
+    """Torch's is for matrices, gives them no norm, and averages where we add, which orthogonalizing takes away."""
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(6, 2, 3, 3))
+    with torch.no_grad():
+        kernel.mul_(6**0.5 / kernel.norm())
+    ours = MuonSGD([{"params": [kernel], "muon": True}], 0.25)
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    theirs = torch.optim.Muon([matrix], 0.25, weight_decay=0.0, momentum=0.6, ns_steps=3)
+    start = kernel.detach().clone()
+    for _ in range(4):
+        kernel.grad = torch.randn_like(kernel)
+        matrix.grad = kernel.grad.flatten(1).clone()
+        with torch.no_grad():
+            matrix.mul_(6**0.5 / matrix.norm())
+        ours.step()
+        theirs.step()
+        assert_allclose(kernel.detach().flatten(1), matrix.detach(), atol=4e-3)  # bfloat16 has three digits
+    assert (kernel - start).abs().max() > 0.1
+
+
+def test_muon_is_for_kernels_alone_and_all_else_is_as_without_it() -> None:
+    spec = OptimizerSpec("sgd", 0.5, 0.875, nesterov=True, weight_decay=0.1, muon_rate=0.25)
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 2)).double()
+    gradients = [torch.randn_like(parameter) for parameter in network.parameters()]
+    start = [parameter.detach().clone() for parameter in network.parameters()]
+    after = {}
+    for rate in (0.25, None):
+        optimizer = build_optimizer(network, replace(spec, muon_rate=rate), TORCH)
+        for parameter, gradient, value in zip(network.parameters(), gradients, start, strict=True):
+            parameter.data, parameter.grad = value.clone(), gradient.clone()
+        optimizer.step()
+        after[rate] = [parameter.detach().clone() for parameter in network.parameters()]
+    for number, (with_muon, without) in enumerate(zip(after[0.25], after[None], strict=True)):
+        if number:
+            assert_allclose(with_muon, without, rtol=1e-14)
+    kernel = start[0] * 3**0.5 / start[0].norm() - 0.25 * orthogonalized(gradients[0].flatten(1)).view_as(start[0])
+    assert_allclose(after[0.25][0], kernel, rtol=1e-12)
+
+
+def test_muon_beside_another_optimizer_than_sgd_is_refused() -> None:
+    with pytest.raises(ExperimentError, match=r"muon_rate needs optimizer.name sgd, not adam"):
+        OptimizerSpec("adam", muon_rate=0.1)
 
 
 def test_lookahead_ends_on_the_slow_weights(command: Command, tmp_path: Path) -> None:

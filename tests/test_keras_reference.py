@@ -230,6 +230,8 @@ def test_other_backends_train_too_and_without_validation_images_the_last_epoch_c
         (["fit", "--model.semantics_except", "[adam_formula]"], "model.semantics_except: [adam_formula]"),
         (["fit", "--model.channels_last", "false"], "does not implement model.channels_last: false; leave it at true"),
         (["fit", "--model.optimizer.lookahead", "true"], "does not implement model.optimizer.lookahead: true"),
+        (["fit", "--model.optimizer.name", "sgd", "--model.optimizer.muon_rate", "0.2"],
+         "does not implement model.optimizer.muon_rate: 0.2"),
         (["fit", "--model.whitening", "true"], "does not implement model.whitening: true; leave it at false"),
         (["fit", "--model.compile", "true"], "does not implement model.compile: true; leave it at false"),
         (["fit", "--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed; set it to 32-true or 64-true or b"),

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from lightning_vgg.experiment.semantics import KERAS, TORCH, Semantics
 from lightning_vgg.experiment.specs import OptimizerSpec
-from lightning_vgg.optim import VelocitySGD, build_optimizer, clip_gradients
+from lightning_vgg.optim import build_optimizer, clip_gradients
+from lightning_vgg.velocity_sgd import VelocitySGD
 
 STEPS = 20
 RATES = 0.1 * np.linspace(1, 0.2, STEPS) * (1 + np.arange(STEPS) % 3)  # never twice the same

@@ -56,6 +56,8 @@ class OptimizerSpec:
         decay_all: whether weight decay shrinks biases and batch norm, too, as both frameworks do.
         batch_norm_bias_factor: learning rate of batch norm's biases, as a multiple of that of all others; rate times
             decay stays the same.
+        muon_rate: learning rate of the convolutions' kernels if Muon is to train them, and sgd all else: they keep
+            their norm and move by the orthogonalized momentum (0.6), without decay; null for no Muon.
         lookahead: every five steps the weights fall back to a slow average of theirs, ever closer to it, and end on it.
     """
 
@@ -69,6 +71,7 @@ class OptimizerSpec:
     weight_decay: float | None = None
     decay_all: bool = True
     batch_norm_bias_factor: float = 1.0
+    muon_rate: float | None = None
     lookahead: bool = False
 
     def __post_init__(self) -> None:
@@ -77,8 +80,12 @@ class OptimizerSpec:
             raise ExperimentError(
                 f"optimizer.batch_norm_bias_factor must be above 0, not {self.batch_norm_bias_factor}"
             )
-        if not 0 < self.learning_rate < math.inf:
-            raise ExperimentError(f"optimizer.learning_rate must be above 0, not {self.learning_rate}")
+        for name in ("learning_rate", "muon_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                raise ExperimentError(f"optimizer.{name} must be above 0, not {rate}")
+        if self.muon_rate is not None and self.name != "sgd":
+            raise ExperimentError(f"optimizer.muon_rate needs optimizer.name sgd, not {self.name}")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ExperimentError(f"optimizer.{name} lies in [0, 1), not {getattr(self, name)}")
