@@ -19,6 +19,7 @@ from lightning_vgg.augmented_test import augmented_logits
 from lightning_vgg.blocks import build_network, pass_inputs_on
 from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import read_config
+from lightning_vgg.experiment.errors import ExperimentError
 from lightning_vgg.experiment.pretrained import Pretrained, recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.schedule import rate_factors
@@ -259,7 +260,16 @@ class VGGClassifier(LightningModule):
 
 
 def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:
-    """The trained network of a run, on the CPU and in evaluation mode."""
+    """The trained network of a run, on the CPU and in evaluation mode.
+
+    Raises:
+        ExperimentError: the run has no sound checkpoint, or was trained by Keras.
+    """
+    if run.read_record().get("framework") == "keras":
+        raise ExperimentError(
+            f"{run.path} was trained by Keras: `keras-reference export {run.path}` writes its weights to a file that "
+            "fit takes by --model.init_from"
+        )
     config = read_config(run.path / "config.yaml")
     spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
     size = config.data.image_size

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import history_without_seconds
 from made_images import png, write
+from PIL import Image
 from test_keras_transfer import ON_A_BACKBONE
 from test_keras_transfer import folder as folder
 
@@ -246,6 +247,17 @@ def test_a_checkpoint_is_there_whole_or_as_it_was(tmp_path: Path, keras: Any, mo
     with pytest.raises(KeyboardInterrupt):
         keeper.on_epoch_end(1, {})
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
+
+
+@pytest.mark.parametrize("command", [["predict", "RUN", "image.png"], ["show", "filters", "RUN"]])
+def test_what_needs_a_network_of_lightnings_says_so_of_a_run_of_kerass(
+    command: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(image)
+    given = {"RUN": str(whole), "image.png": str(image)}
+    assert run_lightning([given.get(word, word) for word in command]) == 2
+    assert f"{whole} was trained by Keras: `keras-reference export {whole}`" in capsys.readouterr().err
 
 
 def test_lightning_does_not_go_on_with_a_run_of_kerass(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
