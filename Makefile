@@ -46,6 +46,8 @@ notebooks: $(READY)  ## run the text of the notebooks in examples/ anew, and kee
 bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; on an otherwise idle machine
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step_profile.py -c configs/vgg/base.yaml
+	$(BIN)/python benchmarks/step_profile.py -c configs/vgg/fast.yaml
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras
 	BENCHMARK_RESULTS=benchmarks/results/batches \
 	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 2

@@ -3,7 +3,8 @@
     python benchmarks/accuracy.py --root IMAGES.tar.xz
 
 Each run is the whole command with a process of its own, trained on all images as its YAML says and tested once; seconds
-are those of the epochs (training and validation), start-up beside them. On an otherwise idle machine.
+are those of the epochs (training and validation), start-up beside them. On an otherwise idle machine, whose speed the
+bare loop in bf16 (`bare_loop.py`) tells just before each run.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def main() -> None:
             f"{statistics.fmean(augmented):.2%}" if augmented else "",
             f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
             f"{statistics.fmean(run['images_per_second'] for run in runs):.0f}",
+            f"{statistics.fmean(run['bare_loop_images_per_second'] for run in runs):.0f}",
         ])  # fmt: skip
-    columns = ["configuration", "seeds", "test accuracy", "with test-time augmentation", "seconds", "images/s"]
+    columns = ["configuration", "seeds", "test accuracy", "augmented test", "seconds", "images/s", "bare loop's"]
     publish("accuracy", "Time to accuracy, means over the seeds", columns, rows, {"arms": figures})
 
 
@@ -57,7 +59,9 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     program, config = ARMS[arm]
     name = f"{arm.replace(', ', '_').lower()}_seed{seed}"
     run = Path(options.folder) / "runs" / "time_to_accuracy" / name
+    yardstick = Path(options.folder) / f"{name}.json"
     if not (run / "test_predictions.npz").exists():
+        yardstick.write_text(json.dumps(bare_loop(options.root)))
         command = [
             BIN / program, "fit", "-c", ROOT / "configs" / "vgg" / config, "--data.source", "folder", "--data.root",
             options.root, "--experiment", "time_to_accuracy", "--name", name, "--seed_everything", str(seed),
@@ -70,7 +74,14 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "test_acc": record["test_acc"], "augmented_test_acc": record.get("augmented_test_acc"), "seconds": seconds,
         "startup_seconds": record["startup_seconds"], "images_per_second": record["images_per_second"],
+        "bare_loop_images_per_second": json.loads(yardstick.read_text()),
     }  # fmt: skip
+
+
+def bare_loop(root: str) -> float:
+    """Images per second of the lesson's network, median over three epochs of 12,800 images."""
+    command = [sys.executable, Path(__file__).parent / "bare_loop.py", "--root", root, "--precision", "bf16-mixed"]
+    return statistics.median(map(float, subprocess.check_output(command, text=True).split()))
 
 
 if __name__ == "__main__":
