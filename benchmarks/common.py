@@ -79,10 +79,14 @@ RATIO_COLUMNS = ["precision", "arm", "ratio", "of all turns", "images/s", "of al
 
 
 def ratios_to_bare_loop(precision: str, speeds: dict[str, list[float]]) -> tuple[dict[str, Any], list[list[str]]]:
-    """Figures, and rows under RATIO_COLUMNS, of arms that took turns; speeds are images per second."""
+    """Figures, and rows under RATIO_COLUMNS, of arms that took turns; speeds are images per second.
+
+    The ratio of ``X, augmented`` is that to ``bare loop, augmented``.
+    """
     figures, rows = {}, []
     for name, values in speeds.items():
-        ratios = [value / bare for value, bare in zip(values, speeds["bare loop"], strict=True)]
+        bare_loop = speeds["bare loop, augmented" if name.endswith(", augmented") else "bare loop"]
+        ratios = [value / bare for value, bare in zip(values, bare_loop, strict=True)]
         speed, ratio = spread(values), spread(ratios)
         figures[f"{precision}, {name}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
         rows.append([

@@ -4,8 +4,8 @@
 
 Every arm is a process of its own that trains the lesson's network (32/64/128, dense 256); the arms take turns. An arm's
 figure in one turn is the median over its epochs; the table shows the median over the turns, and the ratio to the bare
-loop turn by turn. ``fit`` is the whole command line: metrics, history, checkpoints, W&B offline. The share of the peak
-is that of the fastest product of two large matrices, measured before.
+loop, with augmentation where the arm has it, turn by turn. ``fit`` is the whole command line: metrics, history,
+checkpoints, W&B offline. The share of the peak is that of the fastest product of two large matrices, measured before.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[128])
+    parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"])
     parser.add_argument("--keras", action="store_true", help="measure the Keras reference, too")
     options = parser.parse_args()
     flops = training_flops(plan_network(NetworkSpec(filters=[32, 64, 128], units=[256]), 32, 10))
     figures: dict[str, Any] = {}
     rows = []
-    for precision in ("32-true", "bf16-mixed"):
+    for precision in options.precisions:
         peak = matrix_peak(precision)
         for batch in options.batches:
             name = f"{precision}, batch {batch}"
