@@ -20,6 +20,7 @@ import optuna
 import pytest
 import yaml
 from conftest import CONFIGS, history_without_seconds, run_in
+from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lightning_vgg.experiment.errors import Diverged, ExperimentError
@@ -272,6 +273,25 @@ def test_a_journal_that_ends_in_half_a_line_is_mended(tmp_path: Path) -> None:
     journal.write_bytes(sound + sound.splitlines()[-1][:20])
     search(settings, 1)
     assert [trial.state for trial in open_study(settings).trials] == [TrialState.COMPLETE] * 3
+
+
+@pytest.mark.timeout(30)  # one that is not taken away is waited for without end
+def test_a_lock_left_by_a_process_that_was_killed_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(JournalFileSymlinkLock.__init__, "__defaults__", (3,))  # seconds, not half a minute
+    settings = small(Path())
+    open_study(settings)
+    acquire = JournalFileSymlinkLock.acquire
+    with monkeypatch.context() as killed:
+        killed.setattr(JournalFileSymlinkLock, "acquire", lambda lock: acquire(lock) and signal.raise_signal(2))
+        with pytest.raises(KeyboardInterrupt):
+            open_study(settings)
+    lock = settings.folder / f"{studies.JOURNAL}.lock"
+    assert lock.is_symlink()
+    open_study(settings)
+    assert not lock.is_symlink()
 
 
 def test_a_study_does_not_go_on_with_other_settings_but_with_images_elsewhere(tmp_path: Path) -> None:

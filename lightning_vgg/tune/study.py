@@ -51,7 +51,9 @@ def open_study(settings: Settings) -> optuna.Study:
 
 def _open_storage(settings: Settings) -> BaseStorage:
     if settings.storage is None:
-        path = settings.folder / JOURNAL
+        # Absolute: Optuna's lock is a link to the path as it is given. One left by a process that was killed counts as
+        # stale by the time of what it points to, and is waited for without end where it points nowhere.
+        path = settings.folder.absolute() / JOURNAL
         _mend_journal(path)
         return JournalStorage(JournalFileBackend(str(path)))
     scheme, _, address = settings.storage.partition("://")
