@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, publish
+from common import ROOT, bare_loop_speed, publish
 
 BIN = Path(sys.executable).parent
 ARMS = {
@@ -61,7 +61,7 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     run = Path(options.folder) / "runs" / "time_to_accuracy" / name
     yardstick = Path(options.folder) / f"{name}.json"
     if not (run / "test_predictions.npz").exists():
-        yardstick.write_text(json.dumps(bare_loop(options.root)))
+        yardstick.write_text(json.dumps(bare_loop_speed(options.root, "bf16-mixed")))
         command = [
             BIN / program, "fit", "-c", ROOT / "configs" / "vgg" / config, "--data.source", "folder", "--data.root",
             options.root, "--experiment", "time_to_accuracy", "--name", name, "--seed_everything", str(seed),
@@ -76,12 +76,6 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "startup_seconds": record["startup_seconds"], "images_per_second": record["images_per_second"],
         "bare_loop_images_per_second": json.loads(yardstick.read_text()),
     }  # fmt: skip
-
-
-def bare_loop(root: str) -> float:
-    """Images per second of the lesson's network, median over three epochs of 12,800 images."""
-    command = [sys.executable, Path(__file__).parent / "bare_loop.py", "--root", root, "--precision", "bf16-mixed"]
-    return statistics.median(map(float, subprocess.check_output(command, text=True).split()))
 
 
 if __name__ == "__main__":

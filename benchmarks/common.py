@@ -7,6 +7,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,12 @@ def matrix_peak(precision: str, seconds: float = 2.0) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def bare_loop_speed(root: str, precision: str, *arguments: str) -> float:
+    """Images per second of bare_loop.py in a process of its own, median over its epochs."""
+    command = [sys.executable, Path(__file__).parent / "bare_loop.py", "--root", root, "--precision", precision]
+    return statistics.median(map(float, subprocess.check_output([*command, *arguments], text=True).split()))
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import RATIO_COLUMNS, ROOT, matrix_peak, publish, ratios_to_bare_loop, training_flops
+from common import RATIO_COLUMNS, ROOT, bare_loop_speed, matrix_peak, publish, ratios_to_bare_loop, training_flops
 
 from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.specs import NetworkSpec
@@ -83,10 +82,8 @@ def take_turns(name: str, measured: dict[str, Callable[[], float]], turns: int) 
 
 
 def bare_loop(options: argparse.Namespace, precision: str, batch: int, augmented: bool) -> float:
-    command = [sys.executable, Path(__file__).parent / "bare_loop.py", "--root", options.root, "--precision", precision]
-    command += ["--images", str(options.images), "--epochs", str(options.epochs), "--batch", str(batch)]
-    command += ["--augmented"] * augmented
-    return statistics.median(map(float, subprocess.check_output(command, text=True).split()))
+    sizes = ["--images", str(options.images), "--epochs", str(options.epochs), "--batch", str(batch)]
+    return bare_loop_speed(options.root, precision, *sizes, *["--augmented"] * augmented)
 
 
 def run_folder_speed(program: str, options: argparse.Namespace, precision: str, batch: int, more: list[str]) -> float:

@@ -31,10 +31,7 @@ class MuonSGD(VelocitySGD):
             super()._update(weights, gradients, group)
             return
         for weight, gradient in zip(weights, gradients, strict=True):
-            if "velocity" not in self.state[weight]:
-                self.state[weight]["velocity"] = torch.zeros_like(weight)
-            velocity = self.state[weight]["velocity"]
-            velocity.mul_(MOMENTUM).add_(gradient)
+            velocity = self._velocity(weight).mul_(MOMENTUM).add_(gradient)
             direction = orthogonalized(gradient.add(velocity, alpha=MOMENTUM).flatten(1))
             weight.mul_(len(weight) ** 0.5 / weight.norm())
             weight.sub_(direction.view_as(weight), alpha=group["lr"])

@@ -69,10 +69,7 @@ class VelocitySGD(Optimizer):
         if not momentum:
             torch._foreach_add_(weights, gradients, alpha=-rate)
             return
-        for weight in weights:
-            if "velocity" not in self.state[weight]:
-                self.state[weight]["velocity"] = torch.zeros_like(weight)
-        velocities = [self.state[weight]["velocity"] for weight in weights]
+        velocities = [self._velocity(weight) for weight in weights]
         # Without the rate the velocity sums plain gradients, and the rate comes in when the weights move.
         gradient_factor, step_factor = (-rate, 1.0) if group["rate_in_velocity"] else (1.0, -rate)
         torch._foreach_mul_(velocities, momentum)
@@ -82,3 +79,10 @@ class VelocitySGD(Optimizer):
             torch._foreach_add_(weights, gradients, alpha=-rate)
         else:
             torch._foreach_add_(weights, velocities, alpha=step_factor)
+
+    def _velocity(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(weight)
+        velocity: Tensor = state["velocity"]
+        return velocity
