@@ -50,7 +50,7 @@ bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; o
 	$(BIN)/python benchmarks/step_profile.py -c configs/vgg/fast.yaml
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras
 	BENCHMARK_RESULTS=benchmarks/results/batches \
-	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 2
+	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 2 --images 4096
 	$(BIN)/python benchmarks/features.py --root $(IMAGES)
 	$(BIN)/python benchmarks/growth.py --root $(IMAGES)
 	$(BIN)/python benchmarks/accuracy.py --root $(IMAGES)
@@ -58,7 +58,7 @@ bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; o
 bench-quick: $(READY)  ## start-up and throughput in three minutes, into runs/bench-quick
 	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/startup.py --turns 1
 	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras \
-	  --images 2560 --epochs 1 --turns 1
+	  --images 1024 --turns 1
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

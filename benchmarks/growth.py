@@ -3,7 +3,7 @@
     python benchmarks/growth.py --root IMAGES.tar.xz
 
 Each point is one epoch of ``lightning-vgg fit`` in a process of its own; the exponent is the slope of a straight line
-through the logarithms (least squares), 1 for what grows in proportion.
+through the logarithms (least squares), 1 for what grows in proportion. growth.png beside the JSON shows the curves.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import ROOT, publish
+from common import RESULTS, ROOT, publish
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 PROGRAM = Path(sys.executable).parent / "lightning-vgg"
+MEASURES = {"seconds": ("seconds", 1.0, "#1f6feb"), "peak_memory_bytes": ("peak memory, MB", 1e6, "#9a6700")}
+"""Key in run.json's figures -> its name, what is divided by, the colour of its curve."""
 
 
 def main() -> None:
@@ -33,16 +39,14 @@ def main() -> None:
             measured = [epoch(Path(folder), arguments) for _, arguments in points]
             sizes = [size for size, _ in points]
             figures[along] = {"sizes": sizes, "points": measured}
-            for what in ("seconds", "peak_memory_bytes"):
+            for what, (name, scale, _) in MEASURES.items():
                 values = [point[what] for point in measured]
                 exponent = float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
                 figures[along][f"exponent_of_{what}"] = exponent
-                unit, scale = ("s", 1) if what == "seconds" else ("MB", 1e6)
                 curve = "  ".join(f"{size}: {value / scale:.3g}" for size, value in zip(sizes, values, strict=True))
-                rows.append(
-                    [along, f"{what.removesuffix('_bytes').replace('_', ' ')} ({unit})", curve, f"{exponent:.2f}"]
-                )
+                rows.append([along, name, curve, f"{exponent:z.2f}"])
     publish("growth", "Growth of one epoch", ["along", "what", "size: value", "exponent"], rows, figures)
+    draw(figures, RESULTS / "growth.png")
 
 
 def series(root: str, folder: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
@@ -87,6 +91,28 @@ def epoch(folder: Path, arguments: list[str]) -> dict[str, float]:
         found = json.loads(record.read_text())
     seconds = found["images"]["train"] / found["images_per_second"]
     return {"seconds": seconds, "peak_memory_bytes": found["peak_memory_bytes"]}
+
+
+def draw(figures: dict[str, dict[str, Any]], path: Path) -> None:
+    """A panel of logarithmic axes for each thing that grows, above the time and below the memory of one epoch."""
+    figure = Figure(figsize=(4 * len(figures), 7), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(MEASURES), len(figures), sharey="row", squeeze=False)
+    for row, (what, (name, scale, colour)) in zip(panels, MEASURES.items(), strict=True):
+        for axes, (along, found) in zip(row, figures.items(), strict=True):
+            values = [point[what] / scale for point in found["points"]]
+            axes.loglog(found["sizes"], values, color=colour, linewidth=2.6, marker="o")
+            axes.set_title(f"exponent {found[f'exponent_of_{what}']:z.2f}", fontsize=12, color="#30363d")
+            axes.set_xlabel(along, fontsize=13)
+            axes.set_xticks(found["sizes"])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
+            axes.grid(color="#d8dee4", linewidth=0.8)
+            axes.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(name, fontsize=13)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

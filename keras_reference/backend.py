@@ -10,11 +10,12 @@ from typing import Any
 import keras
 
 from keras_reference.config import PRECISIONS
-from lightning_vgg.experiment.hardware import processor_name, resident_memory, usable_cores
+from lightning_vgg.experiment.hardware import keep_freed_memory, processor_name, resident_memory, usable_cores
 
 
 def prepare_keras(precision: str, seed: int) -> None:
-    """Set the precision of whatever is built from now on, and seed every generator."""
+    """Set the precision of whatever is built from now on, seed every generator, and keep freed memory."""
+    keep_freed_memory()
     policy = PRECISIONS[precision]
     keras.config.set_floatx("float64" if policy == "float64" else "float32")
     keras.config.set_dtype_policy(policy)

@@ -30,6 +30,7 @@ from lightning_vgg.experiment.config import (
 )
 from lightning_vgg.experiment.dataset import refuse_other_images
 from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.experiment.hardware import keep_freed_memory
 from lightning_vgg.experiment.pretrained import recorded_pretrained
 from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
@@ -40,6 +41,7 @@ from lightning_vgg.vgg import VGGClassifier
 
 def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI] | None = None) -> ExperimentCLI:
     """Run ``fit``, ``validate`` or ``test`` with its arguments, by ExperimentCLI or a kind of it."""
+    keep_freed_memory()
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
     # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.

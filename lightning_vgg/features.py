@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_vgg.experiment.config import framework_free_parser
 from lightning_vgg.experiment.features import HEADLESS, LabelledFeatures, require_backbone, write_features
+from lightning_vgg.experiment.hardware import keep_freed_memory
 
 
 def main(command: str, args: list[str]) -> None:
@@ -28,6 +29,7 @@ def backbone_features(specs: Any) -> dict[str, LabelledFeatures]:
         specs: ``.model``, ``.data``, ``.trainer`` and ``.seed_everything``.
     """
     spec = require_backbone(specs.model)
+    keep_freed_memory()
     from lightning.pytorch import Trainer
 
     from lightning_vgg.data import ImageData

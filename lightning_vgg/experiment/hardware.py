@@ -1,7 +1,8 @@
-"""What run.json says of the machine, as far as no framework is needed to know it."""
+"""The machine, as far as no framework is needed: what run.json says of it, and how its memory is had."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -9,6 +10,10 @@ import resource
 import sys
 import time
 from pathlib import Path
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 
 
 def processor_name() -> str:
@@ -30,6 +35,21 @@ def resident_memory() -> int:
     """Bytes: the largest resident size of this process so far."""
     # Linux counts kilobytes, macOS bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory it frees, for the next tensors, instead of handing it back to the system.
+
+    glibc returns freed blocks above 32 MB at once, smaller ones when they lie at the end of its heap. A training step
+    allocates the same activations over and over, and each time the system maps and clears their pages anew: 5 to 20 %
+    of a step on a CPU (benchmarks/NOTES.md). Does nothing where the C library is another one.
+
+    Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_M_MMAP_MAX, 0)
+        c_library.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def process_seconds() -> float:
