@@ -50,7 +50,7 @@ bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; o
 	$(BIN)/python benchmarks/step_profile.py -c configs/vgg/fast.yaml
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras
 	BENCHMARK_RESULTS=benchmarks/results/batches \
-	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 2 --images 4096
+	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 1 --images 4096
 	$(BIN)/python benchmarks/features.py --root $(IMAGES)
 	$(BIN)/python benchmarks/growth.py --root $(IMAGES)
 	$(BIN)/python benchmarks/accuracy.py --root $(IMAGES)
