@@ -55,10 +55,10 @@ bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; o
 	$(BIN)/python benchmarks/growth.py --root $(IMAGES)
 	$(BIN)/python benchmarks/accuracy.py --root $(IMAGES)
 
-bench-quick: $(READY)  ## start-up and throughput in three minutes, into runs/bench-quick
+bench-quick: $(READY)  ## start-up and throughput in about three minutes, into runs/bench-quick
 	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/startup.py --turns 1
 	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras \
-	  --images 1024 --turns 1
+	  --images 640 --turns 1
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
