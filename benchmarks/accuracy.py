@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--folder", default=".", help="runs/ goes here; what is finished there is not trained again")
     options = parser.parse_args()
+    Path(options.folder).mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}
     rows = []
     for seed in options.seeds:

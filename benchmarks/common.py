@@ -9,7 +9,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,28 @@ def bare_loop_speed(root: str, precision: str, *arguments: str) -> float:
     """Images per second of bare_loop.py in a process of its own, median over its epochs."""
     command = [sys.executable, Path(__file__).parent / "bare_loop.py", "--root", root, "--precision", precision]
     return statistics.median(map(float, subprocess.check_output([*command, *arguments], text=True).split()))
+
+
+def run_folder_speed(command: list[str | Path]) -> float:
+    """Images per second of a ``fit``: over the seconds of an epoch's training steps, the median over the epochs.
+
+    Args:
+        command: of the product's programs, with its arguments.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole = [Path(sys.executable).parent / command[0], *command[1:], "--trainer.default_root_dir", folder]
+        subprocess.run(whole, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
+        (record,) = Path(folder).glob("runs/*/*/run.json")
+        return json.loads(record.read_text())["images_per_second"]
+
+
+def take_turns(name: str, measured: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
+    speeds: dict[str, list[float]] = {arm: [] for arm in measured}
+    for turn in range(turns):
+        for arm, measure in measured.items():
+            speeds[arm].append(measure())
+            print(f"{name}  turn {turn + 1}/{turns}  {arm}: {speeds[arm][-1]:.0f} images/s", flush=True)
+    return speeds
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -12,21 +12,24 @@ the fastest product of two large matrices, measured before.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from common import RATIO_COLUMNS, ROOT, bare_loop_speed, matrix_peak, publish, ratios_to_bare_loop, training_flops
+from common import (
+    RATIO_COLUMNS,
+    ROOT,
+    bare_loop_speed,
+    matrix_peak,
+    publish,
+    ratios_to_bare_loop,
+    run_folder_speed,
+    take_turns,
+    training_flops,
+)
 
 from lightning_vgg.experiment.network import plan_network
 from lightning_vgg.experiment.specs import NetworkSpec
 
-BIN = Path(sys.executable).parent
 TORCH = ["--model.semantics", "torch"]
 EPOCHS = 3
 AUGMENTED = ["--data.augmentation.flip", "true", "--data.augmentation.shift", "4", "--data.augmentation.cutout", "8"]
@@ -64,22 +67,13 @@ def arms(options: argparse.Namespace, precision: str, batch: int) -> dict[str, C
     """What is measured -> how."""
     measured: dict[str, Callable[[], float]] = {
         "bare loop": lambda: bare_loop(options, precision, batch, False),
-        "fit": lambda: run_folder_speed("lightning-vgg", options, precision, batch, TORCH),
+        "fit": lambda: fit_speed("lightning-vgg", options, precision, batch, TORCH),
         "bare loop, augmented": lambda: bare_loop(options, precision, batch, True),
-        "fit, augmented": lambda: run_folder_speed("lightning-vgg", options, precision, batch, [*TORCH, *AUGMENTED]),
+        "fit, augmented": lambda: fit_speed("lightning-vgg", options, precision, batch, [*TORCH, *AUGMENTED]),
     }
     if options.keras:
-        measured["Keras reference"] = lambda: run_folder_speed("keras-reference", options, precision, batch, [])
+        measured["Keras reference"] = lambda: fit_speed("keras-reference", options, precision, batch, [])
     return measured
-
-
-def take_turns(name: str, measured: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
-    speeds: dict[str, list[float]] = {arm: [] for arm in measured}
-    for turn in range(turns):
-        for arm, measure in measured.items():
-            speeds[arm].append(measure())
-            print(f"{name}  turn {turn + 1}/{turns}  {arm}: {speeds[arm][-1]:.0f} images/s", flush=True)
-    return speeds
 
 
 def bare_loop(options: argparse.Namespace, precision: str, batch: int, augmented: bool) -> float:
@@ -87,19 +81,13 @@ def bare_loop(options: argparse.Namespace, precision: str, batch: int, augmented
     return bare_loop_speed(options.root, precision, *sizes, *["--augmented"] * augmented)
 
 
-def run_folder_speed(program: str, options: argparse.Namespace, precision: str, batch: int, more: list[str]) -> float:
-    """What run.json says: images over the seconds of an epoch's training steps, median over the epochs."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            BIN / program, "fit", "-c", ROOT / "configs" / "vgg" / "base.yaml", "--data.source", "folder",
-            "--data.root", options.root, "--data.train_images", str(options.images), "--data.validation_fraction", "0",
-            "--model.network.units", "[256]", "--trainer.max_epochs", str(EPOCHS),
-            "--trainer.precision", precision, "--data.batch_size", str(batch),
-            "--trainer.default_root_dir", folder, *more,
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
-        (record,) = Path(folder).glob("runs/*/*/run.json")
-        return json.loads(record.read_text())["images_per_second"]
+def fit_speed(program: str, options: argparse.Namespace, precision: str, batch: int, more: list[str]) -> float:
+    return run_folder_speed([
+        program, "fit", "-c", ROOT / "configs" / "vgg" / "base.yaml", "--data.source", "folder",
+        "--data.root", options.root, "--data.train_images", str(options.images), "--data.validation_fraction", "0",
+        "--model.network.units", "[256]", "--trainer.max_epochs", str(EPOCHS),
+        "--trainer.precision", precision, "--data.batch_size", str(batch), *more,
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

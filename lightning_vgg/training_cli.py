@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
-from lightning_vgg.experiment.config import framework_free_parser
+from jsonargparse import ActionConfigFile
+
+from lightning_vgg.experiment.backbone import plan_model
+from lightning_vgg.experiment.config import UnknownKey, experiment_parser, framework_free_parser
+from lightning_vgg.experiment.semantics import resolve_semantics
 
 SUBCOMMANDS = ("fit", "validate", "test")
 
@@ -20,6 +25,7 @@ def main(command: str, args: list[str]) -> None:
         parser.epilog = _HELP_EPILOG
         parser.print_help()
         return
+    refuse_early(args)
     from lightning_vgg.experiment_cli import run_command
 
     run_command(command, args)
@@ -31,3 +37,38 @@ _CKPT_HELP: dict[str, Any] = {
     "validate": _RUN_HELP,
     "test": _RUN_HELP,
 }
+
+
+def refuse_early(args: list[str]) -> None:
+    """Name what is wrong with the experiment before the seconds in which torch is loaded.
+
+    What only LightningCLI understands it leaves to that.
+
+    Raises:
+        ExperimentError: a setting cannot be, or the network cannot be built.
+    """
+    if any(arg.startswith("--print_config") for arg in args):  # nothing will be built
+        return
+    parser = experiment_parser()
+    parser.add_argument("-c", "--config", action=ActionConfigFile)
+    try:
+        config = parser.instantiate(parser.parse_args(_of_experiment(args)))
+    except UnknownKey:  # LightningCLI knows more, and so the nearest one
+        return
+    resolve_semantics(config.model.semantics, config.model.semantics_except)
+    if config.model.backbone is None:
+        plan_model(config.model, config.data.image_size, num_classes=2)
+
+
+def _of_experiment(args: list[str]) -> list[str]:
+    """Without the flags that are LightningCLI's own."""
+    kept: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        name, equals, _ = arg.partition("=")
+        if name in _FLAGS or name.startswith(("--model", "--data")):
+            kept += [arg] if equals else [arg, *itertools.islice(rest, 1)]
+    return kept
+
+
+_FLAGS = {"-c", "--config", "--seed_everything", "--experiment", "--name"}

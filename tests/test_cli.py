@@ -207,6 +207,40 @@ def test_help_loads_no_framework(arguments: list[str]) -> None:
     assert output.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["fit", "--model.network.conv_block", "conv - maxpol"], "did you mean 'maxpool'?"),
+        (
+            ["fit", "--trainer.devices", "1", "--model.network.filters=[3,x]", "--ckpt_path", "last"],
+            "model.network.filters",
+        ),
+        (["fit", "-c", "wrong.yaml", "--trainer.max_epochs=1"], "block6 (conv"),
+        (["test", "-c", "twice.yaml"], "line 2: the key 'name' stands there twice"),
+        (["fit", "--model.semantics_except", "[batch_norm_epsilom]"], "did you mean 'batch_norm_epsilon'?"),
+    ],
+)
+def test_a_wrong_experiment_is_told_before_a_framework_is_loaded(
+    arguments: list[str], complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(
+        "model: {network: {filters: [8, 8, 8, 8, 8, 8]}}\ntrainer: {devices: 1, callbacks: null}\n"
+    )
+    (tmp_path / "twice.yaml").write_text("name: a\nname: b\n")
+    code = (
+        f"import sys\nfrom lightning_vgg.cli import run\nprint(run({arguments}))\n"
+        "print(sorted({'torch', 'lightning', 'wandb', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["2", "[]"]
+    assert complaint in result.stderr
+
+
+def test_settings_may_be_printed_of_a_network_that_cannot_be_built(command: Command) -> None:
+    printed = command("fit", "--model.network.filters", "[8,8,8,8,8,8]", "--print_config").stdout
+    assert yaml.safe_load(printed)["model"]["network"]["filters"] == [8] * 6
+
+
 def test_a_resumed_run_goes_on_in_its_own_folder_and_ends_like_an_uninterrupted_one(
     command: Command, tmp_path: Path
 ) -> None:

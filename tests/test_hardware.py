@@ -22,6 +22,8 @@ BY_WHAT = {
     "function": "from lightning_vgg.experiment.hardware import keep_freed_memory; keep_freed_memory()",
     "fit": "from lightning_vgg.experiment_cli import run_command\n"
     "with contextlib.suppress(ExperimentError): run_command('fit', ['--model.network.filters', '[0]'])",
+    "features": "from lightning_vgg import extract_features\n"
+    "with contextlib.suppress(ExperimentError): extract_features({'model.backbone.weights': 'nowhere.safetensors'})",
     "Keras": "from keras_reference.backend import prepare_keras; prepare_keras('32-true', 0)",
 }
 

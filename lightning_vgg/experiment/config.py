@@ -49,6 +49,10 @@ class TrainerSpec:
         refuse_null(self, "trainer")
 
 
+class UnknownKey(ExperimentError):
+    """A key or flag that this parser does not know; one of the whole program might."""
+
+
 class ExplainsErrors:
     """For an ArgumentParser: errors name the key, the place and the nearest known key, without a page of usage."""
 
@@ -74,7 +78,7 @@ class ExplainsErrors:
             raise refused from None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ExperimentError(explain(message, known_keys(self)))
+        raise explained(message, known_keys(self))
 
 
 class ExplainingParser(ExplainsErrors, ArgumentParser):  # type: ignore[misc]
@@ -147,7 +151,7 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str
         known_key = f"{pattern}{'*' if named else key_node.value}"
         has_children = any(known.startswith(f"{known_key}.") for known in keys)
         if not has_children and known_key not in keys:
-            raise ExperimentError(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
+            raise UnknownKey(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
         if isinstance(value_node, yaml.MappingNode):
             if has_children:
                 _check_mapping(path, value_node, f"{key}.", f"{known_key}.", keys)
@@ -155,22 +159,22 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str
             raise ExperimentError(f"{place}: {key!r} has settings of its own: write them below it, indented")
 
 
-def explain(message: str, keys: list[str]) -> str:
-    """Add the nearest known key to a message of jsonargparse about an unknown flag, and cut what helps nobody."""
+def explained(message: str, keys: list[str]) -> ExperimentError:
+    """Of a message of jsonargparse: with the nearest known key to an unknown flag, and without what helps nobody."""
     optional = re.match(
         r"Parser key \"([\w.]+)\":\n.*Errors:\n    - (.*)\n    - Expected a .*NoneType", message, re.DOTALL
     )
     if optional is not None:
-        return f"{optional[1]}: {optional[2]}"
+        return ExperimentError(f"{optional[1]}: {optional[2]}")
     unknown = re.search(
         r"(?:[Uu]nrecognized arguments: --|ambiguous option: --|Option ')([\w.]+)"
         r"|Group '(.+)' does not accept option '([\w.]+)",
         message,
     )
     if unknown is None:
-        return message
+        return ExperimentError(message)
     key = unknown[1] or f"{unknown[2]}.{unknown[3]}"
-    return f"unknown flag --{key}{nearest_key(key, keys)}"
+    return UnknownKey(f"unknown flag --{key}{nearest_key(key, keys)}")
 
 
 def nearest_key(key: str, keys: list[str]) -> str:
@@ -205,14 +209,20 @@ def framework_free_parser(prog: str, description: str) -> ExplainingParser:
 def read_config(path: Path) -> Any:
     """The settings of one YAML file as specs: ``.model``, ``.data``, ``.seed_everything``, ``.experiment``.
 
-    The trainer's settings are left out: each framework reads its own.
+    The trainer's settings are taken as they come: each framework reads its own.
     """
+    parser = experiment_parser()
+    check_yaml(path, known_keys(parser))
+    return parser.instantiate(parser.parse_path(path))
+
+
+def experiment_parser() -> ExplainingParser:
+    """Knows the experiment, and of the trainer nothing but that there is one."""
     parser = ExplainingParser()
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--trainer", type=dict[str, Any])
     add_experiment_arguments(parser)
-    check_yaml(path, known_keys(parser))
-    return parser.instantiate(parser.parse_path(path))
+    return parser
 
 
 def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) -> dict[str, Any]:

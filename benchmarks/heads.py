@@ -1,0 +1,103 @@
+"""Images per second of training a head on features that are kept: ``fit`` against a bare PyTorch loop and Keras.
+
+    python benchmarks/heads.py --root IMAGES.tar.xz --weights vgg16.safetensors --preprocessing keras_caffe
+
+The heads are those of configs/transfer/base.yaml (linear) and dense_head.yaml, with the batch of 64 that stands there
+and one of 1,024. Every ``fit`` is a whole command line in a process of its own; the bare loop has the same features in
+memory, and runs in this one. They take turns; a figure in one turn is the median over the epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import RATIO_COLUMNS, ROOT, publish, ratios_to_bare_loop, run_folder_speed, take_turns
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_vgg import extract_features
+from lightning_vgg.experiment.features import LabelledFeatures
+
+CONFIGS = ROOT / "configs" / "transfer"
+HEADS = {"linear": ["base.yaml"], "dense": ["base.yaml", "dense_head.yaml"]}
+EPOCHS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="image folder or archive")
+    parser.add_argument("--weights", default="none", help="as model.backbone.weights; their values do not matter")
+    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", default=[64, 1024])
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        settings = {
+            "data.source": "folder", "data.root": options.root, "data.train_images": options.images,
+            "data.validation_fraction": 0, "data.cache_dir": cache, "model.backbone.weights": options.weights,
+            "model.backbone.preprocessing": options.preprocessing, "trainer.max_epochs": EPOCHS,
+        }  # fmt: skip
+        train = extract_features(CONFIGS / "base.yaml", settings)["train"]
+        for head in HEADS:
+            for batch in options.batches:
+                name = f"{head}, batch {batch}"
+                measured = arms(head, train, {**settings, "data.batch_size": batch})
+                of_name, table = ratios_to_bare_loop(name, take_turns(name, measured, options.turns))
+                figures |= of_name
+                rows += table
+    described = {"images": options.images, "epochs": EPOCHS, "turns": options.turns}
+    described |= {"features": train.features.shape[1:], "threads": torch.get_num_threads()}
+    columns = ["head", *RATIO_COLUMNS[1:]]
+    title = "Training heads on kept features, ratio to the bare loop"
+    publish("heads", title, columns, rows, {**described, "arms": figures})
+
+
+def arms(head: str, train: LabelledFeatures, settings: dict[str, Any]) -> dict[str, Callable[[], float]]:
+    """What is measured -> how."""
+    return {
+        "bare loop": lambda: bare_loop(head, train, settings["data.batch_size"]),
+        "fit": lambda: fit_speed("lightning-vgg", head, settings),
+        "Keras reference": lambda: fit_speed("keras-reference", head, settings),
+    }
+
+
+def bare_loop(head: str, train: LabelledFeatures, batch: int) -> float:
+    torch.manual_seed(0)
+    features, targets = torch.from_numpy(train.features), torch.from_numpy(train.labels)
+    height, width, channels = features.shape[1:]
+    inputs = height * width * channels
+    top: list[nn.Module] = [nn.Linear(inputs, 10)]
+    if head == "dense":
+        top = [nn.Linear(inputs, 256), nn.ReLU(), nn.BatchNorm1d(256), nn.Dropout(0.5), nn.Linear(256, 10)]
+    network = nn.Sequential(nn.BatchNorm2d(channels), nn.Flatten(), *top)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
+    speeds = []
+    for _ in range(EPOCHS):
+        start = time.perf_counter()
+        for index in torch.randperm(len(features)).split(batch):
+            loss = F.cross_entropy(network(features[index].permute(0, 3, 1, 2)), targets[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        speeds.append(len(features) / (time.perf_counter() - start))
+    return statistics.median(speeds)
+
+
+def fit_speed(program: str, head: str, settings: dict[str, Any]) -> float:
+    """What run.json says: images over the seconds of an epoch's training steps, median over the epochs."""
+    files = [part for name in HEADS[head] for part in ("-c", CONFIGS / name)]
+    flags = [f"--{name}={'null' if value is None else value}" for name, value in settings.items()]
+    return run_folder_speed([program, "fit", *files, *flags])
+
+
+if __name__ == "__main__":
+    main()
