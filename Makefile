@@ -52,6 +52,7 @@ bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; o
 	BENCHMARK_RESULTS=benchmarks/results/batches \
 	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 1 --images 4096
 	$(BIN)/python benchmarks/features.py --root $(IMAGES)
+	$(BIN)/python benchmarks/heads.py --root $(IMAGES)
 	$(BIN)/python benchmarks/growth.py --root $(IMAGES)
 	$(BIN)/python benchmarks/accuracy.py --root $(IMAGES)
 

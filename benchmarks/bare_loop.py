@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import torch
+from common import training_step
 from torch.nn import functional as F
 
 from lightning_vgg.blocks import build_network
@@ -50,11 +51,7 @@ def train(images: np.ndarray, labels: np.ndarray, arguments: argparse.Namespace)
             batch = ((pixels[index].float() - mean) * scale).permute(0, 3, 1, 2)
             if arguments.augmented:
                 batch = augment(batch)
-            with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16-mixed"):
-                loss = F.cross_entropy(network(batch), targets[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            training_step(network, optimizer, batch, targets[index], arguments.precision)
         speeds.append(len(pixels) / (time.perf_counter() - start))
     return speeds
 

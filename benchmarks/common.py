@@ -18,6 +18,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from lightning_vgg.experiment.hardware import processor_name
 from lightning_vgg.experiment.network import Plan
@@ -56,6 +59,17 @@ def training_flops(plan: Plan) -> int:
                 continue
         total += forward * (3 if number else 2)
     return total
+
+
+def training_step(
+    network: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor, precision: str = "32-true"
+) -> None:
+    """As one writes it by hand."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        loss = F.cross_entropy(network(inputs), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def matrix_peak(precision: str, seconds: float = 2.0) -> float:

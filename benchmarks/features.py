@@ -21,6 +21,7 @@ from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 
 from lightning_vgg.data import ImageData
+from lightning_vgg.experiment.hardware import keep_freed_memory
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, NetworkSpec
 from lightning_vgg.transfer import use_features
 from lightning_vgg.vgg import VGGClassifier
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
+    keep_freed_memory()  # as the product's programs do, for both
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     data = ImageData(DataSpec(source="folder", root=options.root, train_images=options.images, validation_fraction=0.0))
     figures, rows = {}, []

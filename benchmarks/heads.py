@@ -4,7 +4,8 @@
 
 The heads are those of configs/transfer/base.yaml (linear) and dense_head.yaml, with the batch of 64 that stands there
 and one of 1,024. Every ``fit`` is a whole command line in a process of its own; the bare loop has the same features in
-memory, and runs in this one. They take turns; a figure in one turn is the median over the epochs.
+memory, and runs in this one, which keeps freed memory as the programs do. They take turns; a figure in one turn is the
+median over the epochs.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import RATIO_COLUMNS, ROOT, publish, ratios_to_bare_loop, run_folder_speed, take_turns
+from common import RATIO_COLUMNS, ROOT, publish, ratios_to_bare_loop, run_folder_speed, take_turns, training_step
 from torch import nn
-from torch.nn import functional as F
 
 from lightning_vgg import extract_features
 from lightning_vgg.experiment.features import LabelledFeatures
@@ -84,10 +84,7 @@ def bare_loop(head: str, train: LabelledFeatures, batch: int) -> float:
     for _ in range(EPOCHS):
         start = time.perf_counter()
         for index in torch.randperm(len(features)).split(batch):
-            loss = F.cross_entropy(network(features[index].permute(0, 3, 1, 2)), targets[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            training_step(network, optimizer, features[index].permute(0, 3, 1, 2), targets[index])
         speeds.append(len(features) / (time.perf_counter() - start))
     return statistics.median(speeds)
 

@@ -11,9 +11,8 @@ import argparse
 import time
 
 import torch
-from common import RATIO_COLUMNS, publish, ratios_to_bare_loop
+from common import RATIO_COLUMNS, publish, ratios_to_bare_loop, training_step
 from torch import nn
-from torch.nn import functional as F
 
 from lightning_vgg.blocks import build_network
 from lightning_vgg.dropout import Dropout
@@ -65,11 +64,7 @@ def train(network: nn.Module, precision: str, steps: int) -> float:
     labels = torch.randint(0, 10, (BATCH,))
     start = time.perf_counter()
     for _ in range(steps):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = F.cross_entropy(network(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        training_step(network, optimizer, images, labels, precision)
     return steps * BATCH / (time.perf_counter() - start)
 
 

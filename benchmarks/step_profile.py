@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import matrix_peak, publish, training_flops
-from torch.nn import functional as F
+from common import matrix_peak, publish, training_flops, training_step
 from torch.profiler import ProfilerActivity, profile
 
 from lightning_vgg.experiment.config import read_config
+from lightning_vgg.experiment.hardware import keep_freed_memory
 from lightning_vgg.optim import build_optimizer
 from lightning_vgg.vgg import VGGClassifier
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("-c", "--config", required=True, type=Path, help="of an experiment")
     parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
+    keep_freed_memory()  # as the product's programs do
     figures: dict[str, Any] = {}
     rows = []
     for precision in ("32-true", "bf16-mixed"):
@@ -59,11 +60,7 @@ def profiled(config: Any, precision: str, steps: int) -> dict[str, Any]:
     labels = torch.randint(0, 10, (batch,))
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = F.cross_entropy(model.network(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        training_step(model.network, optimizer, images, labels, precision)
 
     step()
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
