@@ -103,7 +103,7 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         row |= {column: logs[name] for column, name in _LOGS.items() if name in logs}
         row |= {"learning_rate": float(self.rates[step - 1]), "seconds": round(seconds, 3)}
         self.run.write_history(row)
-        self.run.write_curves()
+        self.run.refresh_curves()
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
         assert self.startup_seconds is not None  # an epoch has a first step
         self.run.update_record(

@@ -62,7 +62,7 @@ def fit(experiment: Experiment, watch: Watch | None = None, resumed: RunFolder |
         experiment.root, experiment.experiment, experiment.name, experiment.seed_everything
     )
     try:
-        with run.locked():
+        with run.being_trained():
             train(training, run, pretrained, watch)
     except Interrupted as stop:
         last = run.checkpoints / LAST

@@ -209,7 +209,7 @@ class RunRecorder(Checkpoint):
         row |= measured | {"seconds": round(time.perf_counter() - self.epoch_started, 3)}
         row = {key: row[key] for key in HISTORY_COLUMNS if key in row}
         self.run.write_history(row)
-        self.run.write_curves()
+        self.run.refresh_curves()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
         images = min(trainer.num_training_batches * data.spec.batch_size, data.count("train"))

@@ -201,7 +201,7 @@ class ExperimentCLI(LightningCLI):
         return yaml.safe_dump(readable_config(config, defaults["trainer"]), sort_keys=False, width=110)
 
     def fit(self, **arguments: Any) -> None:
-        with self.run.locked() if self.trainer.is_global_zero else nullcontext():
+        with self.run.being_trained() if self.trainer.is_global_zero else nullcontext():
             self.trainer.fit(**arguments)
 
     def after_fit(self) -> None:

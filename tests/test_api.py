@@ -213,7 +213,8 @@ def test_features_are_written_kept_and_used_by_fit(trained: RunFolder, command: 
     np.testing.assert_allclose(features["test"].features[:5], expected, rtol=1e-4, atol=1e-5)
 
     flags = [f"--{name}={value.path if name.endswith('weights') else value}" for name, value in settings.items()]
-    command("features", *flags, "--output", tmp_path / "features.npz")
+    said = command("features", *flags, "--output", tmp_path / "features.npz")
+    assert (said.stdout, said.stderr) == (f"{tmp_path / 'features.npz'}\n", "")
     with np.load(tmp_path / "features.npz") as arrays:
         for part, each in features.items():
             np.testing.assert_array_equal(arrays[part], each.features)

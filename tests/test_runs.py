@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -23,6 +24,7 @@ from PIL import Image
 from lightning_vgg.experiment import runs
 from lightning_vgg.experiment.curves import draw_curves
 from lightning_vgg.experiment.runs import HISTORY_COLUMNS, RunError, RunFolder, atomic_write
+from lightning_vgg.interruption import Interrupted
 
 
 @pytest.fixture
@@ -375,6 +377,49 @@ def test_curves_in_the_run_folder(run: RunFolder) -> None:
         assert image.size == (1600, 700)
         assert colour_share(np.asarray(image.convert("RGB")), TEST, RIGHT) > 3e-4
         np.testing.assert_array_equal(image, run.plot())
+
+
+def test_curves_are_not_drawn_with_every_short_epoch(run: RunFolder) -> None:
+    """A head's epoch takes as long as they do."""
+    curves = run.path / "curves.png"
+    for epoch in (1, 2):
+        run.write_history(full_row(epoch))
+        run.refresh_curves()
+    first = curves.read_bytes()
+    assert first != drawn_anew(run)
+    age(curves, 6)
+    run.refresh_curves()
+    assert curves.read_bytes() == drawn_anew(run) != first
+
+
+@pytest.mark.parametrize("stop", [None, KeyboardInterrupt, Interrupted(15)])
+def test_after_a_training_the_curves_show_the_whole_history(run: RunFolder, stop: BaseException | None) -> None:
+    with contextlib.suppress(BaseException), run.being_trained():
+        run.write_history(full_row(1))
+        run.refresh_curves()
+        age(run.path / "curves.png", 1)
+        run.write_history(full_row(2))
+        run.refresh_curves()
+        if stop is not None:
+            raise stop
+    assert (run.path / "curves.png").read_bytes() == drawn_anew(run)
+
+
+def test_a_training_without_a_whole_epoch_leaves_no_curves(run: RunFolder) -> None:
+    with run.being_trained():
+        pass
+    assert not (run.path / "curves.png").exists()
+
+
+def age(file: Path, seconds: float) -> None:
+    then = file.stat().st_mtime - seconds
+    os.utime(file, (then, then))
+
+
+def drawn_anew(run: RunFolder) -> bytes:
+    file = io.BytesIO()
+    draw_curves(run.read_history(), f"{run.path.parent.name} · {run.path.name}", None, file)
+    return file.getvalue()
 
 
 def test_a_run_has_a_test_accuracy_once_it_was_tested(run: RunFolder) -> None:

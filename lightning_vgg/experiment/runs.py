@@ -22,6 +22,7 @@ import io
 import json
 import os
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,9 @@ Accuracies: fractions. learning_rate: of the epoch's last step. seconds: of the 
 
 Watch = Callable[[int, float], bool]
 """Follows a run: is told the epochs done and the last one's validation accuracy, a fraction; says whether to stop."""
+
+_CURVES_SECONDS = 5.0
+"""How old curves.png may become: drawing them takes as long as an epoch of a head on kept features."""
 
 _WHOLE_NUMBERS = ("epoch", "step")
 
@@ -190,6 +194,20 @@ class RunFolder:
         finally:
             os.close(folder)
 
+    @contextlib.contextmanager
+    def being_trained(self) -> Iterator[None]:
+        """Locked; and however the training inside ends, its curves show every epoch of the history.
+
+        Raises:
+            RunError: another process has it.
+        """
+        with self.locked():
+            try:
+                yield
+            finally:
+                if _time_of(self.path / "history.csv") > _time_of(self.path / "curves.png"):
+                    self.write_curves()
+
     def write_config(self, text: str) -> None:
         with atomic_write(self.path / "config.yaml") as file:
             file.write(text.encode())
@@ -260,9 +278,19 @@ class RunFolder:
         with atomic_write(self.path / "curves.png") as file:
             self._draw_curves(file, test_acc)
 
+    def refresh_curves(self) -> None:
+        """Draw them while the training goes on, if the last ones have become old."""
+        if time.time() - _time_of(self.path / "curves.png") > _CURVES_SECONDS:
+            self.write_curves()
+
     def _draw_curves(self, file: IO[bytes], test_acc: float | None) -> None:
         test_acc = self.read_record().get("test_acc") if test_acc is None else test_acc
         draw_curves(self.read_history(), f"{self.path.parent.name} · {self.path.name}", test_acc, file)
+
+
+def _time_of(path: Path) -> float:
+    """When a file was written, in seconds; long ago where there is none."""
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def epoch_line(row: dict[str, float], epochs: int | None) -> str:
