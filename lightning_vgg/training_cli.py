@@ -7,9 +7,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
-from lightning_vgg.experiment.backbone import plan_model
 from lightning_vgg.experiment.config import UnknownKey, experiment_parser, framework_free_parser
-from lightning_vgg.experiment.semantics import resolve_semantics
 
 SUBCOMMANDS = ("fit", "validate", "test")
 
@@ -49,6 +47,9 @@ def refuse_early(args: list[str]) -> None:
     """
     if any(arg.startswith("--print_config") for arg in args):  # nothing will be built
         return
+    from lightning_vgg.experiment.backbone import plan_model  # they load numpy, which --help can do without
+    from lightning_vgg.experiment.semantics import resolve_semantics
+
     parser = experiment_parser()
     parser.add_argument("-c", "--config", action=ActionConfigFile)
     try:
