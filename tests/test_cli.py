@@ -166,6 +166,7 @@ def test_wandb_holds_every_curve_and_the_configuration_once_without_a_connection
         (["fitt"], "unknown command 'fitt'; did you mean 'fit'?"),
         (["fit", "--model.network.filter", "[1]"], "--model.network.filter; did you mean 'model.network.filters'?"),
         (["fit", "--trainer.max_epoch", "1"], "--trainer.max_epoch; did you mean 'trainer.max_epochs'?"),
+        (["fit", "--model.max_epochs", "1"], "--model.max_epochs; did you mean 'trainer.max_epochs'?"),
         (["fit", "-c", "missing.yaml"], "missing.yaml: No such file"),
         (["fit", "-c", "typo.yaml"], "typo.yaml, line 3: unknown key 'model.network.filtres'; did you mean 'model.net"),
         (["fit", "--model.network.conv_block", "maxpol"], "did you mean 'maxpool'?\n  maxpol\n  ^^^^^^"),
