@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -28,6 +29,15 @@ from lightning_vgg.experiment.recipe import Conv, Dense
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
+
+
+def backbone_parser(description: str | None) -> argparse.ArgumentParser:
+    """Images, and the network whose features are computed or kept."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="image folder or archive")
+    parser.add_argument("--weights", default="none", help="as model.backbone.weights; their values do not matter")
+    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
+    return parser
 
 
 def machine() -> dict[str, Any]:
@@ -108,6 +118,7 @@ def run_folder_speed(command: list[str | Path]) -> float:
 
 
 def take_turns(name: str, measured: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
+    """Images per second of each arm in each turn."""
     speeds: dict[str, list[float]] = {arm: [] for arm in measured}
     for turn in range(turns):
         for arm, measure in measured.items():

@@ -14,9 +14,10 @@ import logging
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
-from common import RATIO_COLUMNS, publish, ratios_to_bare_loop
+from common import RATIO_COLUMNS, backbone_parser, publish, ratios_to_bare_loop, take_turns
 from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 
@@ -30,10 +31,7 @@ BATCH = 256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="image folder or archive")
-    parser.add_argument("--weights", default="none", help="as model.backbone.weights; their values do not matter")
-    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
+    parser = backbone_parser(__doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--turns", type=int, default=5)
@@ -44,14 +42,10 @@ def main() -> None:
     figures, rows = {}, []
     for precision in ("32-true", "bf16-mixed"):
         arms = {"bare loop": bare_loop, "extraction": extraction}
-        speeds: dict[str, list[float]] = {name: [] for name in arms}
-        for turn in range(options.turns + 1):
-            for name, arm in arms.items():
-                speed = arm(data, options, precision)
-                if turn:  # the first one warms up
-                    speeds[name].append(speed)
-                    print(f"{precision}  turn {turn}/{options.turns}  {name}: {speed:.0f} images/s", flush=True)
-        of_precision, table = ratios_to_bare_loop(precision, speeds)
+        measured = {name: partial(arm, data, options, precision) for name, arm in arms.items()}
+        for warm_up in measured.values():
+            warm_up()
+        of_precision, table = ratios_to_bare_loop(precision, take_turns(precision, measured, options.turns))
         figures |= of_precision
         rows += table
     settings = {"images": options.images, "image_size": options.image_size, "turns": options.turns}

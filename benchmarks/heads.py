@@ -10,7 +10,6 @@ median over the epochs.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -18,10 +17,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import RATIO_COLUMNS, ROOT, publish, ratios_to_bare_loop, run_folder_speed, take_turns, training_step
+from common import (
+    RATIO_COLUMNS,
+    ROOT,
+    backbone_parser,
+    publish,
+    ratios_to_bare_loop,
+    run_folder_speed,
+    take_turns,
+    training_step,
+)
 from torch import nn
 
 from lightning_vgg import extract_features
+from lightning_vgg.experiment.arguments import as_arguments
 from lightning_vgg.experiment.features import LabelledFeatures
 
 CONFIGS = ROOT / "configs" / "transfer"
@@ -30,10 +39,7 @@ EPOCHS = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="image folder or archive")
-    parser.add_argument("--weights", default="none", help="as model.backbone.weights; their values do not matter")
-    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
+    parser = backbone_parser(__doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 1024])
@@ -91,9 +97,8 @@ def bare_loop(head: str, train: LabelledFeatures, batch: int) -> float:
 
 def fit_speed(program: str, head: str, settings: dict[str, Any]) -> float:
     """What run.json says: images over the seconds of an epoch's training steps, median over the epochs."""
-    files = [part for name in HEADS[head] for part in ("-c", CONFIGS / name)]
-    flags = [f"--{name}={'null' if value is None else value}" for name, value in settings.items()]
-    return run_folder_speed([program, "fit", *files, *flags])
+    files = [CONFIGS / name for name in HEADS[head]]
+    return run_folder_speed([program, "fit", *as_arguments(*files, settings)])
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 import torch
-from common import RATIO_COLUMNS, publish, ratios_to_bare_loop, training_step
+from common import RATIO_COLUMNS, publish, ratios_to_bare_loop, take_turns, training_step
 from torch import nn
 
 from lightning_vgg.blocks import build_network
@@ -33,13 +34,10 @@ def main() -> None:
     networks = {arm: build(*changes) for arm, changes in ARMS.items()}
     figures, rows = {}, []
     for precision in ("32-true", "bf16-mixed"):
-        speeds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-        for turn in range(options.turns + 1):
-            for arm, network in networks.items():
-                speed = train(network, precision, options.steps)
-                if turn:  # the first one warms up
-                    speeds[arm].append(speed)
-        of_precision, table = ratios_to_bare_loop(precision, speeds)
+        measured = {arm: partial(train, network, precision, options.steps) for arm, network in networks.items()}
+        for warm_up in measured.values():
+            warm_up()
+        of_precision, table = ratios_to_bare_loop(precision, take_turns(precision, measured, options.turns))
         figures |= of_precision
         rows += table
     settings = {"steps": options.steps, "turns": options.turns, "threads": torch.get_num_threads()}

@@ -45,8 +45,8 @@ def backbone_features(specs: Any) -> dict[str, LabelledFeatures]:
     # Whatever stands on the backbone, it need not fit.
     model = replace(specs.model, network=HEADLESS)
     module = VGGClassifier(model, specs.data.image_size, data.num_classes, pretrained)
-    # It knows the device and what a precision means, and does nothing else here.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would list all that it leaves out
+    # It knows the device and what a precision means, and does nothing else here.
     trainer = Trainer(devices=1, precision=specs.trainer.precision, logger=False, barebones=True)
     trainer.precision_plugin.convert_module(module).to(trainer.strategy.root_device)
     layers = len(pretrained.plan.layers)
