@@ -14,12 +14,12 @@ import torch
 from common import training_step
 from torch.nn import functional as F
 
-from lightning_vgg.blocks import build_network
-from lightning_vgg.experiment.batches import Normalization
-from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.semantics import TORCH
-from lightning_vgg.experiment.sources import load_images
 from lightning_vgg.experiment.specs import NetworkSpec
+from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.sources import load_images
+from lightning_vgg.training.blocks import build_network
 
 
 def main() -> None:

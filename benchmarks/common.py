@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from lightning_vgg.experiment.hardware import processor_name
-from lightning_vgg.experiment.network import Plan
+from lightning_vgg.experiment.network_plan import Plan
 from lightning_vgg.experiment.recipe import Conv, Dense
+from lightning_vgg.runs.machine import processor_name
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))

@@ -21,11 +21,11 @@ from common import RATIO_COLUMNS, backbone_parser, publish, ratios_to_bare_loop,
 from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 
-from lightning_vgg.data import ImageData
-from lightning_vgg.experiment.hardware import keep_freed_memory
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, NetworkSpec
-from lightning_vgg.transfer import use_features
-from lightning_vgg.vgg import VGGClassifier
+from lightning_vgg.runs.machine import keep_freed_memory
+from lightning_vgg.training.data import ImageData
+from lightning_vgg.training.module import VGGClassifier
+from lightning_vgg.training.transfer import use_features
 
 BATCH = 256
 

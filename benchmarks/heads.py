@@ -31,7 +31,7 @@ from torch import nn
 
 from lightning_vgg import extract_features
 from lightning_vgg.experiment.arguments import as_arguments
-from lightning_vgg.experiment.features import LabelledFeatures
+from lightning_vgg.weights.feature_store import LabelledFeatures
 
 CONFIGS = ROOT / "configs" / "transfer"
 HEADS = {"linear": ["base.yaml"], "dense": ["base.yaml", "dense_head.yaml"]}

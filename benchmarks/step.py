@@ -15,11 +15,11 @@ import torch
 from common import RATIO_COLUMNS, publish, ratios_to_bare_loop, take_turns, training_step
 from torch import nn
 
-from lightning_vgg.blocks import build_network
-from lightning_vgg.dropout import Dropout
-from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.semantics import TORCH
 from lightning_vgg.experiment.specs import NetworkSpec
+from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.dropout import Dropout
 
 BATCH = 128
 # "bare loop" is the network as torch's own layers make it.

@@ -17,10 +17,10 @@ import torch
 from common import matrix_peak, publish, training_flops, training_step
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_vgg.experiment.config import read_config
-from lightning_vgg.experiment.hardware import keep_freed_memory
-from lightning_vgg.optim import build_optimizer
-from lightning_vgg.vgg import VGGClassifier
+from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.runs.machine import keep_freed_memory
+from lightning_vgg.training.module import VGGClassifier
+from lightning_vgg.training.optim import build_optimizer
 
 KINDS = {
     "convolution": "convolutions", "batch_norm": "batch norm", "max_pool": "max pooling", "random_": "dropout's masks",

@@ -27,7 +27,7 @@ from common import (
     training_flops,
 )
 
-from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.specs import NetworkSpec
 
 TORCH = ["--model.semantics", "torch"]

@@ -19,7 +19,7 @@ from typing import Any
 
 from common import RESULTS, publish
 
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.runs.folder import RunFolder
 
 PROGRAM = Path(sys.executable).parent / "lightning-vgg"
 CONFIGS = Path(__file__).parent.parent / "configs" / "transfer"

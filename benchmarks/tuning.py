@@ -19,7 +19,7 @@ from typing import Any
 from common import publish
 from optuna.trial import TrialState
 
-from lightning_vgg.tune.settings import Settings, read_settings, tune_parser
+from lightning_vgg.tune.spec import Settings, read_settings, tune_parser
 from lightning_vgg.tune.study import best_trial, finished_trials, open_study
 from lightning_vgg.tune.summary import savings
 from lightning_vgg.tune.worker import train_once

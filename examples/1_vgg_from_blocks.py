@@ -170,7 +170,7 @@ print(f"   (count_params() says {model.count_params():,}: it counts batch norm's
 # In Keras you know the two calls, `model.compile` and `model.fit`. Here is the first, as `keras_reference` has it:
 
 # %%
-from keras_reference.train import compile_model
+from keras_reference.module import compile_model
 
 print(inspect.getsource(compile_model))
 
@@ -179,7 +179,7 @@ print(inspect.getsource(compile_model))
 # class to a `Trainer`, which is the loop around it: epochs, devices, checkpoints, precision.
 
 # %%
-from lightning_vgg.vgg import VGGClassifier
+from lightning_vgg.training.module import VGGClassifier
 
 print(inspect.getsource(VGGClassifier.configure_optimizers))
 print(inspect.getsource(VGGClassifier.validation_step))

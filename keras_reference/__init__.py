@@ -11,7 +11,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from lightning_vgg.lazy import lazy_names
+from lightning_vgg.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from keras_reference.api import (

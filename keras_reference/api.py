@@ -16,11 +16,11 @@ from lightning_vgg.api import load_images as load_images
 from lightning_vgg.api import plan_network as plan_network
 from lightning_vgg.api import report_runs as report_runs
 from lightning_vgg.api import show_network as show_network
+from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
-from lightning_vgg.experiment.errors import ExperimentError as ExperimentError
-from lightning_vgg.experiment.features import LabelledFeatures
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
-from lightning_vgg.experiment.runs import RunFolder as RunFolder
+from lightning_vgg.runs.folder import RunFolder as RunFolder
+from lightning_vgg.weights.feature_store import LabelledFeatures
 
 if TYPE_CHECKING:
     import keras
@@ -40,7 +40,7 @@ def build_network(*settings: Settings, num_classes: int = 10) -> keras.Model:
         ExperimentError: the network cannot be built, or its weights cannot be loaded.
     """
     experiment = read_experiment("fit", as_arguments(*settings))
-    from keras_reference.train import build
+    from keras_reference.module import build
 
     return build(experiment, num_classes)
 
@@ -92,7 +92,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
         ExperimentError: there is no backbone, or its weights or the images cannot be had.
     """
     experiment = read_experiment("features", as_arguments(*settings))
-    from keras_reference.train import backbone_features
+    from keras_reference.module import backbone_features
 
     return backbone_features(experiment)
 
@@ -116,7 +116,7 @@ def run_command(command: str, args: list[str]) -> RunFolder:
     """Run ``fit`` or ``test`` with its arguments, and say what came of it."""
     experiment = read_experiment(command, args)
     run = trained_run(experiment, args) if command == "test" or experiment.resumes else None
-    from keras_reference import train  # seconds, and not before what can be refused is refused
+    from keras_reference import module as train  # seconds, and not before what can be refused is refused
 
     if command == "fit":
         run = train.fit(experiment, resumed=run)

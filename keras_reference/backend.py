@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_reference.config import PRECISIONS
-from lightning_vgg.experiment.hardware import keep_freed_memory, processor_name, resident_memory, usable_cores
+from lightning_vgg.runs.machine import keep_freed_memory, processor_name, resident_memory, usable_cores
 
 
 def prepare_keras(precision: str, seed: int) -> None:

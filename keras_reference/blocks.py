@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from lightning_vgg.experiment.network import Plan, PlannedLayer
+from lightning_vgg.experiment.network_plan import Plan, PlannedLayer
 from lightning_vgg.experiment.recipe import (
     Activation,
     AveragePool,

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 
 from keras_reference.backend import peak_memory
-from keras_reference.batches import TrainingBatches
 from keras_reference.checkpoints import LAST
-from lightning_vgg.experiment.errors import Diverged
-from lightning_vgg.experiment.hardware import process_seconds
-from lightning_vgg.experiment.runs import RunFolder, Watch, epoch_line
-from lightning_vgg.experiment.tracking import STEP, speed_summary
+from keras_reference.data import TrainingBatches
+from lightning_vgg.common.errors import Diverged
+from lightning_vgg.runs.folder import RunFolder, Watch, epoch_line
+from lightning_vgg.runs.machine import process_seconds
+from lightning_vgg.runs.tracking import STEP, speed_summary
 
 _LOGS = {
     "train_loss": "loss",

@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.runs import RunFolder, atomic_write
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.runs.folder import RunFolder, atomic_write
 
 BEST, LAST = "best.weights.h5", "last.npz"
 

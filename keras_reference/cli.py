@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from keras_reference.api import run_command
-from lightning_vgg.experiment.errors import ExperimentError, explain_bug
-from lightning_vgg.experiment.features import write_features
-from lightning_vgg.interruption import SIGNALS, Interrupted
+from lightning_vgg.common.errors import ExperimentError, explain_bug
+from lightning_vgg.common.interruption import SIGNALS, Interrupted
+from lightning_vgg.weights.feature_store import write_features
 
 COMMANDS = {
     "fit": "train in Keras, then test the best checkpoint",
@@ -56,7 +56,7 @@ def _run(command: str, args: list[str]) -> None:
         show_help(command)
     elif command == "features":
         experiment, output = read_features(args)
-        from keras_reference.train import backbone_features
+        from keras_reference.module import backbone_features
 
         write_features(output, backbone_features(experiment))
         print(output)

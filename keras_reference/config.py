@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from lightning_vgg.experiment.backbone import find_source, plan_backbone, plan_model
-from lightning_vgg.experiment.config import (
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.parsing import (
     ExplainingParser,
     TrainerSpec,
     config_files,
@@ -20,11 +21,10 @@ from lightning_vgg.experiment.config import (
     readable_config,
     refuse_changes,
 )
-from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.features import HEADLESS
-from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.weights.feature_store import HEADLESS
 
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_bfloat16"}
 """trainer.precision -> Keras's dtype policy."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_reference.config import read_experiment, refuse_unimplemented
-from lightning_vgg.experiment.runs import RunFolder, Watch
+from lightning_vgg.runs.folder import RunFolder, Watch
 
 
 def check(specs: Any) -> None:
@@ -18,6 +18,6 @@ def check(specs: Any) -> None:
 
 def train(config: Path, watch: Watch | None) -> RunFolder:
     """Train a config.yaml: watched and untested, or, without watch, tested at the end."""
-    from keras_reference import train  # seconds
+    from keras_reference import module as train  # seconds
 
     return train.fit(read_experiment("fit", ["-c", str(config)]), watch)

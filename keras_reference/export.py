@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_reference.config import require_keras
-from lightning_vgg.experiment.backbone import plan_model
-from lightning_vgg.experiment.config import read_config
-from lightning_vgg.experiment.neutral import write_neutral
-from lightning_vgg.experiment.pretrained import recorded_pretrained
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.experiment.backbone_plan import plan_model
+from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.weights.neutral import write_neutral
+from lightning_vgg.weights.pretrained import recorded_pretrained
 
 
 def main(args: list[str]) -> None:

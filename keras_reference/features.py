@@ -5,12 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_reference.backbone import Backbone
 from keras_reference.backend import device_name
-from lightning_vgg.experiment.dataset import Dataset, Part
-from lightning_vgg.experiment.features import describe_features, features_batch_size, remember_features
-from lightning_vgg.experiment.sources import cache_folder
+from keras_reference.transfer import Backbone
 from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.dataset import Dataset, Part
+from lightning_vgg.images.sources import cache_folder
+from lightning_vgg.weights.feature_store import describe_features, features_batch_size, remember_features
 
 
 class Features:

@@ -8,16 +8,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_reference.backbone import Backbone
-from keras_reference.batches import Preprocess, normalizer
 from keras_reference.blocks import build_model
+from keras_reference.data import Preprocess, normalizer
 from keras_reference.optim import Part
+from keras_reference.transfer import Backbone
 from keras_reference.weights import NeutralTensor, Tensors, load_tensors, model_tensors, read_tensors
-from lightning_vgg.experiment.backbone import BackbonePlan
-from lightning_vgg.experiment.batches import Normalization
-from lightning_vgg.experiment.network import Plan
-from lightning_vgg.experiment.neutral import read_neutral
-from lightning_vgg.experiment.pretrained import Pretrained
+from lightning_vgg.experiment.backbone_plan import BackbonePlan
+from lightning_vgg.experiment.network_plan import Plan
+from lightning_vgg.images.batches import Normalization
+from lightning_vgg.weights.neutral import read_neutral
+from lightning_vgg.weights.pretrained import Pretrained
 
 _PARAMETERS = ("kernel", "bias", "gamma", "beta")
 

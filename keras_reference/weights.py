@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from keras_reference.blocks import layer_name
-from lightning_vgg.experiment.network import Plan, PlannedLayer, Shape
-from lightning_vgg.experiment.neutral import check_tensors
+from lightning_vgg.experiment.network_plan import Plan, PlannedLayer, Shape
 from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
+from lightning_vgg.weights.neutral import check_tensors
 
 Tensors = dict[str, np.ndarray]
 

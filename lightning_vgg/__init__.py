@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_vgg.lazy import lazy_names
+from lightning_vgg.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lightning_vgg.api import (

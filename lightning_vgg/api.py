@@ -17,16 +17,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
-from lightning_vgg.experiment.backbone import find_source, plan_backbone, plan_model
-from lightning_vgg.experiment.config import framework_free_parser
-from lightning_vgg.experiment.dataset import Dataset, load_dataset
-from lightning_vgg.experiment.errors import ExperimentError as ExperimentError
-from lightning_vgg.experiment.features import LabelledFeatures
-from lightning_vgg.experiment.network import Plan
+from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.network_plan import Plan
+from lightning_vgg.experiment.parsing import framework_free_parser
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
-from lightning_vgg.experiment.runs import RunFolder as RunFolder
 from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.images.dataset import Dataset, load_dataset
+from lightning_vgg.runs.folder import RunFolder as RunFolder
+from lightning_vgg.weights.feature_store import LabelledFeatures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,8 +82,8 @@ def plan_network(*settings: Settings, num_classes: int = 10) -> Plan:
     >>> plan_network(lesson, {"model.network.filters": [8] * 6})
     Traceback (most recent call last):
         ...
-    lightning_vgg.experiment.network.NetworkError: block6 (conv - maxpool) cannot be built: its 'maxpool' needs 2x2 \
-pixels and gets 1x1; use fewer blocks, fewer pools, or larger images
+    lightning_vgg.experiment.network_plan.NetworkError: block6 (conv - maxpool) cannot be built: its 'maxpool' \
+needs 2x2 pixels and gets 1x1; use fewer blocks, fewer pools, or larger images
     """
     return plan_specs(_specs(*settings), num_classes)
 
@@ -113,7 +113,7 @@ def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
     """
     import torch
 
-    from lightning_vgg.vgg import VGGClassifier
+    from lightning_vgg.training.module import VGGClassifier
 
     specs = _specs(*settings)
     torch.manual_seed(specs.seed_everything)
@@ -134,7 +134,7 @@ def fit(*settings: Settings) -> RunFolder:
     Raises:
         ExperimentError: before anything is written, whatever can be refused then; later, a loss that is not finite.
     """
-    from lightning_vgg.experiment_cli import run_command
+    from lightning_vgg.training.lightning_cli import run_command
 
     return run_command("fit", as_arguments(*settings)).run
 
@@ -155,7 +155,7 @@ def evaluate(
     Raises:
         ExperimentError: there is no such run, or a setting contradicts what it was trained with.
     """
-    from lightning_vgg.experiment_cli import run_command
+    from lightning_vgg.training.lightning_cli import run_command
 
     command = {"val": "validate", "test": "test"}[part]
     cli = run_command(command, as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
@@ -171,7 +171,7 @@ def predict_probabilities(run: Run, files: Sequence[str | os.PathLike[str]]) -> 
     Raises:
         ExperimentError: the run has no checkpoint, or a file is no image.
     """
-    from lightning_vgg.predict import predict_probabilities
+    from lightning_vgg.training.predict import predict_probabilities
 
     return predict_probabilities(RunFolder.open(run), [Path(file) for file in files])
 
@@ -190,7 +190,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
     Raises:
         ExperimentError: there is no backbone, or its weights or the images cannot be had.
     """
-    from lightning_vgg.features import backbone_features
+    from lightning_vgg.training.features import backbone_features
 
     return backbone_features(_specs(*settings))
 
@@ -202,7 +202,7 @@ def export_weights(run: Run, output: str | os.PathLike[str] | None = None) -> Pa
         run: its folder.
         output: the file, safetensors; None for ``weights.safetensors`` in the run folder.
     """
-    from lightning_vgg.weights import export_run
+    from lightning_vgg.training.weights import export_run
 
     return export_run(RunFolder.open(run), Path(output) if output is not None else None)
 
@@ -216,7 +216,7 @@ def show_network(*settings: Settings, num_classes: int = 10) -> Image:
     """
     from PIL import Image
 
-    from lightning_vgg.show.network import draw_network
+    from lightning_vgg.show.architecture import draw_network
 
     specs, file = _specs(*settings), io.BytesIO()
     draw_network(plan_specs(specs, num_classes), title_of(specs), file)
@@ -278,7 +278,7 @@ def compare_arms(*settings: Settings) -> Path:
     Raises:
         ExperimentError: before anything is trained, whatever can be refused then; or a process failed.
     """
-    from lightning_vgg.compare.command import begin, compare
+    from lightning_vgg.compare.runner import begin, compare
 
     report, complete = compare(begin(as_arguments(*settings)))
     if not complete:
@@ -301,7 +301,7 @@ def report_runs(*runs: Run, margin: float | None = None) -> Path:
         ExperimentError: a path is neither a run folder nor a comparison, or runs were tested on different images.
     """
     from lightning_vgg.report import write_report
-    from lightning_vgg.report.command import find_comparison
+    from lightning_vgg.report.inputs import find_comparison
 
     return write_report(*find_comparison([Path(run) for run in runs], margin))
 
@@ -320,7 +320,7 @@ def tune_settings(*settings: Settings) -> optuna.Study:
     Raises:
         ExperimentError: before a trial begins, whatever can be refused then.
     """
-    from lightning_vgg.tune.command import tune
+    from lightning_vgg.tune.search import tune
 
     return tune(as_arguments(*settings))
 

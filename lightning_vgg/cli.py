@@ -6,21 +6,21 @@ import difflib
 import importlib
 import sys
 
-from lightning_vgg.experiment.errors import ExperimentError, explain_bug
-from lightning_vgg.interruption import SIGNALS, Interrupted
+from lightning_vgg.common.errors import ExperimentError, explain_bug
+from lightning_vgg.common.interruption import SIGNALS, Interrupted
 
 COMMANDS = {
-    "fit": ("lightning_vgg.training_cli", "train, then test the best checkpoint"),
-    "validate": ("lightning_vgg.training_cli", "evaluate a checkpoint on the validation images"),
-    "test": ("lightning_vgg.training_cli", "evaluate a checkpoint on the test images"),
-    "predict": ("lightning_vgg.predict", "name the class of image files, by a run"),
-    "show": ("lightning_vgg.show.command", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
-    "features": ("lightning_vgg.features", "write what a backbone makes of all images"),
-    "export": ("lightning_vgg.weights", "write a run's weights as a file that both frameworks start from"),
-    "compare": ("lightning_vgg.compare.command", "train arms over several seeds, and report how they compare"),
-    "report": ("lightning_vgg.report.command", "report how runs compare: verdicts, curves, speed, in one HTML file"),
-    "dashboard": ("lightning_vgg.dashboard", "build the W&B project's workspace and report"),
-    "tune": ("lightning_vgg.tune.command", "search the best settings of an experiment with Optuna"),
+    "fit": ("lightning_vgg.commands.training", "train, then test the best checkpoint"),
+    "validate": ("lightning_vgg.commands.training", "evaluate a checkpoint on the validation images"),
+    "test": ("lightning_vgg.commands.training", "evaluate a checkpoint on the test images"),
+    "predict": ("lightning_vgg.training.predict", "name the class of image files, by a run"),
+    "show": ("lightning_vgg.commands.show", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
+    "features": ("lightning_vgg.training.features", "write what a backbone makes of all images"),
+    "export": ("lightning_vgg.training.weights", "write a run's weights as a file that both frameworks start from"),
+    "compare": ("lightning_vgg.compare.runner", "train arms over several seeds, and report how they compare"),
+    "report": ("lightning_vgg.report.inputs", "report how runs compare: verdicts, curves, speed, in one HTML file"),
+    "dashboard": ("lightning_vgg.report.dashboard", "build the W&B project's workspace and report"),
+    "tune": ("lightning_vgg.tune.search", "search the best settings of an experiment with Optuna"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }
 """Command -> its module, which has main(command, args), and what the help says."""

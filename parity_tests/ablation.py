@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lightning_vgg.blocks import build_network
-from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import SWITCHES, resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec
-from lightning_vgg.optim import build_optimizer, clip_gradients
-from lightning_vgg.weights import network_tensors
-from parity_tests.compare import distance
+from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.optim import build_optimizer, clip_gradients
+from lightning_vgg.training.weights import network_tensors
+from parity_tests.distance import distance
 
 AFTER = (1, 10, 50)
 

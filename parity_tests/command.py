@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_vgg.experiment.config import framework_free_parser
-from lightning_vgg.experiment.runs import atomic_write
+from lightning_vgg.experiment.parsing import framework_free_parser
+from lightning_vgg.runs.folder import atomic_write
 
 if TYPE_CHECKING:
     from parity_tests.ablation import Ablation
@@ -37,8 +37,8 @@ def main(command: str, args: list[str]) -> None:
 
 
 def _climb(config: Any) -> bool:
-    from lightning_vgg.experiment.dataset import load_dataset
-    from parity_tests.transfer import ladder_of
+    from lightning_vgg.images.dataset import load_dataset
+    from parity_tests.transfer_ladder import ladder_of
 
     started = time.monotonic()
     rungs = []
@@ -59,7 +59,7 @@ def _climb(config: Any) -> bool:
 
 
 def _ablate(config: Any) -> bool:
-    from lightning_vgg.experiment.dataset import load_dataset
+    from lightning_vgg.images.dataset import load_dataset
     from parity_tests.ablation import AFTER, ablate
     from parity_tests.ladder import Ladder
     from parity_tests.pair import without_dropout

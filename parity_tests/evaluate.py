@@ -8,12 +8,12 @@ import warnings
 import numpy as np
 from lightning.pytorch import Trainer
 
-from keras_reference.batches import EvaluationBatches, normalizer
-from keras_reference.train import compile_model
-from lightning_vgg.data import ImageData
-from lightning_vgg.experiment.dataset import Dataset
+from keras_reference.data import EvaluationBatches, normalizer
+from keras_reference.module import compile_model
 from lightning_vgg.experiment.specs import DataSpec
-from lightning_vgg.vgg import VGGClassifier
+from lightning_vgg.images.dataset import Dataset
+from lightning_vgg.training.data import ImageData
+from lightning_vgg.training.module import VGGClassifier
 from parity_tests.pair import Pair, Tensors, keras_precision
 
 

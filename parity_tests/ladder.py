@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_reference.batches import Preprocess, normalizer
-from lightning_vgg.experiment.batches import normalize
-from lightning_vgg.experiment.dataset import Dataset, Part
+from keras_reference.data import Preprocess, normalizer
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
-from parity_tests.batches import evaluation_batches, training_batches
-from parity_tests.compare import Distance, distance
+from lightning_vgg.images.batches import normalize
+from lightning_vgg.images.dataset import Dataset, Part
+from parity_tests.collected_batches import evaluation_batches, training_batches
+from parity_tests.distance import Distance, distance
 from parity_tests.evaluate import keras_scores, lightning_scores
 from parity_tests.masks import keras_kept_values, keras_masks, torch_kept_values, torch_masks
 from parity_tests.pair import (

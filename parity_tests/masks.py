@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from lightning_vgg.experiment.network import Plan
+from lightning_vgg.experiment.network_plan import Plan
 from lightning_vgg.experiment.recipe import Dropout
 from parity_tests.frameworks import keras
 
@@ -24,7 +24,7 @@ def torch_masks(plan: Plan, batch: int) -> Iterator[None]:
         mask = torch.from_numpy(next(masks))
         return inputs * (mask.permute(0, 3, 1, 2) if mask.ndim == 4 else mask) / (1 - rate)
 
-    with mock.patch("lightning_vgg.dropout.drop", drop):
+    with mock.patch("lightning_vgg.training.dropout.drop", drop):
         yield
 
 

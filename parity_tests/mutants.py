@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightning_vgg import dropout
-from lightning_vgg.data import EvalLoader
 from lightning_vgg.experiment.draws import draw_epoch
-from lightning_vgg.experiment.preprocessing import PREPROCESSING
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
-from lightning_vgg.optim import Part
-from lightning_vgg.vgg import Scores
+from lightning_vgg.images.preprocessing import PREPROCESSING
+from lightning_vgg.training import dropout
+from lightning_vgg.training.data import EvalLoader
+from lightning_vgg.training.module import Scores
+from lightning_vgg.training.optim import Part
 from parity_tests.frameworks import keras
 from parity_tests.ladder import Ladder, Rung
 from parity_tests.pair import Batch, Pair
-from parity_tests.transfer import TransferLadder
+from parity_tests.transfer_ladder import TransferLadder
 
 Climb = Callable[[Ladder], Iterator[Rung]]
 
@@ -145,22 +145,20 @@ def _dropout_not_inverted() -> AbstractContextManager[Any]:
 
 
 def _activation(name: str, wrong: Callable[[], nn.Module]) -> Callable[[], AbstractContextManager[Any]]:
-    return lambda: mock.patch.dict("lightning_vgg.blocks._ACTIVATIONS", {name: wrong})
+    return lambda: mock.patch.dict("lightning_vgg.training.blocks._ACTIVATIONS", {name: wrong})
 
 
 def _channels_swapped() -> AbstractContextManager[Any]:
-    from keras_reference import batches
+    from keras_reference import data
 
-    right = batches.normalize
-    return mock.patch.object(batches, "normalize", lambda images, *rest: right(images[..., ::-1], *rest))
+    right = data.normalize
+    return mock.patch.object(data, "normalize", lambda images, *rest: right(images[..., ::-1], *rest))
 
 
 def _same_draws_every_epoch() -> AbstractContextManager[Any]:
-    from keras_reference import batches
+    from keras_reference import data
 
-    return mock.patch.object(
-        batches, "draw_epoch", lambda seed, epoch, *rest, **more: draw_epoch(seed, 0, *rest, **more)
-    )
+    return mock.patch.object(data, "draw_epoch", lambda seed, epoch, *rest, **more: draw_epoch(seed, 0, *rest, **more))
 
 
 def _flatten_as_it_lies() -> AbstractContextManager[Any]:
@@ -190,7 +188,7 @@ def _on_a_backbone(spec: ModelSpec) -> ModelSpec:
 
 
 def _preprocessed_as_rgb() -> AbstractContextManager[Any]:
-    from keras_reference.backbone import Backbone
+    from keras_reference.transfer import Backbone
 
     right = Backbone.preprocess
     return mock.patch.object(
@@ -203,7 +201,7 @@ def _torchvisions_preprocessing() -> AbstractContextManager[Any]:
 
 
 def _first_kernel_as_it_lies() -> AbstractContextManager[Any]:
-    from keras_reference.backbone import Backbone
+    from keras_reference.transfer import Backbone
 
     right = Backbone.tensors
     return mock.patch.object(Backbone, "tensors", lambda self: (replace(tensor, bgr=False) for tensor in right(self)))
@@ -213,32 +211,36 @@ def _resized(**settings: bool) -> Callable[[], AbstractContextManager[Any]]:
     def wrong(images: torch.Tensor, size: int) -> torch.Tensor:
         return nn.functional.interpolate(images, (size, size), mode="bilinear", **settings)  # type: ignore[arg-type]
 
-    return lambda: mock.patch("parity_tests.transfer.resize", wrong)
+    return lambda: mock.patch("parity_tests.transfer_ladder.resize", wrong)
 
 
 def _maximum_for_the_average() -> AbstractContextManager[Any]:
-    return mock.patch("lightning_vgg.transfer.Backbone.pool", lambda self, hidden: hidden.amax((2, 3), keepdim=True))
+    return mock.patch(
+        "lightning_vgg.training.transfer.Backbone.pool", lambda self, hidden: hidden.amax((2, 3), keepdim=True)
+    )
 
 
 @contextmanager
 def _nothing_frozen() -> Iterator[None]:
     """In torch: every layer requires gradients and is among the optimizer's."""
-    from lightning_vgg.transfer import Backbone
+    from lightning_vgg.training.transfer import Backbone
 
     right = Backbone.freeze
     with (
         mock.patch.object(Backbone, "freeze", lambda self, layers: right(self, 0)),
-        mock.patch("parity_tests.transfer.trained_parts", lambda network, plan: [Part([*network.parameters()], 1.0)]),
+        mock.patch(
+            "parity_tests.transfer_ladder.trained_parts", lambda network, plan: [Part([*network.parameters()], 1.0)]
+        ),
     ):
         yield
 
 
 def _one_rate_for_all_blocks() -> AbstractContextManager[Any]:
-    from parity_tests import transfer
+    from parity_tests import transfer_ladder
 
-    right = transfer.trained_parts
+    right = transfer_ladder.trained_parts
     return mock.patch.object(
-        transfer, "trained_parts", lambda *plan: [part._replace(rate_factor=1.0) for part in right(*plan)]
+        transfer_ladder, "trained_parts", lambda *plan: [part._replace(rate_factor=1.0) for part in right(*plan)]
     )
 
 

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from keras_reference import blocks as keras_blocks
 from keras_reference import optim as keras_optim
 from keras_reference import weights as keras_weights
-from lightning_vgg.blocks import build_network
-from lightning_vgg.experiment.network import Plan, PlannedLayer, plan_network
+from lightning_vgg.experiment.network_plan import Plan, PlannedLayer, plan_network
 from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Conv, Dense, Dropout, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
-from lightning_vgg.optim import build_optimizer, clip_gradients
-from lightning_vgg.weights import network_tensors
+from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.optim import build_optimizer, clip_gradients
+from lightning_vgg.training.weights import network_tensors
 from parity_tests.frameworks import keras
 
 Precision = Literal["float64", "float32"]

@@ -17,7 +17,10 @@ WORK = (
 )
 ORDERS = [
     ["keras_reference", *order] for order in itertools.permutations(["torch", "lightning", "tensorflow", "keras"])
-] + [list(order) for order in itertools.permutations(["lightning_vgg.vgg", "keras_reference.train", "torch"])]
+] + [
+    list(order)
+    for order in itertools.permutations(["lightning_vgg.training.module", "keras_reference.module", "torch"])
+]
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -41,8 +44,8 @@ def test_without_the_cure_the_process_dies() -> None:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("keras_reference.train", ("torch", "lightning", "parity_tests")),
-        ("lightning_vgg.experiment_cli", ("tensorflow", "keras", "keras_reference", "parity_tests")),
+        ("keras_reference.module", ("torch", "lightning", "parity_tests")),
+        ("lightning_vgg.training.lightning_cli", ("tensorflow", "keras", "keras_reference", "parity_tests")),
     ],
 )
 def test_each_side_loads_its_own_framework_only(module: str, forbidden: tuple[str, ...]) -> None:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_vgg.experiment.dataset import load_dataset
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec, NetworkSpec, OptimizerSpec
-from parity_tests.compare import distance
+from lightning_vgg.images.dataset import load_dataset
+from parity_tests.distance import distance
 from parity_tests.ladder import Ladder
 from parity_tests.mutants import plain_spec
 from parity_tests.whole_run import histories

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_vgg.experiment.batches import Normalization
-from lightning_vgg.experiment.dataset import Dataset, Part, load_dataset
 from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.dataset import Dataset, Part, load_dataset
 from parity_tests.mutants import MUTANTS, Mutant, plain_spec
-from parity_tests.transfer import ladder_of
+from parity_tests.transfer_ladder import ladder_of
 
 DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size=64)
 

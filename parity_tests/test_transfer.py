@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lightning_vgg.experiment.dataset import load_dataset
-from lightning_vgg.experiment.runs import RunFolder
 from lightning_vgg.experiment.specs import (
     AugmentationSpec,
     BackboneSpec,
@@ -21,9 +19,11 @@ from lightning_vgg.experiment.specs import (
     OptimizerSpec,
     ScheduleSpec,
 )
-from parity_tests.compare import distance
+from lightning_vgg.images.dataset import load_dataset
+from lightning_vgg.runs.folder import RunFolder
+from parity_tests.distance import distance
 from parity_tests.ladder import Rung
-from parity_tests.transfer import TransferLadder
+from parity_tests.transfer_ladder import TransferLadder
 from parity_tests.whole_run import histories
 
 DATA = DataSpec(source="digits", image_size=16, train_images=200, batch_size=32, eval_batch_size=64)

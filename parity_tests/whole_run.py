@@ -14,12 +14,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from lightning_vgg.experiment.dataset import Dataset
-from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.neutral import write_neutral
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
-from lightning_vgg.weights import fresh_tensors
+from lightning_vgg.images.dataset import Dataset
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.training.weights import fresh_tensors
+from lightning_vgg.weights.neutral import write_neutral
 from parity_tests.pair import Tensors, without_dropout
 
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")

@@ -78,9 +78,10 @@ def run_command(folder: str, arguments: list[str]) -> None:
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from lightning_vgg import callbacks, cli
-    from lightning_vgg.experiment import features
-    from lightning_vgg.interruption import SIGNALS
+    from lightning_vgg import cli
+    from lightning_vgg.common.interruption import SIGNALS
+    from lightning_vgg.training import callbacks
+    from lightning_vgg.weights import feature_store as features
 
     SIGNALS.install()
     callbacks.CHECKPOINT_SECONDS = 0.05
@@ -104,7 +105,7 @@ class Chaos:
         self.random = random.Random(seed)
         self.processes = multiprocessing.get_context("forkserver")
         self.processes.set_forkserver_preload(
-            ["chaos", "lightning_vgg.experiment_cli", "lightning_vgg.tune.summary", "wandb", "sklearn.datasets"]
+            ["chaos", "lightning_vgg.training.lightning_cli", "lightning_vgg.tune.summary", "wandb", "sklearn.datasets"]
         )
         self.kills: Counter[str] = Counter()
 
@@ -171,7 +172,7 @@ def same_runs(one: Path, other: Path) -> None:
 def assert_same_run(a: Path, b: Path) -> None:
     import torch
 
-    from lightning_vgg.experiment.runs import RunFolder
+    from lightning_vgg.runs.folder import RunFolder
 
     assert sorted(path.name for path in a.iterdir()) == sorted(path.name for path in b.iterdir())
     names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (a, b)]
@@ -225,7 +226,7 @@ def finished_runs(folder: Path) -> dict[Path, int]:
 
 def finished_trials(folder: Path) -> dict[int, tuple[Any, ...]]:
     """Number of a trial that ended by itself -> its draw, what it drew, and what came of it."""
-    from lightning_vgg.tune.settings import read_settings, tune_parser
+    from lightning_vgg.tune.spec import read_settings, tune_parser
     from lightning_vgg.tune.study import finished_trials, open_study
 
     parser = tune_parser()

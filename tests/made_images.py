@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_vgg.experiment.sources import ImageSet, load_images
+from lightning_vgg.images.sources import ImageSet, load_images
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
 

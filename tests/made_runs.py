@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.runs.folder import RunFolder
 
 CLASS_NAMES = ["cat", "dog", "<ox>", "eel"]
 LABELS = np.tile(np.arange(4), 50)

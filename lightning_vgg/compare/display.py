@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from lightning_vgg.compare.jobs import Job
-from lightning_vgg.experiment.runs import RunFolder
+from lightning_vgg.runs.folder import RunFolder
 
 
 class Display:

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
-from lightning_vgg.experiment.arms import ArmSpec, CompareSpec
-from lightning_vgg.experiment.config import (
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.compare.arms import ArmSpec, CompareSpec
+from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.parsing import (
     OPTIONAL_GROUPS,
     ExplainingParser,
     config_files,
@@ -23,12 +25,10 @@ from lightning_vgg.experiment.config import (
     nearest_key,
     readable_config,
 )
-from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.hardware import usable_cores
-from lightning_vgg.experiment.network import plan_network
-from lightning_vgg.experiment.runs import RunFolder, atomic_write
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.runs.folder import RunFolder, atomic_write
+from lightning_vgg.runs.machine import usable_cores
 
 OF_ALL_ARMS = ("experiment", "name", "seed_everything", "trainer.default_root_dir", "trainer.logger")
 """Keys that no arm has for itself."""

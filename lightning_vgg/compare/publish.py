@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from lightning_vgg.experiment.runs import RunFolder
-from lightning_vgg.experiment.tracking import PARITY_TABLE, VERDICT_TABLE, wandb_arguments
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.tracking import PARITY_TABLE, VERDICT_TABLE, wandb_arguments
 
 REPORT_FILES = ("report.html", "report.json", "report.md", "comparison.json", "comparison.yaml")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import ClassVar, Literal
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.common.errors import ExperimentError
 
 ACTIVATIONS = ("linear", "relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid")
 

@@ -9,7 +9,7 @@ import difflib
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.common.errors import ExperimentError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.common.errors import ExperimentError
 
 
 def refuse_null(spec: Any, place: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lightning_vgg.experiment.comparison import Comparison
-from lightning_vgg.experiment.runs import atomic_write
+from lightning_vgg.report.comparison import Comparison
+from lightning_vgg.runs.folder import atomic_write
 
 
 def write_report(comparison: Comparison, folder: Path) -> Path:

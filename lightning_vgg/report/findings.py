@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_vgg.experiment.comparison import OF_LIGHTNING, Comparison, are_paired, arm_settings, differing_keys
-from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.runs import RunFolder
-from lightning_vgg.experiment.scores import agreement, confusion, cross_entropy, probabilities, reliability
-from lightning_vgg.experiment.statistics import ALPHA, POWER, estimate_difference, seeds_needed
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.report.comparison import OF_LIGHTNING, Comparison, are_paired, arm_settings, differing_keys
+from lightning_vgg.report.statistics import ALPHA, POWER, estimate_difference, seeds_needed
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.scores import agreement, confusion, cross_entropy, probabilities, reliability
 
 CURVES = ("train_loss", "val_loss", "train_acc", "val_acc")
 SPEED = ("images_per_second", "seconds_to_target", "startup_seconds", "peak_memory_bytes")

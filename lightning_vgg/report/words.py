@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightning_vgg.experiment.statistics import MOST_SEEDS
+from lightning_vgg.report.statistics import MOST_SEEDS
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import TqdmWarning
 
-from lightning_vgg.experiment.batches import Normalization, normalize
-from lightning_vgg.experiment.config import read_config
-from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.runs import RunFolder
-from lightning_vgg.experiment.sources import load_images, open_image
-from lightning_vgg.vgg import VGGClassifier, load_classifier
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.images.batches import Normalization, normalize
+from lightning_vgg.images.sources import load_images, open_image
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.training.module import VGGClassifier, load_classifier
 
 SHOWN = 64
 """Filters or channels in a picture, at most."""

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from lightning_vgg.experiment.runs import RunFolder, Watch
+from lightning_vgg.runs.folder import RunFolder, Watch
 
 Framework = Literal["lightning", "keras"]
 

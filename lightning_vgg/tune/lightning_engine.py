@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_vgg.experiment.runs import RunFolder, Watch
-from lightning_vgg.interruption import Interrupted
+from lightning_vgg.common.interruption import Interrupted
+from lightning_vgg.runs.folder import RunFolder, Watch
 
 
 def check(specs: Any) -> None:
@@ -16,7 +16,7 @@ def check(specs: Any) -> None:
 
 
 def train(config: Path, watch: Watch | None) -> RunFolder:
-    from lightning_vgg.experiment_cli import run_command  # seconds
+    from lightning_vgg.training.lightning_cli import run_command  # seconds
     from lightning_vgg.tune.lightning_trial import TrialCLI
 
     cli = None if watch is None else partial(TrialCLI, watch)

@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_vgg.experiment.errors import Diverged
-from lightning_vgg.experiment.runs import Watch
-from lightning_vgg.experiment_cli import ExperimentCLI
+from lightning_vgg.common.errors import Diverged
+from lightning_vgg.runs.folder import Watch
+from lightning_vgg.training.lightning_cli import ExperimentCLI
 
 
 class StopWhere(Callback):

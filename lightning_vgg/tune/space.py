@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from lightning_vgg.experiment.config import framework_free_parser, known_keys, nearest_key
-from lightning_vgg.experiment.errors import ExperimentError
-from lightning_vgg.experiment.network import plan_network
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.parsing import framework_free_parser, known_keys, nearest_key
 
 FIXED = {
     "experiment", "name", "config", "trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar",

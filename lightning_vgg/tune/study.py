@@ -16,10 +16,10 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_vgg.experiment.errors import ExperimentError
+from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.tune.alive import is_alive
-from lightning_vgg.tune.settings import DIRECTIONS, Settings
 from lightning_vgg.tune.space import as_text
+from lightning_vgg.tune.spec import DIRECTIONS, Settings
 
 JOURNAL = "journal.log"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -13,8 +13,8 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_vgg.experiment.runs import atomic_write
-from lightning_vgg.tune.settings import DIRECTIONS, Objective, Settings
+from lightning_vgg.runs.folder import atomic_write
+from lightning_vgg.tune.spec import DIRECTIONS, Objective, Settings
 from lightning_vgg.tune.study import best_trial, finished_trials
 
 MEASURED = ("val_acc", "images_per_second", "parameters", "epochs", "seconds", "run", "error")

@@ -15,13 +15,13 @@ import yaml
 from optuna.storages._heartbeat import get_heartbeat_thread  # Study.optimize has it, but takes trials without a turn
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_vgg.experiment.errors import Diverged, ExperimentError
-from lightning_vgg.experiment.runs import RunFolder, Watch
-from lightning_vgg.interruption import SIGNALS, Interrupted
+from lightning_vgg.common.errors import Diverged, ExperimentError
+from lightning_vgg.common.interruption import SIGNALS, Interrupted
+from lightning_vgg.runs.folder import RunFolder, Watch
 from lightning_vgg.tune.alive import alive, locked
 from lightning_vgg.tune.engines import find_engine
-from lightning_vgg.tune.settings import Settings
 from lightning_vgg.tune.space import as_text
+from lightning_vgg.tune.spec import Settings
 from lightning_vgg.tune.study import fail_dead_trials, next_draw, open_study, sampler, trials_left
 from lightning_vgg.tune.summary import write_results
 

@@ -1,0 +1,75 @@
+"""The batches that ``model.fit`` and ``model.predict`` see: the same numbers as on the Lightning side, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.batches import Normalization, cut_batch, normalize
+from lightning_vgg.images.dataset import Part
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""Images (B, S, S, C), or features (B, ...), and labels int64 (B,)."""
+
+Preprocess = Callable[[np.ndarray], np.ndarray]
+"""uint8 images (B, S, S, C) -> what the network reads, in its dtype."""
+
+
+def normalizer(normalization: Normalization, dtype: str) -> Preprocess:
+    return lambda images: normalize(images, normalization, np.dtype(dtype))
+
+
+class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """The training images in the order of the epoch's draws, augmented; the last batch may be smaller.
+
+    ``model.fit`` takes it with ``shuffle=False``, and a callback calls :meth:`start_epoch`. With ``features`` (N, ...)
+    their rows take the place of the images.
+    """
+
+    def __init__(
+        self, part: Part, spec: DataSpec, preprocess: Preprocess, seed: int, features: np.ndarray | None = None
+    ) -> None:
+        super().__init__()
+        self.part = part
+        self.spec = spec
+        self.preprocess = preprocess
+        self.seed = seed
+        self.features = features
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the order, flips and shifts of an epoch (0, 1, ...)."""
+        self.draws = draw_epoch(self.seed, epoch, len(self.part.labels), self.spec.image_size, self.spec.augmentation)
+
+    def __len__(self) -> int:
+        return -(-len(self.part.labels) // self.spec.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        rows = self.draws[slice(number * self.spec.batch_size, (number + 1) * self.spec.batch_size)]
+        labels = self.part.labels[rows.index]
+        if self.features is not None:
+            return self.features[rows.index], labels
+        return cut_batch(self.part.images, rows, self.spec.augmentation.cutout, self.preprocess), labels
+
+
+class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """All images of a part in order, each once; or their ``features`` (N, ...)."""
+
+    def __init__(self, part: Part, spec: DataSpec, preprocess: Preprocess, features: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.part = part
+        self.batch_size = spec.eval_batch_size
+        self.preprocess = preprocess
+        self.features = features
+
+    def __len__(self) -> int:
+        return -(-len(self.part.labels) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        inputs = self.preprocess(self.part.images[rows]) if self.features is None else self.features[rows]
+        return inputs, self.part.labels[rows]

@@ -1,0 +1,279 @@
+"""``keras-reference fit | test``: one experiment by ``model.compile`` and ``model.fit``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import yaml
+
+from keras_reference.backend import describe_backend, prepare_keras
+from keras_reference.callbacks import (
+    NextEpoch,
+    RefuseBadLoss,
+    RunRecorder,
+    StopWhere,
+    WandbCurves,
+)
+from keras_reference.checkpoints import LAST, Checkpoints
+from keras_reference.config import Experiment
+from keras_reference.data import EvaluationBatches, TrainingBatches
+from keras_reference.features import Features
+from keras_reference.network import Network, trained_parts
+from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
+from keras_reference.transfer import load_pretrained
+from lightning_vgg.common.interruption import Interrupted
+from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
+from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.specs import AugmentationSpec
+from lightning_vgg.images.dataset import Part, load_dataset, refuse_other_images
+from lightning_vgg.runs.folder import RunFolder, Watch
+from lightning_vgg.runs.tracking import wandb_arguments
+from lightning_vgg.weights.feature_store import LabelledFeatures, require_backbone, say_features_are_not_kept
+from lightning_vgg.weights.pretrained import Pretrained, file_sha256, recorded_pretrained
+
+
+def fit(experiment: Experiment, watch: Watch | None = None, resumed: RunFolder | None = None) -> RunFolder:
+    """Train, then test the best checkpoint; returns the run folder.
+
+    Args:
+        experiment: what to train.
+        watch: of a trial of a study: is told each epoch, says whether to stop; nothing is printed, and nothing tested.
+        resumed: a run of this experiment to go on with, after its last whole epoch.
+    """
+    spec, size = experiment.model, experiment.data.image_size
+    pretrained = None
+    if resumed is not None and (resumed.checkpoints / LAST).exists():
+        pretrained = recorded_pretrained(spec.backbone, size, resumed)
+        training = Training(experiment, pretrained)
+    else:
+        if spec.backbone is not None:
+            pretrained = load_pretrained(spec.backbone, size)
+        training = Training(experiment, pretrained)
+        if spec.init_from is not None:
+            training.network.start_from(Path(spec.init_from).expanduser())
+    if resumed is not None:
+        refuse_other_images(training.dataset, resumed, resuming=True)
+    run = resumed or RunFolder.create(
+        experiment.root, experiment.experiment, experiment.name, experiment.seed_everything
+    )
+    try:
+        with run.being_trained():
+            train(training, run, pretrained, watch)
+    except Interrupted as stop:
+        last = run.checkpoints / LAST
+        raise Interrupted(stop.number, str(last) if watch is None and last.exists() else None) from None
+    return run
+
+
+def train(training: Training, run: RunFolder, pretrained: Pretrained | None, watch: Watch | None) -> None:
+    """Train in a run folder, from the beginning or from where it stands; then test, unless the run is watched."""
+    experiment, network, dataset = training.experiment, training.network, training.dataset
+    spec, trainer, steps = experiment.model, experiment.trainer, training.steps
+    rates = spec.optimizer.learning_rate * rate_factors(spec.schedule, trainer.max_epochs * steps)
+    optimizer = training.optimizer(rates)
+    whole = network.model(training.stages[0][2])
+    keeper = Checkpoints(run, whole, optimizer, validated=len(dataset.val.labels) > 0)
+    done = keeper.resume()
+    run.write_config(experiment.text)
+    run.update_record(**describe_run(training, pretrained))
+    batches = training.batches()
+    validation = training.evaluation(dataset.val, "val") if keeper.validated else None
+    bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
+    bar = bar and watch is None
+    curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
+    echo = None if bar or watch is not None else trainer.max_epochs
+    recorder = RunRecorder(run, rates, len(dataset.train.labels), echo)
+    # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
+    callbacks = [NextEpoch(batches), RefuseBadLoss(run, steps), recorder, keeper, *curves]
+    if watch is not None:
+        callbacks.append(StopWhere(watch))
+    for first, end, frozen in training.stages:
+        if end <= done:
+            continue
+        model = network.model(frozen, training.fed)
+        compile_model(model, spec.label_smoothing, optimizer)
+        if watch is None:
+            training.say_what_trains(max(first, done), frozen)
+        model.fit(
+            batches,
+            initial_epoch=max(first, done),
+            epochs=end,
+            shuffle=False,  # the batches are shuffled already
+            validation_data=validation,
+            verbose=1 if bar else 0,
+            callbacks=callbacks,
+        )
+        if model.stop_training:
+            break
+    results = test_best(training, whole, run) if watch is None else {}
+    for wandb_curves in curves:
+        wandb_curves.finish(results)
+
+
+def test(experiment: Experiment, run: RunFolder) -> RunFolder:
+    """Test the best checkpoint of a run once more; returns the run's folder."""
+    pretrained = recorded_pretrained(experiment.model.backbone, experiment.data.image_size, run)
+    training = Training(experiment, pretrained)
+    refuse_other_images(training.dataset, run, resuming=False)
+    test_best(training, training.network.model(), run)
+    return run
+
+
+def build(experiment: Experiment, num_classes: int) -> keras.Model:
+    """The model of an experiment before its training."""
+    spec = experiment.model
+    pretrained = None if spec.backbone is None else load_pretrained(spec.backbone, experiment.data.image_size)
+    network = build_layers(experiment, num_classes, pretrained)
+    if spec.init_from is not None:
+        network.start_from(Path(spec.init_from).expanduser())
+    return network.model(pretrained.plan.frozen_layers(0) if pretrained else 0)
+
+
+def build_layers(experiment: Experiment, num_classes: int, pretrained: Pretrained | None) -> Network:
+    """All layers as the experiment's seed draws them."""
+    prepare_keras(experiment.trainer.precision, experiment.seed_everything)
+    size = experiment.data.image_size
+    plan = plan_model(experiment.model, size, num_classes, pretrained.plan if pretrained else None)
+    return Network(plan, pretrained, size)
+
+
+def backbone_features(experiment: Experiment) -> dict[str, LabelledFeatures]:
+    """Of each part that has images; see :func:`keras_reference.extract_features`."""
+    spec = require_backbone(experiment.model)
+    training = Training(experiment, load_pretrained(spec, experiment.data.image_size))
+    backbone, dataset = training.network.backbone, training.dataset
+    assert backbone is not None
+    features = Features(backbone, len(backbone.plan.layers), experiment.data, dataset, experiment.trainer.precision)
+    return {
+        name: LabelledFeatures(features.of(part, name), part.labels)
+        for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
+        if len(part.labels)
+    }
+
+
+class Training:
+    """What an experiment comes down to in Keras.
+
+    Attributes:
+        dataset: the images.
+        network: the layers.
+        stages: (first epoch, epoch after the last, frozen layers), one after the other.
+        fed: the lowest layers of the backbone, which never train: their features are computed once.
+    """
+
+    def __init__(self, experiment: Experiment, pretrained: Pretrained | None) -> None:
+        self.experiment = experiment
+        epochs = experiment.trainer.max_epochs
+        self.dataset = load_dataset(experiment.data)
+        if pretrained is not None and pretrained.normalization is not None:
+            self.dataset = replace(self.dataset, normalization=pretrained.normalization)
+        self.network = build_layers(experiment, len(self.dataset.class_names), pretrained)
+        self.stages = pretrained.plan.stages(epochs) if pretrained else [(0, epochs, 0)]
+        self.fed = pretrained.plan.always_frozen if pretrained else 0
+        if self.fed and experiment.data.augmentation != AugmentationSpec():
+            say_features_are_not_kept(self.fed)
+            self.fed = 0
+        self.preprocess = self.network.preprocess(self.dataset.normalization)
+
+    def batches(self) -> TrainingBatches:
+        part, experiment = self.dataset.train, self.experiment
+        return TrainingBatches(
+            part, experiment.data, self.preprocess, experiment.seed_everything, self._features(part, "train")
+        )
+
+    def evaluation(self, part: Part, name: str) -> EvaluationBatches:
+        return EvaluationBatches(part, self.experiment.data, self.preprocess, self._features(part, name))
+
+    def _features(self, part: Part, name: str) -> np.ndarray | None:
+        backbone = self.network.backbone
+        if backbone is None or not self.fed:
+            return None
+        precision = self.experiment.trainer.precision
+        return Features(backbone, self.fed, self.experiment.data, self.dataset, precision).of(part, name)
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return -(-len(self.dataset.train.labels) // self.experiment.data.batch_size)
+
+    def optimizer(self, rates: np.ndarray) -> keras.optimizers.Optimizer:
+        """One for all, or one for each part of a backbone that trains at a rate or from an epoch of its own.
+
+        Args:
+            rates: the learning rate of every step.
+        """
+        spec, clip = self.experiment.model.optimizer, self.experiment.trainer.gradient_clip_val
+        backbone = self.network.backbone
+        if backbone is None:
+            return build_optimizer(spec, rates, clip, self.network.head.trainable_variables)
+        parts = trained_parts(self.network, backbone.plan, self.steps)
+        return PartsOptimizer(spec, rates, clip, [part for part in parts if part.start < len(rates)])
+
+    def say_what_trains(self, epoch: int, frozen: int) -> None:
+        backbone = self.network.backbone
+        if backbone is not None:
+            counts = self.network.count_parameters()
+            numbers = counts["trainable_parameters"], counts["frozen_parameters"]
+            print(freezing_line(epoch, self.experiment.trainer.max_epochs, *numbers, backbone.plan, frozen), flush=True)
+
+
+def compile_model(model: keras.Model, label_smoothing: float, optimizer: keras.optimizers.Optimizer | None) -> None:
+    """Optimizer, loss and metrics. Metrics are running means over the epoch's images."""
+    on_jax = keras.config.backend() == "jax"
+    dtype = None if on_jax else "float64"  # sums over many images; JAX has no float64 unless told at its start
+    model.compile(
+        optimizer=optimizer,
+        loss=training_loss(label_smoothing, model.output_shape[-1]),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="acc", dtype=dtype),
+            keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True, dtype=dtype),
+        ],
+        jit_compile=on_jax,  # without it JAX runs operation by operation; TensorFlow compiles graphs anyway
+    )
+
+
+def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[str, float]:
+    """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
+    checkpoint = run.checkpoint("best")
+    whole.load_weights(checkpoint)
+    test, classes = training.dataset.test, len(training.dataset.class_names)
+    model = training.network.model(training.stages[-1][2], training.fed)
+    logits = model.predict(training.evaluation(test, "test"), verbose=0).astype(keras.config.floatx())
+    right = logits.argmax(1) == test.labels
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(test.labels, logits)
+    results = {"test_loss": float(loss), "test_acc": float(right.mean())}
+    with np.errstate(invalid="ignore"):  # a class without test images has no accuracy
+        counts = np.bincount(test.labels, minlength=classes)
+        per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
+    run.write_predictions(test.labels, logits.astype(np.float32))
+    run.write_curves(results["test_acc"])
+    run.update_record(  # last: a run whose record has a test_acc is whole
+        checkpoint=f"{run.checkpoints.name}/{checkpoint.name}", **results, test_acc_per_class=per_class.tolist()
+    )
+    return results
+
+
+def describe_run(training: Training, pretrained: Pretrained | None) -> dict[str, Any]:
+    """What run.json says of a run before its results are known."""
+    experiment = training.experiment
+    start = experiment.model.init_from
+    return {
+        **describe_backend(),
+        "precision": experiment.trainer.precision,
+        "seed": experiment.seed_everything,
+        "semantics": experiment.model.semantics,
+        "semantics_except": experiment.model.semantics_except,
+        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
+        **training.dataset.describe(),
+        **training.network.count_parameters(),
+        **({"backbone": pretrained.description} if pretrained else {}),
+    }
+
+
+def _wandb_arguments(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
+    return wandb_arguments(run, experiment.experiment, "keras", yaml.safe_load(experiment.text))

@@ -1,0 +1,75 @@
+"""What a comparison trains: the dataclasses behind the YAML's ``compare`` section."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lightning_vgg.common.errors import ExperimentError
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """One configuration among those that are compared.
+
+    Args:
+        framework: lightning or keras.
+        backend: of keras: tensorflow, torch or jax; null for tensorflow.
+        settings: keys of the experiment that differ in this arm, by their dotted names: {model.semantics: torch}.
+    """
+
+    framework: Literal["lightning", "keras"]
+    backend: Literal["tensorflow", "torch", "jax"] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def default_arms() -> dict[str, ArmSpec]:
+    """Lightning with Keras's defaults, Lightning with PyTorch's, and Keras on TensorFlow."""
+    as_keras: dict[str, Any] = {"model.semantics": "keras", "model.semantics_except": []}
+    as_torch = {**as_keras, "model.semantics": "torch"}
+    return {
+        "lightning-keras": ArmSpec("lightning", settings=as_keras),
+        "lightning-torch": ArmSpec("lightning", settings=as_torch),
+        "keras": ArmSpec("keras", settings=as_keras),
+    }
+
+
+@dataclass(frozen=True)
+class CompareSpec:
+    """A comparison of configurations over seeds.
+
+    Args:
+        arms: name -> configuration, in the order of display.
+        reference: the arm that the others are compared with.
+        seeds: how many seeds each arm trains with: seed_everything and those that follow it.
+        margin: difference of test accuracy, as a fraction, up to which arms count as equivalent; fixed beforehand.
+        ladder: whether the parity ladder is measured, too.
+        ablation: whether it is measured, too, what each default does.
+    """
+
+    arms: dict[str, ArmSpec] = field(default_factory=default_arms)
+    reference: str = "keras"
+    seeds: int = 5
+    margin: float = 0.01
+    ladder: bool = True
+    ablation: bool = True
+
+    def __post_init__(self) -> None:
+        for name, arm in self.arms.items():
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+                raise ExperimentError(
+                    f"compare.arms: {name!r} is to be part of folders' names: use letters, digits, - and _ alone"
+                )
+            if arm.framework == "lightning" and arm.backend is not None:
+                raise ExperimentError(
+                    f"compare.arms.{name}.backend: {arm.backend} is for Keras to run on; Lightning has torch alone"
+                )
+        if self.reference not in self.arms:
+            raise ExperimentError(
+                f"compare.reference: there is no arm {self.reference!r}; the arms are {', '.join(self.arms)}"
+            )
+        if self.seeds < 1:
+            raise ExperimentError(f"compare.seeds must be at least 1, not {self.seeds}")
+        if not 0 < self.margin < 1:
+            raise ExperimentError(f"compare.margin is a fraction such as 0.01, for one point, not {self.margin}")

@@ -1,0 +1,56 @@
+"""One file of initial weights a seed, from which every arm of the same network and initialization starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.compare.plan import Arm, Plan
+from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.weights.neutral import write_neutral
+
+
+def initial_weights(plan: Plan, classes: Mapping[str, int]) -> dict[tuple[str, int], str]:
+    """(arm, seed) -> ``model.init_from`` of that run.
+
+    Arms share a file where they have the same network and draw its weights alike; so those with PyTorch's semantics
+    start from PyTorch's initialization. An arm with an ``init_from`` of its own keeps that.
+
+    Args:
+        plan: the comparison; the files lie in its initial_weights/.
+        classes: arm -> number of classes of its data.
+
+    Raises:
+        ExperimentError: a network cannot be built, or its backbone not loaded.
+    """
+    found = {}
+    for arm, seed in plan.members():
+        path = _path(plan, arm, seed, classes[arm.name])
+        if arm.model.init_from is None and not path.exists():
+            from lightning_vgg.training.weights import fresh_tensors  # loads torch, which takes seconds
+
+            try:
+                tensors = fresh_tensors(arm.model, arm.data.image_size, classes[arm.name], seed)
+            except ExperimentError as error:
+                raise ExperimentError(f"compare.arms.{arm.name}: {error}") from None
+            write_neutral(path, tensors)
+        found[arm.name, seed] = arm.model.init_from or str(path)
+    return found
+
+
+def _path(plan: Plan, arm: Arm, seed: int, classes: int) -> Path:
+    model = arm.model
+    what = {
+        "network": asdict(model.network),
+        "backbone": asdict(model.backbone) if model.backbone else None,
+        "image_size": arm.data.image_size,
+        "classes": classes,
+    }
+    digest = hashlib.sha256(yaml.safe_dump(what).encode()).hexdigest()[:8]
+    drawn = resolve_semantics(model.semantics, model.semantics_except).initialization
+    return plan.folder / "initial_weights" / f"{drawn}_{digest}_seed{seed}.safetensors"

@@ -1,0 +1,254 @@
+"""``lightning-vgg compare -c EXPERIMENT.yaml``: arms times seeds, each run a process, and the report at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.compare.display import Display
+from lightning_vgg.compare.initial_weights import initial_weights
+from lightning_vgg.compare.jobs import Job, run_jobs
+from lightning_vgg.compare.plan import (
+    Arm,
+    Plan,
+    arm_environment,
+    hold_to_beginning,
+    parser,
+    read_plan,
+    share_of_machine,
+    write_beginning,
+)
+from lightning_vgg.images.dataset import load_dataset
+from lightning_vgg.runs.folder import RunFolder, atomic_write
+
+PROGRAMS = {"lightning": "lightning-vgg", "keras": "keras-reference"}
+MEASURED = {"parity": (), "ablation": ("--ablate",)}
+"""What is measured beside the runs -> flags of ``lightning-vgg parity``."""
+
+
+def main(command: str, args: list[str]) -> None:
+    if "-h" in args or "--help" in args:
+        parser(command).print_help()
+        return
+    plan = begin(args)
+    try:
+        _, complete = compare(plan)
+    except KeyboardInterrupt as stop:
+        print(f"stopped; the same command goes on with {plan.folder}", file=sys.stderr)
+        sys.exit(128 + stop.args[0])
+    if not complete:
+        sys.exit(1)
+
+
+def begin(args: list[str]) -> Plan:
+    """The comparison of a command line, begun or gone on with.
+
+    Raises:
+        ExperimentError: for whatever can be refused without reading an image.
+    """
+    plan = read_plan("compare", args)
+    hold_to_beginning(plan)
+    print(f"compares {', '.join(arm.name for arm in plan.arms)} over {plan.compare.seeds} seeds in {plan.folder}")
+    return plan
+
+
+def compare(plan: Plan) -> tuple[Path, bool]:
+    """Run what is not finished yet, and report; returns report.html, and whether all that belongs into it is there."""
+    with interruptible():
+        complete = carry_out(plan)
+        return publish(plan), complete
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt with the signal's number."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # whoever presses Ctrl-C twice shall leave no process behind either
+    raise KeyboardInterrupt(number)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training of the comparison."""
+
+    arm: Arm
+    seed: int
+    run: RunFolder
+    job: Job
+
+
+def carry_out(plan: Plan) -> bool:
+    """Run what is not finished yet, and keep comparison.json; returns whether all is there.
+
+    Raises:
+        ExperimentError: before anything runs: the images cannot be had, a network cannot be built, or another process
+            works on the same comparison.
+    """
+    classes = {arm.name: len(load_dataset(arm.data).class_names) for arm in plan.arms}
+    with alone(plan.folder) as held:
+        weights = initial_weights(plan, classes)
+        write_beginning(plan)
+        write_settings(plan)
+        members = {
+            member.job.name: member
+            for member in (training(plan, arm, seed, weights[arm.name, seed]) for arm, seed in plan.members())
+        }
+        jobs = [*measurements(plan), *(member.job for member in members.values())]  # the longest first
+        todo = [job for job in jobs if not job.made()]
+        for job in todo:
+            if job.name in members:  # half a run that was stopped, or failed; its log stays until the next attempt
+                shutil.rmtree(members[job.name].run.path, ignore_errors=True)
+        runs = {name: (member.run, member.arm.settings["trainer"]["max_epochs"]) for name, member in members.items()}
+        with Display(len(jobs), len(jobs) - len(todo), runs) as display:
+            run_jobs(todo, plan.jobs, Keeper(plan, members, display), held)
+        return all(job.made() for job in jobs)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Hold the folder for this process; yields the descriptor of a second lock, for its jobs to inherit.
+
+    A command that is killed cannot stop its jobs. They go on in their run folders and keep that lock, so whoever
+    repeats the command waits for them, and finds what they have made.
+
+    Raises:
+        ExperimentError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as mine, (folder / ".jobs").open("w") as of_jobs:
+        try:
+            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExperimentError(f"another process works on {folder}: wait for it, or give another --name") from None
+        try:
+            fcntl.flock(of_jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waits for what an attempt that was killed has left running", flush=True)
+            fcntl.flock(of_jobs, fcntl.LOCK_EX)
+        yield of_jobs.fileno()
+
+
+def write_settings(plan: Plan) -> None:
+    """The YAML files that the processes read."""
+    files = {arm.name: arm.settings for arm in plan.arms}
+    for name, settings in files.items():
+        with atomic_write(plan.folder / "arms" / f"{name}.yaml") as file:
+            file.write(yaml.safe_dump(settings, sort_keys=False, width=110).encode())
+    with atomic_write(plan.folder / "experiment.yaml") as file:
+        file.write(yaml.safe_dump(plan.settings, sort_keys=False, width=110).encode())
+
+
+def training(plan: Plan, arm: Arm, seed: int, weights: str) -> Member:
+    run = plan.run(arm, seed)
+    program = Path(sys.executable).parent / PROGRAMS[arm.spec.framework]
+    command = (
+        program, "fit", "-c", plan.folder / "arms" / f"{arm.name}.yaml", "--name", run.path.name,
+        "--seed_everything", seed, "--model.init_from", weights,
+    )  # fmt: skip
+    job = Job(
+        name=f"{arm.name} seed {seed}",
+        command=tuple(map(str, command)),
+        log=plan.folder / "logs" / f"{arm.name}_seed{seed}.log",
+        made=lambda: "test_acc" in run.read_record(),
+        environment=arm_environment(plan, arm),
+    )
+    return Member(arm, seed, run, job)
+
+
+def measurements(plan: Plan) -> Iterator[Job]:
+    """The parity ladder and the ablation of the experiment, with the defaults of Keras."""
+    wanted = {"parity": plan.compare.ladder, "ablation": plan.compare.ablation}
+    program = Path(sys.executable).parent / "lightning-vgg"
+    for name, flags in MEASURED.items():
+        if wanted[name]:
+            made = plan.folder / f"{name}.json"
+            yield Job(
+                name=name,
+                command=(
+                    str(program), "parity", *flags, "-c", str(plan.folder / "experiment.yaml"), "--json", str(made),
+                    "--model.semantics", "keras", "--model.semantics_except", "[]",
+                ),
+                log=plan.folder / "logs" / f"{name}.log",
+                made=made.exists,
+                environment=share_of_machine(plan.jobs),
+            )  # fmt: skip
+
+
+class Keeper:
+    """Keeps comparison.json up to date while jobs run, and shows them."""
+
+    def __init__(self, plan: Plan, members: Mapping[str, Member], display: Display) -> None:
+        self.plan = plan
+        self.members = members
+        self.display = display
+        self.failures: list[dict[str, Any]] = []
+        self.write()
+
+    def started(self, job: Job) -> None:
+        self.display.started(job)
+
+    def made(self, job: Job, seconds: float) -> None:
+        self.write()
+        self.display.made(job, seconds)
+
+    def failed(self, job: Job, words: str) -> None:
+        if member := self.members.get(job.name):
+            log = os.path.relpath(job.log, self.plan.folder)
+            self.failures.append({"arm": member.arm.name, "seed": member.seed, "message": words, "log": log})
+        self.write()
+        self.display.failed(job, words)
+
+    def tick(self) -> None:
+        self.display.tick()
+
+    def write(self) -> None:
+        """What there is, for the report: finished runs alone, in the order of display; paths from here."""
+        arms: dict[str, dict[str, str]] = {arm.name: {} for arm in self.plan.arms}
+        for member in self.members.values():
+            if member.job.made():
+                arms[member.arm.name][str(member.seed)] = os.path.relpath(member.run.path, self.plan.folder)
+        measured = {name: f"{name}.json" for name in MEASURED if (self.plan.folder / f"{name}.json").exists()}
+        record = {
+            "experiment": self.plan.experiment,
+            "margin": self.plan.compare.margin,
+            "reference": self.plan.compare.reference,
+            "arms": {name: runs for name, runs in arms.items() if runs},
+            "failed": self.failures,
+            **{name: measured.get(name) for name in MEASURED},
+        }
+        with atomic_write(self.plan.folder / "comparison.json") as file:
+            file.write(json.dumps(record, indent=2).encode() + b"\n")
+
+
+def publish(plan: Plan) -> Path:
+    """Write the report and send it to W&B."""
+    from lightning_vgg.compare.publish import log_report
+    from lightning_vgg.report import write_report
+    from lightning_vgg.report.comparison import read_comparison
+
+    report = write_report(read_comparison(plan.folder / "comparison.json"), plan.folder)
+    if plan.settings["trainer"]["logger"] is not False:
+        log_report(plan.folder, plan.group)
+    print(f"report   {report}")
+    return report

@@ -1,0 +1,314 @@
+"""BackboneSpec -> the plan of a backbone: which layers of which network, which of them train when, and how fast.
+
+VGG16 is a network of this project like any other, five lines of recipes, so a backbone is always a plan's lower part.
+Layers have Keras's names here, as in keras.applications.VGG16: block1_conv1, block1_conv2, block1_pool, ...
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.network_plan import (
+    CLASSIFIER,
+    NetworkError,
+    Plan,
+    PlannedLayer,
+    Shape,
+    plan_network,
+    require_whitening,
+)
+from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.experiment.recipe import AveragePool, GlobalAveragePool, MaxPool
+from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
+from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
+from lightning_vgg.images.preprocessing import NAMED_WEIGHTS, PREPROCESSING
+from lightning_vgg.runs.folder import RunFolder
+
+VGG16 = NetworkSpec(
+    conv_block=["conv - conv - maxpool"] * 2 + ["conv - conv - conv - maxpool"] * 3,
+    filters=[64, 128, 256, 512, 512],
+    units=[],
+)
+"""The convolutions of Simonyan & Zisserman (2014), configuration D."""
+
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".h5")
+
+Kind = Literal["none", "named", "file", "run"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The network that a backbone is cut from.
+
+    Attributes:
+        kind: where its weights are.
+        network: its blocks; only the convolutional ones count.
+        semantics: by which it was trained: batch norm's epsilon belongs to the weights.
+    """
+
+    kind: Kind
+    network: NetworkSpec
+    semantics: Semantics
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for run.json; `recorded_source` reads them."""
+        return {"network": asdict(self.network), "semantics": asdict(self.semantics)}
+
+
+@dataclass(frozen=True)
+class BackbonePlan:
+    """The layers of a backbone from the images up.
+
+    Attributes:
+        source: the plan of the whole network that it is cut from.
+        is_vgg16: whether that is VGG16 itself.
+        semantics: those of the source.
+        layers: under Keras's names.
+        pooling: after the last layer.
+        frozen: (epochs done, how many layers are frozen from then on), the first at 0 epochs.
+        rate_factor, layer_decay: see BackboneSpec.
+    """
+
+    source: Plan
+    is_vgg16: bool
+    semantics: Semantics
+    layers: tuple[PlannedLayer, ...]
+    pooling: Literal["flatten", "average", "max"]
+    frozen: tuple[tuple[int, int], ...]
+    rate_factor: float
+    layer_decay: float
+
+    @property
+    def image_size(self) -> int:
+        return self.source.input_shape[0]
+
+    @property
+    def output_shape(self) -> Shape:
+        """Channels last, after the pooling."""
+        shape = self.layers[-1].output_shape
+        return shape if self.pooling == "flatten" or len(shape) == 1 else (1, 1, shape[-1])
+
+    def features_shape(self, layers: int) -> Shape:
+        """Of what the lowest ``layers`` make of an image, channels last; pooled where these are all layers."""
+        return self.output_shape if layers == len(self.layers) else self.layers[layers - 1].output_shape
+
+    def frozen_layers(self, epoch: int) -> int:
+        """How many layers do not train in an epoch (0, 1, ...)."""
+        return [count for start, count in self.frozen if start <= epoch][-1]
+
+    @property
+    def always_frozen(self) -> int:
+        """How many layers never train."""
+        return self.frozen[-1][1]
+
+    def first_trained(self, layer: int) -> int | None:
+        """The epoch (0, 1, ...) in which a layer begins to train; None: never."""
+        return next((start for start, count in self.frozen if count <= layer), None)
+
+    def trained_groups(self) -> dict[tuple[int, float], list[int]]:
+        """(first epoch, rate as a share of the head's) -> the layers that train so; those that never do are left out.
+
+        They are the same in every epoch, so a resumed run finds the optimizer's state in its place.
+        """
+        groups: dict[tuple[int, float], list[int]] = {}
+        for number in range(len(self.layers)):
+            start = self.first_trained(number)
+            if start is not None:
+                groups.setdefault((start, self.learning_rate_factor(number)), []).append(number)
+        return groups
+
+    def stages(self, epochs: int) -> list[tuple[int, int, int]]:
+        """(first epoch, epoch after the last, how many layers are frozen) of a training, in order."""
+        ends = [*(start for start, _ in self.frozen[1:]), epochs]
+        return [
+            (start, min(end, epochs), layers)
+            for (start, layers), end in zip(self.frozen, ends, strict=True)
+            if start < epochs
+        ]
+
+    def learning_rate_factor(self, layer: int) -> float:
+        """Of a layer's learning rate, as a share of the head's."""
+        depth = _block_number(self.layers[-1].name) - _block_number(self.layers[layer].name)
+        return self.rate_factor * self.layer_decay**depth
+
+
+def plan_backbone(spec: BackboneSpec, source: Source, image_size: int) -> BackbonePlan:
+    """Plan the backbone for images that are stored with ``image_size`` pixels a side.
+
+    Raises:
+        ExperimentError: a layer's name is unknown, an image too small, or the schedule of unfreezing freezes.
+    """
+    network = replace(source.network, dense_block="dense", units=[])
+    if spec.image_size is not None and spec.image_size < 1:
+        raise ExperimentError(f"model.backbone.image_size must be at least 1, not {spec.image_size}")
+    if spec.rate_factor <= 0 or spec.layer_decay <= 0:
+        raise ExperimentError("model.backbone.rate_factor and model.backbone.layer_decay must be above 0")
+    # Shapes without images first, so that a small image is the fault of the layers that are used alone.
+    names = [name for name, _ in _named_layers(plan_network(network, 1024, num_classes=1))]
+    count = 1 + _index(spec.layer, names, "layer")
+    used = _up_to(network, names[count - 1])
+    try:
+        plan = plan_network(used, spec.image_size or image_size, num_classes=1)
+    except NetworkError as error:
+        raise ExperimentError(
+            f"model.backbone: {error}; that is, a larger model.backbone.image_size or a lower model.backbone.layer"
+        ) from None
+    layers = tuple(replace(layer, name=name) for name, layer in _named_layers(plan))[:count]
+    return BackbonePlan(
+        source=plan,
+        is_vgg16=source.network == VGG16,
+        semantics=source.semantics,
+        layers=layers,
+        pooling=spec.pooling,
+        frozen=_freezing(spec, names[:count]),
+        rate_factor=spec.rate_factor,
+        layer_decay=spec.layer_decay,
+    )
+
+
+def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: BackbonePlan | None = None) -> Plan:
+    """The plan of the network, which stands on the backbone's output where there is one.
+
+    Raises:
+        ExperimentError: it cannot be built.
+    """
+    if backbone is None:
+        plan = plan_network(spec.network, image_size, num_classes)
+        if spec.whitening:
+            require_whitening(plan)
+        return plan
+    if spec.whitening:
+        raise ExperimentError("model.whitening is of a network that sees pixels: leave out model.backbone")
+    shape = backbone.output_shape
+    return plan_network(spec.network, shape[0] if len(shape) == 3 else 1, num_classes, shape[-1])
+
+
+def freezing_line(
+    epoch: int, epochs: int | None, trainable: int, frozen: int, plan: BackbonePlan, frozen_layers: int
+) -> str:
+    """``epoch   3/10  trainable parameters 6,154  frozen 14,714,688 (up to block5_pool)``, after 2 epochs."""
+    upto = f"up to {plan.layers[frozen_layers - 1].name}" if frozen_layers else "none"
+    return f"epoch {epoch + 1:3d}/{epochs}  trainable parameters {trainable:,}  frozen {frozen:,} ({upto})"
+
+
+def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
+    """Say what ``weights`` means, and check that ``preprocessing`` goes with it.
+
+    Args:
+        spec: the backbone.
+        semantics: those of the experiment; a run brings its own.
+
+    Raises:
+        ExperimentError: there are no such weights, or their preprocessing is missing or contradicted.
+    """
+    path = Path(spec.weights).expanduser()
+    if spec.weights == "none":
+        return Source("none", VGG16, semantics)
+    if spec.weights in NAMED_WEIGHTS:
+        _refuse_other_preprocessing(spec, NAMED_WEIGHTS[spec.weights])
+        return Source("named", VGG16, semantics)
+    if path.is_dir():
+        _refuse_other_preprocessing(spec, None)
+        return _run_source(RunFolder.open(path))
+    if not path.is_file():
+        guess = difflib.get_close_matches(spec.weights, [*NAMED_WEIGHTS, "none"], n=1)
+        hint = f"; did you mean {guess[0]}?" if guess else "."
+        raise ExperimentError(
+            f"model.backbone.weights: there is no file or run folder {spec.weights}{hint} "
+            f"Known names are {', '.join(NAMED_WEIGHTS)} and none."
+        )
+    if path.suffix not in FILE_SUFFIXES:
+        raise ExperimentError(
+            f"model.backbone.weights: {path} is of no known kind; weights are in {', '.join(FILE_SUFFIXES)}"
+        )
+    if spec.preprocessing is None:
+        raise ExperimentError(
+            f"model.backbone.preprocessing is missing: {path} does not say what its weights expect of pixels. "
+            f"It is one of {', '.join(PREPROCESSING)}: torchvision for weights that torchvision trained, "
+            "torchvision_features for the original network in RGB, keras_caffe for keras.applications.VGG16"
+        )
+    return Source("file", VGG16, semantics)
+
+
+def recorded_source(description: dict[str, Any]) -> Source:
+    """The source that `Source.describe` has described in run.json; the weights are in the run's checkpoints."""
+    return Source("none", NetworkSpec(**description["network"]), Semantics(**description["semantics"]))
+
+
+def _refuse_other_preprocessing(spec: BackboneSpec, own: str | None) -> None:
+    if spec.preprocessing not in (None, own):
+        raise ExperimentError(
+            f"model.backbone.preprocessing is {spec.preprocessing}, but the weights {spec.weights} bring "
+            f"{own or 'the normalization of their run'}: set it to null"
+        )
+
+
+def _run_source(run: RunFolder) -> Source:
+    record = run.read_record()
+    if "backbone" in record:  # its network is a head; what can be transferred is what lies below
+        return replace(recorded_source(record["backbone"]), kind="run")
+    model = read_config(run.path / "config.yaml").model
+    if not model.network.filters:
+        raise ExperimentError(f"model.backbone.weights: {run.path} has no convolutional block to take over")
+    return Source("run", model.network, resolve_semantics(model.semantics, model.semantics_except))
+
+
+def _named_layers(plan: Plan) -> list[tuple[str, PlannedLayer]]:
+    """The convolutional blocks' layers with Keras's names: a block's only pooling is blockN_pool."""
+    named = []
+    for block, layers in plan.blocks.items():
+        if block == CLASSIFIER:
+            continue
+        pools = [layer for layer in layers if isinstance(layer.layer, MaxPool | AveragePool | GlobalAveragePool)]
+        for layer in layers:
+            name = f"{block}_pool" if pools == [layer] else layer.name.replace(".", "_").replace(" ", "_")
+            named.append((name, layer))
+    return named
+
+
+def _up_to(network: NetworkSpec, layer: str) -> NetworkSpec:
+    """Without the blocks above the layer's."""
+    blocks = _block_number(layer)
+    recipes = network.conv_block if isinstance(network.conv_block, str) else network.conv_block[:blocks]
+    return replace(network, conv_block=recipes, filters=network.filters[:blocks])
+
+
+def _block_number(layer: str) -> int:
+    return int(layer.partition("_")[0].removeprefix("block"))
+
+
+def _index(name: str, names: list[str], key: str) -> int:
+    if name not in names:
+        guess = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {guess[0]}?" if guess else f"there are {', '.join(names)}"
+        raise ExperimentError(f"model.backbone.{key}: there is no layer {name}; {hint}")
+    return names.index(name)
+
+
+def _freezing(spec: BackboneSpec, names: list[str]) -> tuple[tuple[int, int], ...]:
+    """The steps of `BackbonePlan.frozen`."""
+
+    def count(until: str | None, key: str) -> int:
+        if until in (None, "none"):
+            return 0
+        return len(names) if until == "all" else 1 + _index(until, names, key)
+
+    steps = [(0, count(spec.freeze_until, "freeze_until"))]
+    for epoch, until in sorted(spec.unfreeze.items()):
+        if epoch < 1:
+            raise ExperimentError(
+                f"model.backbone.unfreeze counts epochs that are done, from 1: not {epoch}; what is frozen from the "
+                "start stands in model.backbone.freeze_until"
+            )
+        layers = count(until, "unfreeze")
+        if layers >= steps[-1][1]:
+            raise ExperimentError(
+                f"model.backbone.unfreeze: {epoch}: {until} unfreezes nothing: {steps[-1][1]} of {len(names)} layers "
+                f"are frozen before it, {layers} after it"
+            )
+        steps.append((epoch, layers))
+    return tuple(steps)

@@ -1,0 +1,270 @@
+"""CIFAR-10 from its official "python version": a folder, the archive, or a download of it.
+
+The official MD5 checksums are enforced, so whatever is loaded is CIFAR-10 to the last bit. Nothing is kept
+decoded: reading the archive takes about two seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import http
+import http.client
+import io
+import logging
+import os
+import pickle
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, ClassVar
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import numpy as np
+from PIL import Image
+
+from lightning_vgg.common.addresses import is_address, without_secrets
+from lightning_vgg.images.decode import resize
+from lightning_vgg.images.imageset import (
+    DataError,
+    Images,
+    ImageSet,
+    Labels,
+    error_text,
+    make_image_set,
+)
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE = "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+FOLDER = "cifar-10-batches-py"
+TRAIN_FILES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
+TEST_FILES = ("test_batch",)
+NAMES_FILE = "batches.meta"
+FILE_MD5S = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+}
+TIMEOUT = 20.0  # seconds without an answer; there is no second try, a repeat of the command goes on
+
+_log = logging.getLogger(__name__)
+
+
+def load_cifar10(root: str | None, image_size: int, cache: Path) -> ImageSet:
+    """50,000 training and 10,000 test images of 10 classes, resized where `image_size` is not 32.
+
+    `root` is a folder with `cifar-10-batches-py/` or `cifar-10-python.tar.gz`, the archive itself, or the
+    http(s) address of a mirror (of its folder or of the file), perhaps with `user:password@`. None is the official
+    address; downloads are kept in `cache`.
+
+    Raises DataError when a file is missing or damaged, or cannot be downloaded.
+    """
+    files = _official_files(root, cache / "cifar10")
+    return make_image_set(
+        _batches(files, TRAIN_FILES, image_size),
+        _batches(files, TEST_FILES, image_size),
+        unpickle(files[NAMES_FILE])["label_names"],
+    )
+
+
+def _official_files(root: str | None, downloads: Path) -> dict[str, bytes]:
+    """Contents of the files of the data set by name, checksums verified."""
+    if root is None or is_address(root):
+        return _unpacked(_downloaded(root or URL, downloads / ARCHIVE))
+    path = Path(root).expanduser()
+    if path.is_file():
+        return _unpacked(_verified(path, ARCHIVE_MD5))
+    for folder in (path / FOLDER, path):
+        if folder.is_dir() and folder.name == FOLDER:
+            return _from_folder(folder)
+    if (path / ARCHIVE).is_file():
+        return _unpacked(_verified(path / ARCHIVE, ARCHIVE_MD5))
+    there = "which holds no" if path.is_dir() else "which does not exist; it should hold"
+    raise DataError(f"CIFAR-10: data.root is {path}, {there} {FOLDER}/ or {ARCHIVE}. Get it from {URL}.")
+
+
+def _from_folder(folder: Path) -> dict[str, bytes]:
+    missing = [name for name in FILE_MD5S if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"CIFAR-10: {folder} lacks {', '.join(missing)}. Unpack {ARCHIVE} ({URL}) again.")
+    return {name: _verified(folder / name, md5) for name, md5 in FILE_MD5S.items()}
+
+
+def _verified(path: Path, md5: str) -> bytes:
+    """The contents of a user's own file; one that is not the official one is named, never touched."""
+    contents = path.read_bytes()
+    if _md5(contents) != md5:
+        raise DataError(
+            f"CIFAR-10: {path} is cut short, damaged or not the official file ({len(contents):,} bytes, MD5 "
+            f"{_md5(contents)}, official MD5 {md5}). Get a fresh copy from {URL}."
+        )
+    return contents
+
+
+def _unpacked(archive: bytes) -> dict[str, bytes]:
+    """The files straight from the archive: nothing is extracted to disk."""
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as members:
+        for member in members:
+            file = members.extractfile(member)
+            if file is not None:
+                files[Path(member.name).name] = file.read()
+    return files
+
+
+def _md5(contents: bytes) -> str:
+    return hashlib.md5(contents, usedforsecurity=False).hexdigest()
+
+
+# --- download -----------------------------------------------------------------------------------------------
+
+
+def _downloaded(address: str, path: Path) -> bytes:
+    """The archive's contents from `path`, where it is fetched first if it is missing or damaged.
+
+    Processes that want it at the same time fetch it one after the other, so all but the first find it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.parent):
+            if path.is_file():
+                contents = path.read_bytes()
+                if _md5(contents) == ARCHIVE_MD5:
+                    return contents
+                _log.warning("CIFAR-10: %s is damaged (%d bytes); it is fetched again.", path, len(contents))
+            return _fetch(_file_address(address), path)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        kept = "What came is kept, and the same command goes on behind it. " if _part(path).exists() else ""
+        raise DataError(
+            f"CIFAR-10 cannot be had from {without_secrets(_file_address(address))}: {error_text(error)}. {kept}"
+            f"Put {ARCHIVE} at {path}; or name a folder that holds it, or a mirror's address, with --data.root "
+            "FOLDER_OR_MIRROR; or use another source: --data.source digits (no download) or --data.source folder "
+            "(your own images)."
+        ) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder; the lock of a killed process is gone with it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _file_address(address: str) -> str:
+    """Of the archive, where `address` is that of its folder."""
+    parts = urlsplit(address)
+    whole = parts.path.endswith((".tar.gz", ".tgz"))
+    return address if whole else urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{ARCHIVE}"))
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _fetch(url: str, path: Path) -> bytes:
+    """Download to `path` by way of a .part file: nobody ever sees half an archive there, and a download that was
+    interrupted goes on.
+    """
+    part = _part(path)
+    resumed = part.exists()
+    _complete(url, part)
+    contents = part.read_bytes()
+    if _md5(contents) == ARCHIVE_MD5:
+        os.replace(part, path)
+        return contents
+    part.unlink()
+    if resumed:
+        _log.warning("CIFAR-10: what was left of an earlier download is damaged; all of it is fetched again.")
+        return _fetch(url, path)
+    raise ValueError(f"what came ({len(contents):,} bytes) has MD5 {_md5(contents)}, not {ARCHIVE_MD5}")
+
+
+def _complete(url: str, part: Path) -> None:
+    """Append to the file what it lacks; a server that knows no ranges sends all of it again."""
+    done = part.stat().st_size if part.exists() else 0
+    request = _request(url)
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if done and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is lacking
+            error.close()
+            return
+        raise
+    with response, part.open("ab") as file:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            done = 0
+            file.truncate(0)
+        length = response.headers["Content-Length"]
+        _copy(response, file, done, None if length is None else done + int(length))
+
+
+def _request(url: str) -> urllib.request.Request:
+    """urllib sends no password that stands in an address by itself."""
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
+    if login:
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(unquote(login).encode()).decode()}")
+    return request
+
+
+def _copy(response: IO[bytes], part: IO[bytes], done: int, size: int | None) -> None:
+    from tqdm import tqdm
+
+    with tqdm(total=size, initial=done, desc=ARCHIVE, unit="B", unit_scale=True, disable=None) as bar:
+        while chunk := response.read(1 << 18):
+            part.write(chunk)
+            bar.update(len(chunk))
+            done += len(chunk)
+    if size is not None and done != size:
+        raise ValueError(f"the connection ended after {done:,} of {size:,} bytes")
+
+
+# --- the pickled batches ------------------------------------------------------------------------------------
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the three globals that a pickled numpy array needs, and refuses every other."""
+
+    _KNOWN: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._KNOWN:
+            raise DataError(f"CIFAR-10: a file asks for {module}.{name}, which no official file does.")
+        return self._KNOWN[module, name]
+
+
+def unpickle(contents: bytes) -> dict[str, Any]:
+    """The dictionary in one of CIFAR-10's files. Raises DataError where it wants more than arrays."""
+    loaded: dict[str, Any] = _Unpickler(io.BytesIO(contents), encoding="latin1").load()
+    return loaded
+
+
+def _batches(files: dict[str, bytes], names: tuple[str, ...], image_size: int) -> tuple[Images, Labels]:
+    batches = [unpickle(files[name]) for name in names]
+    flat = np.concatenate([batch["data"] for batch in batches])  # (N, 3072): all red, all green, all blue
+    images = np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    if image_size != 32:
+        images = np.stack([resize(Image.fromarray(image), image_size) for image in images])
+    return images, np.concatenate([np.asarray(batch["labels"], dtype=np.int64) for batch in batches])

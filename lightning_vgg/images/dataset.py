@@ -1,0 +1,106 @@
+"""DataSpec -> the training, validation and test images, as both frameworks see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.sources import load_images, split_validation, stratified_subset
+from lightning_vgg.runs.folder import RunFolder
+
+
+class Part(NamedTuple):
+    """uint8 images (N, S, S, 3) and int64 labels (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All images of an experiment.
+
+    Attributes:
+        train, val, test: the parts; val holds no image where the validation fraction is 0.
+        class_names: in the order of the labels.
+        fingerprint: of all images of the source, their labels and class names.
+        normalization: mean and standard deviation of the training images.
+        left_out: images that could not be decoded, each with the reason.
+    """
+
+    train: Part
+    val: Part
+    test: Part
+    class_names: tuple[str, ...]
+    fingerprint: str
+    normalization: Normalization
+    left_out: tuple[str, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of the images."""
+        return {
+            "data_fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "normalization": {"mean": self.normalization.mean, "std": self.normalization.std},
+            **({"images_left_out": list(self.left_out)} if self.left_out else {}),
+            "images": {name: len(getattr(self, name).labels) for name in ("train", "val", "test")},
+        }
+
+
+def load_dataset(spec: DataSpec) -> Dataset:
+    """Load the images and hold out the validation images.
+
+    Raises:
+        DataError: the images cannot be had, or there are too few.
+    """
+    images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image)
+    chosen = np.arange(len(images.train_labels))
+    if spec.train_images is not None:
+        chosen = stratified_subset(images.train_labels, spec.train_images)
+    train, val = (
+        Part(images.train_images[indices], images.train_labels[indices])
+        for indices in (
+            chosen[part]
+            for part in split_validation(images.train_labels[chosen], spec.validation_fraction, spec.split_seed)
+        )
+    )
+    return Dataset(
+        train=train,
+        val=val,
+        test=Part(images.test_images, images.test_labels),
+        class_names=images.class_names,
+        fingerprint=images.fingerprint,
+        normalization=Normalization.of(train.images),
+        left_out=images.left_out,
+    )
+
+
+def refuse_other_images(dataset: Dataset, run: RunFolder, resuming: bool) -> None:
+    """Refuse images with which a run cannot be used. One that was stopped before its run.json takes any.
+
+    Args:
+        dataset: the images of this command.
+        run: that was trained.
+        resuming: whether it goes on, with the very same images; otherwise it is only evaluated, on the same classes.
+
+    Raises:
+        ExperimentError: they are others.
+    """
+    record = run.read_record()
+    if not record:
+        return
+    if resuming and record["data_fingerprint"] != dataset.fingerprint:
+        raise ExperimentError(
+            f"the images are not those that {run.path} began with (their fingerprint in run.json differs): "
+            "start a new run, without --ckpt_path"
+        )
+    if list(dataset.class_names) != record["class_names"]:
+        raise ExperimentError(
+            f"the images have the classes {', '.join(dataset.class_names)}, those of {run.path} have "
+            f"{', '.join(record['class_names'])}"
+        )

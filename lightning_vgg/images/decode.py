@@ -1,0 +1,178 @@
+"""Image files of every kind to square RGB arrays.
+
+What becomes of the kinds: transparent pixels are laid on black, 16-bit grey keeps its high byte (Pillow would
+clip it), EXIF orientation is applied, the first frame of an animation is taken, other sizes are resized with
+Pillow's bilinear filter without keeping the aspect ratio.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lightning_vgg.images.imageset import DataError, Images, error_text
+
+Key = TypeVar("Key")
+
+# Formats that Pillow names but can only identify, and EPS, for which it would run another program.
+_NO_IMAGE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_SMALL = 16_384  # bytes; threads only slow smaller files down (60,000 of 32x32: 7 s without, 12 s with)
+_MAX_WAITING = 256  # files read but not yet decoded: bounds the memory when decoding is slower than reading
+
+
+def open_image(path_or_file: str | os.PathLike[str] | IO[bytes], image_size: int) -> Images:
+    """The image as uint8 RGB (image_size, image_size, 3).
+
+    Raises DataError, with the file's name and the reason, when it cannot be read or decoded.
+    """
+    try:
+        with _bombs_are_errors():
+            return decode(path_or_file, image_size)
+    except Exception as error:  # for a bad file Pillow raises anything from struct.error to SyntaxError
+        name = getattr(path_or_file, "name", None) or path_or_file
+        raise DataError(f"The image {name} cannot be read: {_reason(error)}") from error
+
+
+def image_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The image files below a folder, sorted, hidden ones left out; or the file itself.
+
+    Raises DataError when there is no such path, or no image below it.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"There is no file or folder {path}.")
+    files = sorted(file for file in walk_files(path) if is_image_name(file.name) and not file.is_dir())
+    if not files:
+        suffixes = ", ".join(sorted(_readable()[0]))
+        raise DataError(f"There is no image below {path}; image files end in one of {suffixes}.")
+    return files
+
+
+def walk_files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files and empty folders below a folder; hidden ones and `__MACOSX` left out.
+
+    Links are followed, except to a folder that holds the link.
+    """
+    above = (*above, os.path.realpath(folder))
+    entries = [entry for entry in sorted(folder.iterdir()) if not is_hidden(entry.name)]
+    if not entries:
+        yield folder
+    for entry in entries:
+        broken_link = entry.is_symlink() and not entry.exists()  # not skipped, so that reading it fails
+        if entry.is_file() or broken_link:
+            yield entry
+        elif entry.is_dir() and os.path.realpath(entry) not in above:
+            yield from walk_files(entry, above)
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in _readable()[0]
+
+
+@cache
+def _readable() -> tuple[frozenset[str], tuple[str, ...]]:
+    """File suffixes and format names that Pillow opens; the formats in the order in which they are tried."""
+    Image.preinit()  # the common formats first; the next line loads all others
+    suffixes = Image.registered_extensions()
+    formats = tuple(name for name in Image.ID if name not in _NO_IMAGE_FORMATS)
+    return frozenset(suffix for suffix, name in suffixes.items() if name in formats), formats
+
+
+def decode(path_or_file: str | os.PathLike[str] | IO[bytes], image_size: int) -> Images:
+    """As `open_image`, but whatever Pillow raises comes through, and bombs only warn."""
+    with Image.open(path_or_file, formats=_readable()[1]) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return resize(_to_rgb(image), image_size)
+
+
+def resize(image: Image.Image, image_size: int) -> Images:
+    """An RGB image as an array (image_size, image_size, 3)."""
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.array(image, dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _high_byte(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image)
+    if grey.min() < 0 or grey.max() > 0xFFFF:
+        raise ValueError("its pixels have more than 16 bits; save it with 8 or 16 bits")
+    return Image.fromarray((grey >> 8).astype(np.uint8))
+
+
+def decode_all(encoded: Iterable[tuple[Key, bytes]], image_size: int) -> tuple[dict[Key, Images], dict[Key, str]]:
+    """Decode files on all cores: the images, and the reasons for those that cannot be decoded.
+
+    `encoded` is read in its order and in the calling thread. Where a key comes twice, the later file counts.
+    """
+    images: dict[Key, Images] = {}
+    reasons: dict[Key, str] = {}
+    waiting: deque[tuple[Key, Future[Images]]] = deque()
+
+    def collect(most: int) -> None:
+        while len(waiting) > most:
+            key, future = waiting.popleft()
+            error = future.exception()
+            if error is None:
+                images[key] = future.result()
+                reasons.pop(key, None)
+            else:
+                reasons[key] = _reason(error)
+
+    with _bombs_are_errors(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for key, data in encoded:
+            submit = _at_once if len(data) < _SMALL else pool.submit
+            waiting.append((key, submit(decode, io.BytesIO(data), image_size)))
+            collect(_MAX_WAITING)
+        collect(0)
+    return images, reasons
+
+
+def _at_once(function: Callable[..., Images], *arguments: Any) -> Future[Images]:
+    future: Future[Images] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+@contextmanager
+def _bombs_are_errors() -> Iterator[None]:
+    # Filters belong to the whole process, so they are set around the pool and not inside its threads.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image, or its beginning is damaged"
+    return error_text(error)

@@ -1,0 +1,63 @@
+"""The images and labels of one data set, and the error for data that is at fault."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_vgg.common.errors import ExperimentError
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+class DataError(ExperimentError):
+    """The user's data is at fault. The message names the thing, the place and the remedy."""
+
+
+def error_text(error: BaseException) -> str:
+    """An error's message, or its name where it has none."""
+    return str(error) or type(error).__name__
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """uint8 images (N, S, S, 3), int64 labels (N,) and the names the labels stand for."""
+
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+    class_names: tuple[str, ...]
+    fingerprint: str
+    """sha256 (hex) of the decoded images, the labels and the class names."""
+    left_out: tuple[str, ...] = ()
+    """Images that could not be decoded, each with the reason."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return int(self.train_images.shape[1])
+
+
+def make_image_set(
+    train: tuple[Images, Labels],
+    test: tuple[Images, Labels],
+    class_names: Sequence[str],
+    left_out: Sequence[str] = (),
+) -> ImageSet:
+    """An ImageSet with its fingerprint computed; `train` and `test` are (images, labels)."""
+    digest = hashlib.sha256(json.dumps(list(class_names)).encode())
+    for array in (*train, *test):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return ImageSet(*train, *test, tuple(class_names), digest.hexdigest(), tuple(left_out))

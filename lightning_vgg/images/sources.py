@@ -1,0 +1,64 @@
+"""Where images come from: CIFAR-10, scikit-learn's digits, or a folder (or an archive) of image files.
+
+Every source gives the same thing, an `ImageSet`: square uint8 RGB images in memory, integer labels, and a
+fingerprint that tells whether two runs saw the same data.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from lightning_vgg.images.cache import cache_folder
+from lightning_vgg.images.cifar10 import load_cifar10
+from lightning_vgg.images.decode import image_files, open_image
+from lightning_vgg.images.digits import load_digits
+from lightning_vgg.images.folder import OnBadImage, load_folder
+from lightning_vgg.images.imageset import DataError, ImageSet
+from lightning_vgg.images.splits import split_validation, stratified_subset
+
+__all__ = [
+    "SOURCES",
+    "DataError",
+    "ImageSet",
+    "cache_folder",
+    "image_files",
+    "load_images",
+    "open_image",
+    "split_validation",
+    "stratified_subset",
+]
+
+SOURCES: dict[str, Callable[..., ImageSet]] = {
+    "cifar10": load_cifar10,
+    "digits": load_digits,
+    "folder": load_folder,
+}
+
+
+def load_images(
+    source: str,
+    root: str | None,
+    image_size: int = 32,
+    cache_dir: str | None = None,
+    on_bad_image: OnBadImage = "error",
+) -> ImageSet:
+    """All images of a source, `image_size` x `image_size` pixels each.
+
+    `root` says where the files are, in the source's own way (see `load_cifar10`, `load_folder`). Downloads
+    and decoded images are kept in `cache_dir`; None is `$XDG_CACHE_HOME/lightning-vgg`, where the variable
+    is not set `~/.cache/lightning-vgg`. `on_bad_image` is for the images of a folder; the others are known to be sound.
+
+    Raises DataError when the source is unknown or its data is missing or at fault.
+    """
+    if source not in SOURCES:
+        near = difflib.get_close_matches(source, SOURCES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"There is no data source {source!r}; there are {', '.join(SOURCES)}.{hint}")
+    if image_size < 1:
+        raise DataError(f"image_size is {image_size}; it is the side of the images in pixels, 1 or more.")
+    try:
+        more = {"on_bad_image": on_bad_image} if source == "folder" else {}
+        return SOURCES[source](root, image_size, cache_folder(cache_dir), **more)
+    except OSError as error:
+        raise DataError(f"The data of source {source!r} cannot be read: {error}") from error

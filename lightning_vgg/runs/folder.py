@@ -1,0 +1,342 @@
+"""The run folder: one place that both frameworks write and the reports read.
+
+::
+
+    runs/<experiment>/<name>/
+      config.yaml            trains this run again, unchanged
+      history.csv            one row an epoch, see HISTORY_COLUMNS
+      run.json               versions, device, data, parameters, speed, test results
+      test_predictions.npz   labels int64 (N,), logits float32 (N, classes)
+      curves.png  checkpoints/  wandb/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import errno
+import fcntl
+import glob
+import io
+import json
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.runs.curves import draw_curves
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+HISTORY_COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "learning_rate", "seconds")
+"""epoch: completed epochs, from 1. step: optimizer steps so far. Losses: cross-entropy in nats, means over images.
+Accuracies: fractions. learning_rate: of the epoch's last step. seconds: of the epoch, validation included."""
+
+Watch = Callable[[int, float], bool]
+"""Follows a run: is told the epochs done and the last one's validation accuracy, a fraction; says whether to stop."""
+
+_CURVES_SECONDS = 5.0
+"""How old curves.png may become: drawing them takes as long as an epoch of a head on kept features."""
+
+_WHOLE_NUMBERS = ("epoch", "step")
+
+
+class RunError(ExperimentError):
+    """A path that is not the run folder it should be."""
+
+
+class RunFolder:
+    """A run's files. Every write is atomic: a reader never sees half a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, root: Path, experiment: str, name: str | None, seed: int) -> RunFolder:
+        """Make ``root/runs/experiment/name``; a name that is taken gets a number, so nothing is overwritten.
+
+        Without a name it is the time and the seed.
+
+        Raises:
+            RunError: the experiment or the name would lead out of its folder.
+        """
+        for key, value in (("experiment", experiment), ("name", name)):
+            if value is not None and (not value.strip() or value.startswith(".") or set(value) & set("/\\\0")):
+                raise RunError(f"{key} is {value!r}; it is the name of a folder: without '/', and not hidden")
+        name = name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_seed{seed}"
+        parent = root / "runs" / experiment
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()  # the one atomic way to find out that no other process has it
+            except FileExistsError:
+                number += 1
+            else:
+                run = cls(path)
+                run.checkpoints.mkdir()
+                return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            RunError: the path holds no config.yaml.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise RunError(f"{path} is no run folder: it holds no config.yaml (runs lie at runs/<experiment>/<name>)")
+        return cls(path)
+
+    @classmethod
+    def newest(cls, root: Path, experiment: str, name: str | None, trained: bool = True) -> RunFolder:
+        """The run of an experiment, of this name where one is given, whose checkpoint is the newest.
+
+        Args:
+            root: the folder that holds runs/.
+            experiment: which.
+            name: which.
+            trained: whether it must have a checkpoint; else a run that was stopped before its first one counts, too.
+
+        Raises:
+            RunError: there is none.
+        """
+        parent = root / "runs" / experiment
+        folders = [cls(path) for path in parent.glob(glob.escape(name) if name else "*") if path.is_dir()]
+        ages = {run: file.stat().st_mtime for run in folders for file in run._checkpoint_files("last")[:1]}
+        if not trained:
+            begun = {run: run.path / "config.yaml" for run in folders if run not in ages}
+            ages |= {run: file.stat().st_mtime for run, file in begun.items() if file.exists()}
+        if not ages:
+            raise RunError(
+                f"there is no trained run in {parent}/{name or ''}: "
+                "give the settings of one by -c RUN/config.yaml, or a file by --ckpt_path RUN/checkpoints/last.ckpt"
+            )
+        return max(ages, key=lambda run: ages[run])
+
+    def checkpoint(self, which: Literal["best", "last"]) -> Path:
+        """The file of the best or the last checkpoint. Where the last is damaged, that is said, and the newest sound
+        one is taken.
+
+        Raises:
+            RunError: the run has none that is sound.
+        """
+        files = self._checkpoint_files(which)
+        if not files:
+            raise RunError(f"{self.path} holds no {which} checkpoint: {self.checkpoints}/{which}* does not exist")
+        if which == "best":
+            return self.sound(files[0])
+        for file in (*files, *self._checkpoint_files("best")):
+            damage = find_damage(file)
+            if damage is None:
+                return file
+            print(f"the checkpoint {file} is damaged ({damage}); the newest sound one is taken", file=sys.stderr)
+        raise RunError(f"{self.path} holds no checkpoint that is sound: begin a new run, without --ckpt_path")
+
+    def sound(self, checkpoint: Path) -> Path:
+        """The checkpoint itself.
+
+        Raises:
+            RunError: it is damaged; the message names those of the run that are not.
+        """
+        damage = find_damage(checkpoint)
+        if damage is not None:
+            others = [str(file) for file in sorted(self.checkpoints.glob("*.ckpt")) if find_damage(file) is None]
+            remedy = f"name a sound one by --ckpt_path: {', '.join(others)}" if others else "begin a new run"
+            raise RunError(f"the checkpoint {checkpoint} is damaged ({damage}); {remedy}")
+        return checkpoint
+
+    def _checkpoint_files(self, which: Literal["best", "last"]) -> list[Path]:
+        """The newest first."""
+        return sorted(self.checkpoints.glob(f"{which}*"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def best_file(self, step: int) -> Path:
+        """Where the checkpoint after so many optimizer steps goes, if it is the best yet."""
+        return self.checkpoints / f"best_step{step}.ckpt"
+
+    def remove_other_bests(self, step: int) -> None:
+        for file in self._checkpoint_files("best"):
+            if file != self.best_file(step):
+                file.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time trains a run; the lock of a killed process is gone with it, its half files go now.
+
+        Raises:
+            RunError: another process has it.
+        """
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for part in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
+                part.unlink()
+            yield
+        except BlockingIOError:
+            raise RunError(f"{self.path} is being trained by another process: wait for it, or stop it") from None
+        finally:
+            os.close(folder)
+
+    @contextlib.contextmanager
+    def being_trained(self) -> Iterator[None]:
+        """Locked; and however the training inside ends, its curves show every epoch of the history.
+
+        Raises:
+            RunError: another process has it.
+        """
+        with self.locked():
+            try:
+                yield
+            finally:
+                if _time_of(self.path / "history.csv") > _time_of(self.path / "curves.png"):
+                    self.write_curves()
+
+    def write_config(self, text: str) -> None:
+        with atomic_write(self.path / "config.yaml") as file:
+            file.write(text.encode())
+
+    def write_history(self, row: dict[str, float]) -> None:
+        """Add an epoch's row; rows of this epoch and later ones, left by an interrupted run, are replaced."""
+        rows = [earlier for earlier in self.read_history() if earlier["epoch"] < row["epoch"]] + [row]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic_write(self.path / "history.csv") as file:
+            file.write(text.getvalue().encode())
+
+    def read_history(self) -> list[dict[str, float]]:
+        """The rows of history.csv; a value that was not measured is left out of its row."""
+        path = self.path / "history.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return [
+                {key: int(value) if key in _WHOLE_NUMBERS else float(value) for key, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+
+    def update_record(self, **values: Any) -> None:
+        """Set keys of run.json and keep the others."""
+        record = {**self.read_record(), **values}
+        with atomic_write(self.path / "run.json") as file:
+            file.write(json.dumps(record, indent=2).encode() + b"\n")
+
+    def read_record(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def write_predictions(self, labels: np.ndarray, logits: np.ndarray) -> None:
+        with atomic_write(self.path / "test_predictions.npz") as file:
+            np.savez_compressed(file, labels=labels, logits=logits)
+
+    def read_predictions(self) -> tuple[np.ndarray, np.ndarray]:
+        """labels (N,) and logits (N, classes) of the test images, in the order of the data set."""
+        # numpy leaves a file that it opened itself open where it is damaged.
+        with (self.path / "test_predictions.npz").open("rb") as file, np.load(file) as arrays:
+            return arrays["labels"], arrays["logits"]
+
+    @property
+    def test_acc(self) -> float:
+        """Of the best checkpoint, a fraction.
+
+        Raises:
+            RunError: the run has not been tested.
+        """
+        record = self.read_record()
+        if "test_acc" not in record:
+            raise RunError(f"{self.path} has not been tested: its run.json holds no test_acc")
+        return float(record["test_acc"])
+
+    def plot(self) -> Image:
+        """Loss and accuracy over the epochs, as curves.png has them; a notebook shows what it is given."""
+        from PIL import Image
+
+        file = io.BytesIO()
+        self._draw_curves(file, None)
+        return Image.open(file)
+
+    def write_curves(self, test_acc: float | None = None) -> None:
+        """Draw history.csv anew, with the test accuracy, a fraction, once it is known; None: the recorded one."""
+        with atomic_write(self.path / "curves.png") as file:
+            self._draw_curves(file, test_acc)
+
+    def refresh_curves(self) -> None:
+        """Draw them while the training goes on, if the last ones have become old."""
+        if time.time() - _time_of(self.path / "curves.png") > _CURVES_SECONDS:
+            self.write_curves()
+
+    def _draw_curves(self, file: IO[bytes], test_acc: float | None) -> None:
+        test_acc = self.read_record().get("test_acc") if test_acc is None else test_acc
+        draw_curves(self.read_history(), f"{self.path.parent.name} · {self.path.name}", test_acc, file)
+
+
+def _time_of(path: Path) -> float:
+    """When a file was written, in seconds; long ago where there is none."""
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def epoch_line(row: dict[str, float], epochs: int | None) -> str:
+    """``epoch  3/10  train_loss 0.8123  train_acc 71.20 %  ...  12.3 s``."""
+    words = [f"epoch {row['epoch']:3.0f}/{epochs}"]
+    for key, value in row.items():
+        if key.endswith(("_loss", "_acc")):
+            words.append(f"{key} {value:.4f}" if key.endswith("_loss") else f"{key} {value:.2%}")
+    return "  ".join([*words, f"{row['seconds']:.1f} s"])
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's file; None: its checksums are right.
+
+    torch itself reads a flipped bit without a word.
+    """
+    if checkpoint.suffix == ".h5":  # it has no checksums
+        return None
+    try:
+        with zipfile.ZipFile(checkpoint) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        return f"{checkpoint.stat().st_size:,} bytes; {error}"
+    return None if damaged is None else f"the checksum of {damaged} is wrong"
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Write beside ``path``, then move into place; on an error the old file stays as it was.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"the disk is full: {path} could not be written. Whatever was there is as it was; make room, and go on "
+                "with the run by --ckpt_path last"
+            ) from error
+        raise

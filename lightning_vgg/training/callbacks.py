@@ -1,0 +1,302 @@
+"""Keeping the run folder during a training."""
+
+from __future__ import annotations
+
+import io
+import platform
+import statistics
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from lightning_vgg.common.errors import Diverged
+from lightning_vgg.common.interruption import SIGNALS, Interrupted
+from lightning_vgg.runs.folder import HISTORY_COLUMNS, RunFolder, atomic_write, epoch_line
+from lightning_vgg.runs.machine import process_seconds, processor_name, resident_memory
+from lightning_vgg.training.data import ImageData
+from lightning_vgg.training.module import VGGClassifier
+from lightning_vgg.training.transfer import count_parameters
+from lightning_vgg.weights.pretrained import file_sha256
+
+CHECKPOINT_SECONDS = 600.0
+"""How much work inside an epoch a killed process may cost."""
+
+LAST = "last.ckpt"
+
+AUGMENTED_TEST_ACC = "augmented_test_acc"
+"""With test-time augmentation; test_acc is without, in any case."""
+
+_STEPS_A_LOOK = 50  # between looks at the loss; each waits for the device
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, wherever a process is killed or a disk is full.
+
+    Lightning's own go to the folder of temporary files first, and are copied from there if that is another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        contents = io.BytesIO()  # torch hides why a file could not be written
+        torch.save(checkpoint, contents)
+        with atomic_write(Path(path)) as file:
+            file.write(contents.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+class RunRecorder(Checkpoint):
+    """Writes history.csv, curves.png, run.json and the checkpoints of a run.
+
+    ``last.ckpt`` is written after every epoch, inside one every CHECKPOINT_SECONDS, and before a signal ends the run;
+    ``best_step<N>.ckpt`` after the first epoch with the highest validation accuracy (without validation images: after
+    every epoch). An epoch's row is on disk before its checkpoints and the best checkpoint before the last one, so a
+    run that is killed in between repeats the epoch and replaces what it finds.
+
+    Args:
+        run: the folder.
+        validated: whether there are validation images.
+        echo: print a line an epoch.
+    """
+
+    def __init__(self, run: RunFolder, validated: bool, echo: bool) -> None:
+        self.run = run
+        self.validated = validated
+        self.echo = echo
+        self.images_per_second: list[float] = []
+        self.startup_seconds: float | None = None
+        self.best: tuple[float, int] | None = None  # accuracy and step
+        self.generators: list[dict[str, Any]] = []  # of each process
+        self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
+        self.bad_step: Tensor | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = AtomicCheckpoints()
+        self.run = RunFolder(Path(trainer.strategy.broadcast(str(self.run.path))))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageData)
+        self._set_generators(data.seed, trainer.global_rank, trainer.world_size)
+        if trainer.is_global_zero:
+            self.run.update_record(**describe_run(trainer))
+        self.bad_step = torch.tensor(-1, device=pl_module.device)
+        self.epoch_started = time.perf_counter() - self.epoch_seconds
+        self.saved = time.monotonic()
+        SIGNALS.install()  # lightning has put its own handler there
+        self.signals = ExitStack()
+        self.signals.enter_context(SIGNALS.deferred())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "signals"):
+            self.signals.close()
+
+    def _set_generators(self, seed: int, rank: int, processes: int) -> None:
+        """Dropout's chance: as the checkpoint has it for this process, else by the seed and, where there are several
+        processes, by the rank: each drops out for itself."""
+        if rank < len(self.generators):
+            torch.set_rng_state(self.generators[rank]["cpu"])
+            torch.cuda.set_rng_state_all(self.generators[rank]["cuda"])
+        elif processes > 1:
+            torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Dropout's chance goes into the checkpoint, too, of all processes, which must all ask: a resumed run draws the
+        masks it would have drawn."""
+        return {
+            "best": self.best,
+            "images_per_second": self.images_per_second,
+            "epoch_seconds": time.perf_counter() - self.epoch_started,
+            "generators": of_all_processes({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+        self.images_per_second = state_dict["images_per_second"]
+        self.epoch_seconds = state_dict["epoch_seconds"]
+        self.generators = state_dict["generators"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch_started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._watch(trainer, outputs["loss"])
+        if self.startup_seconds is None:
+            self.startup_seconds = process_seconds()
+        if trainer.is_last_batch:
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.train_seconds = time.perf_counter() - self.epoch_started
+            self._refuse_bad_loss(trainer)
+            return  # resumed here, lightning would skip the validation: what is due waits for the epoch's end
+        if batch_idx % _STEPS_A_LOOK == 0:
+            self._refuse_bad_loss(trainer)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients are in no checkpoint
+        signal, due = self._agreed(trainer, SIGNALS.received, time.monotonic() - self.saved >= CHECKPOINT_SECONDS)
+        if signal or due:
+            self._save(trainer)
+        if signal:
+            raise Interrupted(signal, str(self.run.checkpoints / LAST))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._record_epoch(trainer)
+        accuracy = trainer.callback_metrics["val_acc"].item() if self.validated else 0.0
+        better = not self.validated or self.best is None or accuracy > self.best[0]
+        if better:
+            self.best = accuracy, trainer.global_step
+        self._save(trainer, better)
+        signal, _ = self._agreed(trainer, SIGNALS.received, False)
+        if signal:
+            raise Interrupted(signal, str(self.run.checkpoints / LAST))
+
+    @staticmethod
+    def _agreed(trainer: Trainer, signal: int, due: bool) -> tuple[int, bool]:
+        """The same answer in all processes: checkpoints are written together."""
+        if trainer.world_size > 1:
+            both = torch.tensor([signal, int(due)], device=trainer.strategy.root_device)
+            signal, due_somewhere = trainer.strategy.reduce(both, reduce_op="max").tolist()
+            due = bool(due_somewhere)
+        return signal, due
+
+    def _watch(self, trainer: Trainer, loss: Tensor) -> None:
+        """Note the first step with a loss that is not finite, on the device: looking at each would wait for a GPU."""
+        assert self.bad_step is not None
+        first = ~torch.isfinite(loss) & (self.bad_step < 0)
+        self.bad_step = torch.where(first, trainer.global_step, self.bad_step)
+
+    def _refuse_bad_loss(self, trainer: Trainer) -> None:
+        """Before a checkpoint, and every so many steps."""
+        step = int(trainer.strategy.reduce(self.bad_step, reduce_op="max"))
+        if step < 0:
+            return
+        files = sorted(self.run.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+        sound = f"the last sound checkpoint is {files[-1]}" if files else "there is no checkpoint before it"
+        raise Diverged(
+            f"the training loss is not finite in step {step} (epoch {trainer.current_epoch + 1}); {sound}. "
+            "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
+        )
+
+    def _save(self, trainer: Trainer, better: bool = False) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._refuse_bad_loss(trainer)
+        if better:
+            trainer.save_checkpoint(self.run.best_file(trainer.global_step))
+        trainer.save_checkpoint(self.run.checkpoints / LAST)
+        if better and trainer.is_global_zero:  # none before the new ones are there
+            self.run.remove_other_bests(trainer.global_step)
+        self.saved = time.monotonic()
+
+    def _record_epoch(self, trainer: Trainer) -> None:
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        measured = {key: value.item() for key, value in trainer.callback_metrics.items() if key in HISTORY_COLUMNS}
+        row |= measured | {"seconds": round(time.perf_counter() - self.epoch_started, 3)}
+        row = {key: row[key] for key in HISTORY_COLUMNS if key in row}
+        self.run.write_history(row)
+        self.run.refresh_curves()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageData)
+        images = min(trainer.num_training_batches * data.spec.batch_size, data.count("train"))
+        self.images_per_second.append(images / self.train_seconds)
+        assert self.startup_seconds is not None  # an epoch has a first step
+        self.run.update_record(
+            startup_seconds=round(self.startup_seconds, 2),
+            images_per_second=round(statistics.median(self.images_per_second), 1),
+            peak_memory_bytes=peak_memory(),
+        )
+        if self.echo:
+            print(epoch_line(row, trainer.max_epochs), flush=True)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, VGGClassifier)
+        labels, logits = gathered(pl_module.test_outputs)
+        if not trainer.is_global_zero:
+            return
+        test_acc = trainer.callback_metrics["test_acc"].item()
+        self.run.write_predictions(labels, logits)
+        if self.run.read_history():
+            self.run.write_curves(test_acc)
+        self.run.update_record(  # last: a run whose record has a test_acc is whole
+            checkpoint=trainer.ckpt_path and f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",
+            test_loss=trainer.callback_metrics["test_loss"].item(),
+            test_acc=test_acc,
+            test_acc_per_class=pl_module.test_acc_per_class,
+            **{key: value.item() for key, value in trainer.callback_metrics.items() if key == AUGMENTED_TEST_ACC},
+        )
+
+
+def gathered(batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits of all processes, in the order of the data set: each has every world_size-th image of a batch.
+
+    All processes must ask; the first one gets the answer.
+    """
+    shares = of_all_processes(batches)
+    whole: list[list[Tensor]] = [[], []]
+    for of_batch in zip(*shares, strict=True):
+        for found, parts in zip(whole, zip(*of_batch, strict=True), strict=True):
+            batch = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+            for rank, part in enumerate(parts):
+                batch[rank :: len(shares)] = part
+            found.append(batch)
+    labels, logits = (torch.cat(parts).numpy() for parts in whole)
+    return labels, logits
+
+
+def of_all_processes(mine: Any) -> list[Any]:
+    """What each process has, in the order of their ranks; all of them must ask."""
+    if not torch.distributed.is_initialized():
+        return [mine]
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, mine)
+    return shares
+
+
+def describe_run(trainer: Trainer) -> dict[str, Any]:
+    """What run.json says of a run before its results are known."""
+    module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(module, VGGClassifier) and isinstance(data, ImageData)
+    parameters = list(module.network.parameters())
+    device = module.device
+    start = module.spec.init_from
+    return {
+        "framework": "lightning",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "threads": torch.get_num_threads(),
+        "processes": trainer.world_size,
+        "precision": str(trainer.precision),
+        "seed": data.seed,
+        "semantics": module.spec.semantics,
+        "semantics_except": module.spec.semantics_except,
+        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
+        **data.dataset.describe(),
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trainable_parameters": count_parameters(module.network, frozen=False),
+        "frozen_parameters": count_parameters(module.network, frozen=True),
+        **({"backbone": module.pretrained.description} if module.pretrained else {}),
+    }
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else of the process."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_memory()

@@ -1,0 +1,254 @@
+"""LightningDataModule: the whole data set in memory as uint8, batches cut, augmented and normalized on the device.
+
+A loader here yields rows of the table of chance (which images, flipped and shifted how): a few kilobytes a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from lightning_vgg.experiment.draws import Draws, draw_epoch
+from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.dataset import Part, load_dataset
+
+
+class TrainRows(NamedTuple):
+    """A training batch before it is cut: see :class:`~lightning_vgg.experiment.draws.Draws`."""
+
+    image: Tensor
+    flip: Tensor
+    shift: Tensor
+    cutout: Tensor
+
+
+class EvalRows(NamedTuple):
+    """An evaluation batch before it is cut: which images, int64 (B,)."""
+
+    image: Tensor
+
+
+class TrainLoader:
+    """This process's share of every batch of the epoch; remembers its place for a resume inside an epoch."""
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        draw: Callable[[int], Draws],
+        epoch: Callable[[], int],
+        share: slice,
+    ) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.draw = draw
+        self.epoch = epoch
+        self.share = share
+        self.place = {"epoch": 0, "position": 0}  # batches taken so far
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[TrainRows]:
+        epoch = self.epoch()
+        # The place belongs to its epoch: one that was left early (trainer.limit_train_batches) does not shift the next.
+        first = self.place["position"] % len(self) if self.place["epoch"] == epoch else 0
+        draws = self.draw(epoch)
+        tensors = [torch.from_numpy(table) for table in (draws.index, draws.flip, draws.shift, draws.cutout)]
+        for batch in range(first, len(self)):
+            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            self.place = {"epoch": epoch, "position": batch + 1}
+            yield TrainRows(*(table[rows][self.share] for table in tensors))
+
+    def state_dict(self) -> dict[str, int]:
+        return self.place
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state
+
+
+class EvalLoader:
+    """All images in order, each exactly once over all processes; the last batch may be smaller."""
+
+    def __init__(self, count: int, batch_size: int, share: slice) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.share = share
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[EvalRows]:
+        for first in range(0, self.count, self.batch_size):
+            yield EvalRows(torch.arange(first, min(first + self.batch_size, self.count))[self.share])
+
+
+class DeviceImages:
+    """uint8 images (N, S, S, C) and labels (N,) on one device, and the arithmetic that makes float batches of them."""
+
+    def __init__(self, part: Part, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
+        self.images = torch.from_numpy(part.images).to(device)
+        self.labels = torch.from_numpy(part.labels).to(device)
+        self.size = part.images.shape[1]
+        # Repeated for every pixel: one flat broadcast is several times as fast as one over three channels.
+        mean, scale = normalization.constants(np.float64 if dtype == torch.float64 else np.float32)
+        self.mean, self.scale = (torch.from_numpy(values).repeat(self.size**2).to(device) for values in (mean, scale))
+        self.dtype = dtype
+
+    def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
+        """float (B, C, S, S), its channels last in memory, and labels int64 (B,)."""
+        return self._normalized(self.images.index_select(0, rows.image)), self.labels[rows.image]
+
+    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor]:
+        """As :func:`lightning_vgg.images.batches.cut_batch`, bit for bit, as (B, C, S, S)."""
+        size = self.size
+        axis = torch.arange(size, device=rows.image.device)
+        row = _reflect(axis - rows.shift[:, :1], size)
+        column = axis - rows.shift[:, 1:]
+        column = _reflect(torch.where(rows.flip[:, None], size - 1 - column, column), size)
+        # One gather of whole pixels does the lookup, the flip and the shift.
+        pixel = (rows.image[:, None, None] * size + row[:, :, None]) * size + column[:, None, :]
+        batch = self._normalized(self.images.view(-1, self.images.shape[-1]).index_select(0, pixel.view(-1)))
+        if cutout:
+            first = rows.cutout - cutout // 2
+            inside = (axis >= first[..., None]) & (axis < first[..., None] + cutout)
+            batch = batch.masked_fill(inside[:, 0, None, :, None] & inside[:, 1, None, None, :], 0)
+        return batch, self.labels[rows.image]
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        flat = pixels.view(-1, self.mean.numel()).to(self.mean.dtype).sub_(self.mean).mul_(self.scale)
+        return flat.view(-1, self.size, self.size, self.images.shape[-1]).permute(0, 3, 1, 2).to(self.dtype)
+
+
+class DeviceFeatures:
+    """What a frozen network makes of the images, float (N, ..., C), and labels (N,), in place of `DeviceImages`.
+
+    Memory-mapped features stay on the disk unless a GPU has room for them.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, device: torch.device) -> None:
+        self.features = torch.from_numpy(features)
+        self.labels = torch.from_numpy(labels).to(device)
+        if device.type == "cuda" and features.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            self.features = self.features.to(device)
+
+    def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
+        """float (B, C, ...), its channels last in memory, and labels int64 (B,)."""
+        return self._gather(rows.image)
+
+    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor]:
+        """The same; flips, shifts and cutouts of the images would come too late."""
+        return self._gather(rows.image)
+
+    def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        batch = self.features.index_select(0, index.to(self.features.device)).to(index.device)
+        return batch.movedim(-1, 1), self.labels[index]
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    return (size - 1) - ((size - 1) - index.abs()).abs()
+
+
+class ImageData(LightningDataModule):
+    """Training, validation and test images of a DataSpec.
+
+    Args:
+        spec: the images.
+        seed: of the order and the augmentation; the validation images do not depend on it.
+        normalization: None for mean 0 and deviation 1 over the training images.
+
+    Attributes:
+        dataset: the images as numpy has them.
+    """
+
+    def __init__(self, spec: DataSpec, seed: int = 0, normalization: Normalization | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.seed = seed
+        self.dataset = load_dataset(spec)
+        if normalization is not None:
+            self.dataset = replace(self.dataset, normalization=normalization)
+        self._on_device: dict[str, DeviceImages | DeviceFeatures] = {}
+        self._place: dict[str, int] = {}
+        self._train_loader: TrainLoader | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.dataset.class_names)
+
+    def count(self, part: str) -> int:
+        """Images in ``train``, ``val`` or ``test``."""
+        return len(self.part(part).labels)
+
+    def part(self, part: str) -> Part:
+        return {"train": self.dataset.train, "val": self.dataset.val, "test": self.dataset.test}[part]
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch. Lightning keeps a loader's own state, too, but gives it to no loader that was asked
+        for already, as it is where the schedule asks for the number of steps.
+        """
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._place = state_dict
+
+    def train_dataloader(self) -> TrainLoader:
+        self._train_loader = TrainLoader(
+            self.count("train"),
+            self.spec.batch_size,
+            draw=lambda epoch: draw_epoch(
+                self.seed, epoch, self.count("train"), self.spec.image_size, self.spec.augmentation
+            ),
+            epoch=lambda: self.trainer.current_epoch if self.trainer is not None else 0,
+            share=self._share(),
+        )
+        if self._place:
+            self._train_loader.load_state_dict(self._place)
+        return self._train_loader
+
+    def val_dataloader(self) -> EvalLoader | list[Any]:
+        return self._eval_loader("val") if self.count("val") else []
+
+    def test_dataloader(self) -> EvalLoader:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, part: str) -> EvalLoader:
+        return EvalLoader(self.count(part), self.spec.eval_batch_size, self._share())
+
+    def _share(self) -> slice:
+        """Every world_size-th row of a batch."""
+        return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(None)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        assert self.trainer is not None
+        if isinstance(batch, TrainRows):
+            return self.images("train", batch.image.device).training_batch(batch, self.spec.augmentation.cutout)
+        part = "test" if self.trainer.testing else "val"
+        return self.images(part, batch.image.device).evaluation_batch(batch)
+
+    def feed_features(self, part: str, features: np.ndarray, device: torch.device) -> None:
+        """From now on batches of a part are made of its features (N, ..., C)."""
+        self._on_device[part] = DeviceFeatures(features, self.part(part).labels, device)
+
+    def feed_images(self) -> None:
+        """From now on batches are made of images again."""
+        self._on_device.clear()
+
+    def has_features(self, part: str) -> bool:
+        return isinstance(self._on_device.get(part), DeviceFeatures)
+
+    def images(self, part: str, device: torch.device) -> DeviceImages | DeviceFeatures:
+        """What the batches of a part are cut from."""
+        if part not in self._on_device:
+            assert self.trainer is not None and self.trainer.lightning_module is not None
+            dtype = self.trainer.lightning_module.dtype
+            assert isinstance(dtype, torch.dtype)
+            self._on_device[part] = DeviceImages(self.part(part), self.dataset.normalization, device, dtype)
+        return self._on_device[part]

@@ -1,0 +1,230 @@
+"""The LightningCLI of this project: specs instead of classes, and a run folder for every fit."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.backbone_plan import plan_model
+from lightning_vgg.experiment.parsing import (
+    ExplainsErrors,
+    add_experiment_arguments,
+    config_files,
+    readable_config,
+    refuse_changes,
+)
+from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
+from lightning_vgg.images.dataset import refuse_other_images
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.machine import keep_freed_memory
+from lightning_vgg.runs.tracking import end_wandb_run, speed_summary, wandb_arguments
+from lightning_vgg.training.callbacks import AUGMENTED_TEST_ACC, RunRecorder
+from lightning_vgg.training.data import ImageData
+from lightning_vgg.training.module import VGGClassifier
+from lightning_vgg.training.pretrained import load_pretrained
+from lightning_vgg.weights.pretrained import recorded_pretrained
+
+
+def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI] | None = None) -> ExperimentCLI:
+    """Run ``fit``, ``validate`` or ``test`` with its arguments, by ExperimentCLI or a kind of it."""
+    keep_freed_memory()
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
+    # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # validation_fraction: 0
+    try:
+        return (cli or ExperimentCLI)(
+            parser_class=ExperimentParser,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 10,
+                "precision": "32-true",
+                "log_every_n_steps": 1,  # nothing is logged by the step; a larger number only warns of short epochs
+                "num_sanity_val_steps": 0,
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=[command, *args],
+        )
+    except MisconfigurationException as error:  # of the trainer's settings
+        raise ExperimentError(f"trainer: {error}") from None
+    except torch.OutOfMemoryError as error:
+        raise ExperimentError(f"the GPU's memory is full; lower data.batch_size ({error})") from None
+    finally:
+        end_wandb_run(failed=sys.exception() is not None)
+
+
+def _rank() -> int:
+    """Of this process among all, by what the launcher has put into the environment."""
+    return int(rank_zero_only.rank)  # type: ignore[attr-defined]
+
+
+class ExperimentParser(ExplainsErrors, LightningArgumentParser):
+    """LightningArgumentParser with errors that help."""
+
+
+class ExperimentCLI(LightningCLI):
+    """Builds the data, the network, the run folder and the trainer of an experiment."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        add_experiment_arguments(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """LightningCLI's own warns where the program has arguments, too, as a notebook's kernel has."""
+        self.arguments: list[str] = args
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Settings come from YAML and flags alone; a checkpoint holds none."""
+
+    def instantiate_classes(self) -> None:
+        assert self.subcommand is not None
+        self.config_init = self.parser.instantiate(self.config)
+        config = self.config_init[self.subcommand]
+        # Whatever can be refused is refused before an image is read or a folder made.
+        spec, size = config.model, config.data.image_size
+        semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        self._check_sync_batchnorm(config, semantics)
+        resumed = None
+        if self.subcommand != "fit" or config.ckpt_path is not None:
+            resumed, config.ckpt_path = self._trained_run(config)
+            refuse_changes(resumed.path / "config.yaml", config, resuming=self.subcommand == "fit")
+            if resumed.read_record().get("framework") == "keras":
+                raise ExperimentError(f"{resumed.path} was trained by Keras: go on with it by keras-reference")
+        if resumed and config.ckpt_path:
+            pretrained = recorded_pretrained(spec.backbone, size, resumed)
+        else:  # perhaps stopped before there was a checkpoint with the weights
+            pretrained = load_pretrained(spec.backbone, size, semantics) if spec.backbone is not None else None
+        plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
+        normalization = pretrained.normalization if pretrained else None
+        self.datamodule = ImageData(config.data, config.seed_everything, normalization)
+        if resumed:
+            refuse_other_images(self.datamodule.dataset, resumed, resuming=self.subcommand == "fit")
+        self.model = VGGClassifier(spec, size, self.datamodule.num_classes, pretrained)
+        self.run = resumed or self._new_run(config)
+        if self.subcommand == "fit" and _rank() == 0:
+            self.run.write_config(self._config_text())
+        self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
+
+    @staticmethod
+    def _check_sync_batchnorm(config: Any, semantics: Semantics) -> None:
+        if not config.trainer.sync_batchnorm:
+            return
+        if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+            raise ExperimentError("trainer.sync_batchnorm needs GPUs: torch.nn.SyncBatchNorm does not run on CPUs")
+        if semantics.batch_norm_variance == "biased":
+            raise ExperimentError(
+                "trainer.sync_batchnorm keeps torch's unbiased variance, Keras's is biased: take torch's by "
+                "--model.semantics_except [batch_norm_variance], or --model.semantics torch"
+            )
+
+    @staticmethod
+    def _new_run(config: Any) -> RunFolder:
+        if _rank() != 0:
+            return RunFolder(Path())  # the first process makes it, and tells the others in RunRecorder.setup
+        root = Path(config.trainer.default_root_dir or ".").expanduser()
+        return RunFolder.create(root, config.experiment, config.name, config.seed_everything)
+
+    def _trained_run(self, config: Any) -> tuple[RunFolder, str | None]:
+        """The run that ckpt_path means, and its checkpoint's file; none for one that was stopped before its first.
+
+        A file says it itself; otherwise it is the run whose config.yaml was given, or the newest of the experiment.
+        """
+        asked = config.ckpt_path or "best"
+        if asked not in ("best", "last"):
+            path = Path(asked)
+            if not path.is_file():
+                raise ExperimentError(f"--ckpt_path: there is no checkpoint {path}")
+            run = RunFolder.open(path.parent.parent)
+            return run, str(run.sound(path))
+        given = config_files(self.arguments)
+        resuming = self.subcommand == "fit" and asked == "last"
+        if given and (given[-1].parent / "checkpoints").is_dir():
+            run = RunFolder.open(given[-1].parent)
+        else:
+            root = Path(config.trainer.default_root_dir or ".").expanduser()
+            run = RunFolder.newest(root, config.experiment, config.name, trained=not resuming)
+        if resuming and not any(run.checkpoints.glob("*.ckpt")):
+            return run, None
+        return run, str(run.checkpoint("last" if asked == "last" else "best"))
+
+    def _trainer_arguments(self, config: Any) -> dict[str, Any]:
+        fitting = self.subcommand == "fit"
+        bar = config.trainer.enable_progress_bar
+        if bar is None:
+            bar = sys.stderr.isatty()
+        self.recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
+        logger = config.trainer.logger
+        if logger in (None, True):
+            logger = self._wandb_logger(config) if fitting and not config.trainer.fast_dev_run else False
+        return {
+            "callbacks": [*(config.trainer.callbacks or []), self.recorder],
+            "enable_progress_bar": bar,
+            "enable_model_summary": fitting and bar,
+            "logger": logger,
+        }
+
+    def _wandb_logger(self, config: Any) -> WandbLogger:
+        arguments = wandb_arguments(self.run, config.experiment, "lightning", yaml.safe_load(self._config_text()))
+        logger = WandbLogger(save_dir=arguments.pop("dir"), **arguments)
+        logger._wandb_init.pop("anonymous", None)  # lightning always passes it, and wandb 0.31 warns of it
+        return logger
+
+    def _config_text(self) -> str:
+        parser = self._parser(self.subcommand)
+        config, defaults = (
+            yaml.safe_load(parser.dump(values, skip_unset=False, skip_validation=True))
+            for values in (self.config[self.subcommand], parser.get_defaults())
+        )
+        return yaml.safe_dump(readable_config(config, defaults["trainer"]), sort_keys=False, width=110)
+
+    def fit(self, **arguments: Any) -> None:
+        with self.run.being_trained() if self.trainer.is_global_zero else nullcontext():
+            self.trainer.fit(**arguments)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, and say which one it was."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.run = self.recorder.run
+        best = str(self.run.checkpoint("best")) if self.trainer.is_global_zero else ""
+        self.trainer.test(self.model, self.datamodule, ckpt_path=self.trainer.strategy.broadcast(best), verbose=False)
+        if isinstance(self.trainer.logger, WandbLogger) and self.trainer.is_global_zero:
+            self.trainer.logger.experiment.summary.update(speed_summary(self.run))
+        self._say_test_result()
+
+    def test(self, **arguments: Any) -> None:
+        self.trainer.test(**{**arguments, "verbose": False})
+
+    def after_test(self) -> None:
+        self._say_test_result()
+
+    def _say_test_result(self) -> None:
+        if self.trainer.is_global_zero:
+            record = self.run.read_record()
+            print(f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}")
+            if AUGMENTED_TEST_ACC in record:
+                print(f"test_acc {record[AUGMENTED_TEST_ACC]:.2%}  with test-time augmentation")
+            print(f"run      {self.run.path}\ncurves   {self.run.path / 'curves.png'}")

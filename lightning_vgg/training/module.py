@@ -1,0 +1,280 @@
+"""The VGG as a LightningModule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassStatScores
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.backbone_plan import plan_model
+from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.specs import ModelSpec
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.training.augmented_test import augmented_logits
+from lightning_vgg.training.blocks import build_network, pass_inputs_on
+from lightning_vgg.training.lookahead import Lookahead
+from lightning_vgg.training.optim import build_optimizer, clip_gradients
+from lightning_vgg.training.pretrained import load_pretrained
+from lightning_vgg.training.transfer import Backbone, Transfer, on_backbone, trained_parts
+from lightning_vgg.training.weights import load_network
+from lightning_vgg.training.whitening import Whitening, first_convolution
+from lightning_vgg.weights.pretrained import Pretrained, recorded_pretrained
+
+
+class LossSum(Metric):
+    """Sum of the losses of all images, in float64 whatever the precision of the training.
+
+    torchmetrics 1.9's own means will not do: let through NaNs, as they must be, and MeanMetric forgets its weights; and
+    on its way through a trainer an aggregator is set back to float32.
+    """
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, mean_loss: Tensor, count: int) -> None:
+        self.total += mean_loss.double() * count
+
+    def compute(self) -> Tensor:
+        return self.total
+
+
+class Scores(nn.Module):
+    """Mean loss and accuracy over all images seen since the last reset, in float64."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = LossSum()
+        self.counts = MulticlassStatScores(num_classes, average="none", validate_args=False)
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch: logits (B, classes), labels (B,), its mean loss ()."""
+        if not len(labels):  # a process's share of a small last batch: its loss is NaN
+            return
+        self.loss.update(loss, len(labels))
+        self.counts.update(logits, labels)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy, float64 scalars."""
+        right, total = self._right_and_total()
+        return self.loss.compute() / total.sum(), right.sum() / total.sum()
+
+    def accuracy_per_class(self) -> Tensor:
+        """float64 (classes,); NaN for a class without images."""
+        right, total = self._right_and_total()
+        return right / total
+
+    def _right_and_total(self) -> tuple[Tensor, Tensor]:
+        """Images of each class: rightly classified, and in all."""
+        true_positive, _, _, _, support = self.counts.compute().double().unbind(1)
+        return true_positive, support
+
+    def reset(self) -> None:
+        self.loss.reset()
+        self.counts.reset()
+
+    def sums(self) -> dict[str, dict[str, Tensor]]:
+        """What has been added up since the last reset, by all processes together; all of them must ask."""
+        found = {}
+        for name, metric in (("loss", self.loss), ("counts", self.counts)):
+            with metric.sync_context():
+                found[name] = {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
+        return found
+
+    def restore(self, sums: dict[str, dict[str, Tensor]]) -> None:
+        for name, states in sums.items():
+            metric = getattr(self, name)
+            for key, value in states.items():
+                setattr(metric, key, value.to(metric.device))
+
+
+class VGGClassifier(LightningModule):
+    """Trains and evaluates the network of a ModelSpec on images (B, 3, S, S) with integer labels (B,).
+
+    Logs train_loss, train_acc, val_loss, val_acc and learning_rate once an epoch; test_loss and test_acc in the test.
+
+    Args:
+        spec: the network and how it learns.
+        image_size: S, in pixels.
+        num_classes: logits.
+        pretrained: the spec's backbone; None loads it.
+
+    Raises:
+        ExperimentError: the network cannot be built, or its weights cannot be loaded.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, image_size: int, num_classes: int, pretrained: Pretrained | None = None
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        if spec.backbone is not None and pretrained is None:
+            pretrained = load_pretrained(spec.backbone, image_size, self.semantics)
+        self.pretrained = pretrained
+        self.plan = plan_model(spec, image_size, num_classes, pretrained.plan if pretrained else None)
+        self.network: nn.Module = build_network(self.plan, self.semantics)
+        if pretrained is not None:
+            self.network = on_backbone(Backbone(pretrained), self.network)
+        if spec.identity_initialization:
+            pass_inputs_on(self.network)
+        if spec.whitening:
+            first_convolution(self.network).weight.requires_grad_(False)
+        if spec.init_from is not None:
+            load_network(self.network, Path(spec.init_from).expanduser())
+        if spec.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)
+        if spec.compile:
+            self.network.compile()
+        parts = ["train", "val", "test"] + (["augmented_test"] if spec.test_time_augmentation != "none" else [])
+        self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in parts})
+        self.test_outputs: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The lowest part of the network, where it was made of a BackboneSpec."""
+        return self.network.get_submodule("backbone") if self.pretrained else None  # type: ignore[return-value]
+
+    def configure_callbacks(self) -> list[Callback]:
+        callbacks: list[Callback] = [Transfer()] if self.pretrained else []
+        if self.spec.whitening:
+            callbacks.append(Whitening(self.spec.whitening_bias_epochs))
+        return [*callbacks, Lookahead()] if self.spec.optimizer.lookahead else callbacks
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes)."""
+        if not self.spec.channels_last:
+            images = images.contiguous()
+        logits = self.network(images)
+        return logits if self.spec.logit_scale == 1 else logits * self.spec.logit_scale
+
+    def on_fit_start(self) -> None:
+        if self.spec.init_from is not None and self.dtype == torch.float64 and self.trainer.ckpt_path is None:
+            load_network(
+                self.network, Path(self.spec.init_from).expanduser()
+            )  # once more, for the digits that float32 cut off
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        smoothing = self.spec.label_smoothing
+        if self.trainer.world_size == 1:
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            self._scores("train").update(logits.detach(), labels, loss.detach())
+            return loss
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        self._scores("train").update(logits.detach(), labels, loss.detach() / max(len(labels), 1))
+        # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
+        total = self.trainer.strategy.reduce(torch.tensor(float(len(labels)), device=self.device), reduce_op="sum")
+        return loss * self.trainer.world_size / total
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What an epoch has measured so far goes in, too."""
+        checkpoint["train_sums"] = self._scores("train").sums()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank == 0:  # the sums are those of all processes
+            self._scores("train").restore(checkpoint["train_sums"])
+
+    def on_train_epoch_end(self) -> None:
+        self._log_scores("train")
+        self.log("learning_rate", torch.tensor(self.rates[self.global_step - 1], dtype=torch.float64), sync_dist=True)
+
+    def on_validation_start(self) -> None:
+        """Batch norm's statistics differ between processes; a checkpoint will hold those of the first."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.test_outputs = []
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        logits = self._evaluate("test", batch)
+        self.test_outputs.append((batch[1].cpu(), logits.float().cpu()))
+        if self.spec.test_time_augmentation != "none":
+            augmented = augmented_logits(self, batch[0], logits, self.spec.test_time_augmentation)
+            self._scores("augmented_test").update(augmented, batch[1], F.cross_entropy(augmented, batch[1]))
+
+    def on_test_epoch_end(self) -> None:
+        self.test_acc_per_class = self._scores("test").accuracy_per_class().tolist()
+        self._log_scores("test")
+        if self.spec.test_time_augmentation != "none":
+            self._log_scores("augmented_test")
+
+    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        self._scores(part).update(logits, labels, F.cross_entropy(logits, labels))
+        return logits
+
+    def _scores(self, part: str) -> Scores:
+        scores = self.scores[f"{part}_scores"]
+        assert isinstance(scores, Scores)
+        return scores
+
+    def _log_scores(self, part: str) -> None:
+        loss, accuracy = self._scores(part).compute()
+        # They are those of all processes already; sync_dist only says that this is known.
+        self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True, sync_dist=True)
+        self._scores(part).reset()
+
+    def configure_optimizers(self) -> Any:
+        parts = trained_parts(self.network, self.pretrained.plan) if self.pretrained else None
+        optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics, parts)
+        factors = rate_factors(self.spec.schedule, int(self.trainer.estimated_stepping_batches))
+        self.rates = (factors * self.spec.optimizer.learning_rate).tolist()
+        factors = factors.tolist()  # a numpy number in a checkpoint could not be read back safely
+        # The scheduler asks for one rate more than there are steps.
+        scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val:
+            clip_gradients(self.network.parameters(), gradient_clip_val, self.semantics.clip_epsilon)
+
+
+def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:
+    """The trained network of a run, on the CPU and in evaluation mode.
+
+    Raises:
+        ExperimentError: the run has no sound checkpoint, or was trained by Keras.
+    """
+    if run.read_record().get("framework") == "keras":
+        raise ExperimentError(
+            f"{run.path} was trained by Keras: `keras-reference export {run.path}` writes its weights to a file that "
+            "fit takes by --model.init_from"
+        )
+    config = read_config(run.path / "config.yaml")
+    spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
+    size = config.data.image_size
+    pretrained = recorded_pretrained(spec.backbone, size, run)
+    model = VGGClassifier(spec, size, len(run.read_record()["class_names"]), pretrained)
+    checkpoint = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval()

@@ -1,0 +1,125 @@
+"""OptimizerSpec -> a torch optimizer that follows the resolved semantics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_vgg.experiment.semantics import Semantics
+from lightning_vgg.experiment.specs import OptimizerSpec
+from lightning_vgg.training.muon import MuonSGD
+from lightning_vgg.training.velocity_sgd import VelocitySGD
+
+
+class Part(NamedTuple):
+    """Parameters that begin to train together, their rate as a share of ``learning_rate``, and their decay likewise.
+
+    ``muon`` says whether they are kernels for Muon, which knows no decay.
+    """
+
+    parameters: list[nn.Parameter]
+    rate_factor: float
+    decay_factor: float = 1.0
+    muon: bool = False
+
+
+def build_optimizer(
+    network: nn.Module, spec: OptimizerSpec, semantics: Semantics, parts: Sequence[Part] | None = None
+) -> Optimizer:
+    """The optimizer of ``network``.
+
+    Args:
+        network: the network.
+        spec: the optimizer.
+        semantics: the frameworks' differences, resolved.
+        parts: what trains, some of it perhaps later; None for all parameters that require gradients.
+    """
+    if parts is None:
+        parts = [Part([parameter for parameter in network.parameters() if parameter.requires_grad], 1.0)]
+    decay = spec.weight_decay
+    if decay is None:
+        decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
+    parts = [each for part in parts for each in _without_norm_biases(part, network, spec.batch_norm_bias_factor)]
+    if spec.muon_rate is not None:
+        parts = [each for part in parts for each in _muon_apart(part, spec.muon_rate / spec.learning_rate)]
+    groups = [
+        {**group, "lr": spec.learning_rate * part.rate_factor} | ({"muon": True} if part.muon else {})
+        for part in parts
+        for group in _parameter_groups(part.parameters, decay * part.decay_factor, spec.decay_all)
+    ]
+    decoupled = spec.name == "adamw" or semantics.weight_decay == "decoupled"
+    if spec.name == "sgd":
+        with_rate = semantics.sgd_velocity == "with_rate"
+        if not with_rate and not decoupled and spec.muon_rate is None:
+            return torch.optim.SGD(groups, spec.learning_rate, spec.momentum, nesterov=spec.nesterov, fused=True)
+        kind = VelocitySGD if spec.muon_rate is None else MuonSGD
+        return kind(
+            groups, spec.learning_rate, spec.momentum, spec.nesterov, rate_in_velocity=with_rate, decoupled=decoupled
+        )
+    epsilon = semantics.adam_epsilon if spec.epsilon is None else spec.epsilon
+    adam = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = adam(groups, spec.learning_rate, (spec.beta1, spec.beta2), eps=epsilon, fused=True)
+    if semantics.adam_formula == "uncorrected":
+        for group in optimizer.param_groups:
+            group["uncorrected_eps"], group["steps"] = epsilon, 0
+        optimizer.register_step_pre_hook(correct_epsilon)
+    return optimizer
+
+
+def correct_epsilon(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Keras adds epsilon to √v, torch to √v / √(1 - beta2^t): dividing epsilon by that root makes them equal.
+
+    t counts the steps of each parameter, as torch does; those of a group have begun to train together.
+    """
+    for group in optimizer.param_groups:
+        # Not by the gradients: a trainer computes them inside the step, after this hook.
+        if not any(parameter.requires_grad for parameter in group["params"]):
+            continue  # still frozen
+        group["steps"] += 1
+        group["eps"] = group["uncorrected_eps"] / math.sqrt(1 - group["betas"][1] ** group["steps"])
+
+
+def _without_norm_biases(part: Part, network: nn.Module, factor: float) -> list[Part]:
+    """The part, and the biases of batch norms in a part of their own where their rate differs."""
+    if factor == 1:
+        return [part]
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    biases = {id(norm.bias) for norm in norms}
+    kept = [parameter for parameter in part.parameters if id(parameter) not in biases]
+    faster = [parameter for parameter in part.parameters if id(parameter) in biases]
+    rate, decay = part.rate_factor * factor, part.decay_factor / factor
+    return [part._replace(parameters=kept), Part(faster, rate, decay)]
+
+
+def _muon_apart(part: Part, factor: float) -> list[Part]:
+    """The part without the kernels of convolutions, and these."""
+    kernels = [parameter for parameter in part.parameters if parameter.ndim == 4]
+    others = [parameter for parameter in part.parameters if parameter.ndim != 4]
+    return [part._replace(parameters=others), Part(kernels, part.rate_factor * factor, 0.0, muon=True)]
+
+
+def _parameter_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:
+    if decay_all or not decay:
+        return [{"params": parameters, "weight_decay": decay}]
+    # Biases and batch norm are vectors, kernels are not.
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float, epsilon: float) -> Tensor:
+    """Scale all gradients by min(1, max_norm / (their common norm + epsilon)), in place; returns the norm.
+
+    torch's own adds 1e-6 to the norm, Keras nothing.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    scale = (max_norm / (norm + epsilon)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, scale)
+    return norm

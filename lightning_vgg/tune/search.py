@@ -1,0 +1,109 @@
+"""``lightning-vgg tune``: search the best settings, or train the best found."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import signal
+import statistics
+from typing import TYPE_CHECKING
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.images.dataset import load_dataset
+from lightning_vgg.tune.spec import Settings, read_settings, tune_parser
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def main(command: str, args: list[str]) -> None:
+    if "-h" in args or "--help" in args:
+        tune_parser().print_help()
+        return
+    tune(args)
+
+
+def tune(args: list[str]) -> optuna.Study:
+    """Carry out a command line; returns the study."""
+    parser = tune_parser()
+    config = parser.parse_args(args)
+    _require("optuna", "tune")
+    if config.framework == "keras":
+        _require("keras", "keras")
+    settings = read_settings(config, parser)
+    load_dataset(parser.instantiate(config).data)  # what cannot be had stops a study, and not trial after trial
+    from lightning_vgg.tune.study import open_study
+
+    study = open_study(settings)
+    if config.retrain_best is not None:
+        retrain_best(study, settings, config.retrain_best)
+    else:
+        search(study, settings)
+    return study
+
+
+def _require(package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ExperimentError(f"{package} is not installed; pip install 'lightning-vgg[{extra}]'")
+
+
+def search(study: optuna.Study, settings: Settings) -> None:
+    """Run the trials that are missing, and report, also where Ctrl-C ends it."""
+    from lightning_vgg.tune.summary import closing_words, write_report, write_results
+
+    try:
+        if settings.jobs == 1:
+            from lightning_vgg.tune.worker import work
+
+            work(study, settings)
+        else:
+            _run_workers(settings)
+    finally:
+        write_results(study, settings)
+        write_report(study, settings)
+        print(f"{closing_words(study, settings)}\nreport   {settings.folder / 'report.html'}")
+
+
+def _run_workers(settings: Settings) -> None:
+    """As many processes as jobs, each with its share of the cores."""
+    from lightning_vgg.tune.worker import work_as_process
+
+    cores = max(1, len(os.sched_getaffinity(0)) // settings.jobs)
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        os.environ.setdefault(variable, str(cores))
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=work_as_process, args=(settings,)) for _ in range(settings.jobs)]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException:  # Ctrl-C
+        for worker in workers:
+            if worker.is_alive() and worker.pid is not None:
+                os.kill(worker.pid, signal.SIGINT)
+        for worker in workers:
+            worker.join()
+        raise
+    broken = [worker.exitcode for worker in workers if worker.exitcode]
+    if broken:
+        raise ExperimentError(f"{len(broken)} of {settings.jobs} workers broke off (exit status {broken}); see above")
+
+
+def retrain_best(study: optuna.Study, settings: Settings, seeds: list[int]) -> None:
+    """Train the best trial's settings with each seed, test each once, and say what came of it."""
+    from lightning_vgg.tune.study import best_trial
+    from lightning_vgg.tune.worker import train_once
+
+    best = best_trial(study)
+    print(f"trial {best.number} of {settings.name}, val_acc {best.values[0]:.2%} in the search", flush=True)
+    accuracies = []
+    for seed in seeds:
+        config = settings.config(best.params, name=f"best{best.number:04}_seed{seed}", seed_everything=seed)
+        accuracies.append(train_once(config, settings).read_record()["test_acc"])
+    for seed, accuracy in zip(seeds, accuracies, strict=True):
+        print(f"seed {seed}  test_acc {accuracy:.2%}")
+    if len(seeds) > 1:
+        mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+        print(f"mean    test_acc {mean:.2%}, standard deviation {deviation:.2%}")

@@ -1,0 +1,140 @@
+"""What a study is: the experiment, its search space, and how the search goes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.parsing import ExplainingParser, dotted, framework_free_parser, readable_config
+from lightning_vgg.tune.engines import Framework, find_engine
+from lightning_vgg.tune.space import FIXED, Space, decode, read_space, with_values
+
+Objective = Literal["val_acc", "images_per_second", "parameters"]
+
+DIRECTIONS: dict[Objective, Literal["maximize", "minimize"]] = {
+    "val_acc": "maximize",
+    "images_per_second": "maximize",
+    "parameters": "minimize",
+}
+
+
+@dataclass(frozen=True)
+class TuneSpec:
+    """The search.
+
+    Args:
+        space: key of the experiment -> a list of choices, or a range {low, high} with log: true or a step.
+        objectives: val_acc (the best epoch's); or [val_acc, images_per_second] or [val_acc, parameters].
+        pruner: median stops a trial whose best validation accuracy so far lies below the median of the earlier trials'
+            at the same epoch; none stops none. With several objectives there is no pruning.
+        warmup_epochs: epochs of every trial that are never pruned.
+        startup_trials: random trials before the search learns from them, and complete ones before it prunes.
+    """
+
+    space: dict[str, Any] = field(default_factory=dict)
+    objectives: list[Objective] = field(default_factory=lambda: ["val_acc"])
+    pruner: Literal["median", "none"] = "median"
+    warmup_epochs: int = 1
+    startup_trials: int = 8
+
+    def __post_init__(self) -> None:
+        if self.objectives[:1] != ["val_acc"] or len(set(self.objectives)) != len(self.objectives):
+            raise ExperimentError(f"tune.objectives begin with val_acc and hold nothing twice, not {self.objectives}")
+        if min(self.warmup_epochs, self.startup_trials) < 1:
+            raise ExperimentError("tune.warmup_epochs and tune.startup_trials must be at least 1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A study, whole and plain: the processes of its workers get it as it is.
+
+    Args:
+        experiment: the settings that are varied, as config.yaml has them.
+        tune: the search.
+        space: the parameters that tune.space describes.
+        framework: which side trains.
+        trials: finished ones, over all workers, after which the study is done.
+        storage: URL of a database or a gRPC proxy that several machines share; None for a journal in the folder.
+        jobs: processes.
+    """
+
+    experiment: dict[str, Any]
+    tune: TuneSpec
+    space: Space
+    framework: Framework
+    trials: int
+    storage: str | None
+    jobs: int
+
+    @property
+    def name(self) -> str:
+        """Of the study, of its folder below runs/, and of the trials' W&B group."""
+        return self.experiment["experiment"]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.experiment["trainer"]["default_root_dir"] or ".") / "runs" / self.name
+
+    @property
+    def pruning(self) -> bool:
+        return self.tune.pruner != "none" and len(self.tune.objectives) == 1
+
+    def config(self, params: dict[str, Any], **keys: Any) -> dict[str, Any]:
+        """The experiment with a trial's parameters, as config.yaml has it; ``keys`` such as the name win."""
+        return {**with_values(self.experiment, decode(self.space, params)), **keys}
+
+    def fixed(self) -> dict[str, Any]:
+        """What must not change while a study goes on, flat; where the images lie may."""
+        keys = {
+            **{f"tune.{key}": value for key, value in asdict(self.tune).items()},
+            "framework": self.framework,
+            **dotted(self.experiment),
+        }
+        moving = {"experiment", "name", "data.root", "data.cache_dir", *(key for key in FIXED if "trainer." in key)}
+        return {key: value for key, value in keys.items() if key not in moving}
+
+
+def tune_parser() -> ExplainingParser:
+    parser = framework_free_parser(
+        "lightning-vgg tune",
+        "Search the best settings of an experiment with Optuna. The same command goes on where a study stopped.",
+    )
+    parser.add_class_arguments(TuneSpec, "tune")
+    parser.add_argument("--trials", type=int, default=30, help="Finished trials, complete or pruned, over all workers.")
+    parser.add_argument(
+        "--storage", type=str | None, default=None,
+        help="A database (sqlite:///FILE, postgresql://...) or proxy (grpc://HOST:PORT) that workers on several "
+        "machines share; null for a journal in the study's folder.",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=1, help="Processes on this machine.")
+    parser.add_argument("--framework", type=Framework, default="lightning", help="Which side trains.")
+    parser.add_argument(
+        "--retrain-best", type=int, nargs="+", default=None, metavar="SEED",
+        help="Run no trial: train the best one found with each of these seeds, and test it.",
+    )  # fmt: skip
+    return parser
+
+
+def read_settings(config: Any, parser: ExplainingParser) -> Settings:
+    """Check everything that can be checked without a framework.
+
+    Raises:
+        ExperimentError: names the key and the remedy.
+    """
+    specs = parser.instantiate(config)
+    if config.name is not None:
+        raise ExperimentError("name: a study names its runs itself; call the study by 'experiment'")
+    if min(config.trials, config.jobs) < 1:
+        raise ExperimentError("--trials and --jobs must be at least 1")
+    if specs.data.validation_fraction == 0:
+        raise ExperimentError("data.validation_fraction is 0; a study needs validation images to judge its trials")
+    values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
+    experiment = readable_config(values, {})
+    check = find_engine(config.framework).check
+    check(specs)
+    space = read_space(specs.tune.space, experiment, check)
+    return Settings(experiment, specs.tune, space, config.framework, config.trials, config.storage, config.jobs)

@@ -1,0 +1,319 @@
+"""The rungs of transfer learning: a pretrained backbone on either side, and what is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy, deepcopy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from keras_reference import optim as keras_optim
+from keras_reference.data import Preprocess
+from keras_reference.network import Network
+from keras_reference.network import trained_parts as keras_parts
+from keras_reference.resize import Resize
+from keras_reference.transfer import load_pretrained as keras_pretrained
+from keras_reference.weights import load_tensors
+from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
+from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.recipe import Dropout
+from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec
+from lightning_vgg.images.batches import normalize
+from lightning_vgg.images.dataset import Dataset
+from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.optim import build_optimizer
+from lightning_vgg.training.pretrained import load_pretrained as torch_pretrained
+from lightning_vgg.training.transfer import Backbone, on_backbone, resize, trained_parts
+from lightning_vgg.training.transfer import count_parameters as torch_count
+from lightning_vgg.training.weights import network_tensors
+from parity_tests.distance import Distance, distance
+from parity_tests.frameworks import keras
+from parity_tests.ladder import BATCH, GATES, OPTIMIZERS, STEPS, Gate, Ladder, Rung, exact, verdict
+from parity_tests.pair import Batch, Precision, Tensors, keras_precision, nudge_parameters, randomize, without_dropout
+
+EMBEDDED = 256
+"""Images whose embeddings are compared."""
+
+RESIZE = Gate(1e-13, 1e-6)
+EMBEDDINGS = Gate(1e-12, 1e-5)
+"""Of VGG16's thirteen convolutions, one after the other; the forward gate is one of six."""
+
+
+def ladder_of(spec: ModelSpec, data: DataSpec, dataset: Dataset) -> Ladder:
+    """The ladder for an experiment, on a backbone or without one."""
+    return Ladder(spec, data, dataset) if spec.backbone is None else TransferLadder(spec, data, dataset)
+
+
+class TransferPair:
+    """Backbone and head in torch and in Keras; each side reads the pretrained weights by itself.
+
+    Attributes:
+        plan: of the backbone.
+        torch_network: ``backbone`` and the head's blocks.
+        keras: the same layers.
+    """
+
+    def __init__(self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision) -> None:
+        assert spec.backbone is not None
+        spec = without_dropout(spec)
+        self.spec, self.precision = spec, precision
+        self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        ours, theirs = (
+            torch_pretrained(spec.backbone, image_size, self.semantics),
+            keras_pretrained(spec.backbone, image_size),
+        )
+        self.plan = ours.plan
+        head = plan_model(spec, image_size, num_classes, self.plan)
+        torch.manual_seed(0)
+        torch_head = build_network(head, self.semantics)
+        randomize(torch_head)
+        dtype = getattr(torch, precision)
+        self.torch_network: nn.Module = on_backbone(Backbone(ours), torch_head).to(dtype)
+        with keras_precision(precision):
+            self.keras = Network(head, theirs, image_size)
+        # Weights that nobody has trained are drawn by torch; those that are read stay as each side read them.
+        shared = [
+            tensor for tensor in self.keras.tensors() if not (theirs.tensors and tensor.name.startswith("backbone."))
+        ]
+        values = self.torch_tensors()
+        load_tensors("torch's network", shared, {tensor.name: values[tensor.name] for tensor in shared})
+
+    def torch_tensors(self) -> Tensors:
+        return network_tensors(self.torch_network)
+
+    @property
+    def backbone(self) -> Backbone:
+        backbone = self.torch_network.get_submodule("backbone")
+        assert isinstance(backbone, Backbone)
+        return backbone
+
+    def torch_layers(self, images: np.ndarray) -> Tensors:
+        """What each layer makes of normalized images (B, S, S, 3), channels last; and the pooled end."""
+        backbone = self.backbone.eval()
+        outputs: Tensors = {}
+        with torch.no_grad():
+            hidden = resize(torch.from_numpy(images).permute(0, 3, 1, 2), self.plan.image_size)
+            for name, layer in backbone.named_children():
+                hidden = layer(hidden)
+                outputs[name] = np.moveaxis(hidden.numpy(), 1, -1)
+            outputs["pooled"] = np.moveaxis(backbone.pool(hidden).numpy(), 1, -1)
+        return outputs
+
+    def keras_extractor(self) -> keras.Model:
+        """Preprocessed images -> what `torch_layers` gives, in a dictionary."""
+        assert self.keras.backbone is not None
+        with keras_precision(self.precision):
+            inputs = self.keras.backbone.inputs()
+            hidden, outputs = self.keras.backbone.resize(inputs), {}
+            for planned, layer in zip(self.plan.layers, self.keras.backbone.layers, strict=True):
+                outputs[planned.name] = hidden = layer(hidden, training=False)
+            outputs["pooled"] = self.keras.backbone.pool(hidden)
+            return keras.Model(inputs, outputs)
+
+    def nudged(self) -> TransferPair:
+        """A pair whose torch network is a copy with every weight moved by one ulp."""
+        twin = copy(self)
+        twin.torch_network = deepcopy(self.torch_network)
+        nudge_parameters(twin.torch_network, seed=0)
+        return twin
+
+    def torch_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
+        network = deepcopy(self.torch_network).train()
+        network.get_submodule("backbone").freeze(plan.frozen_layers(0))
+        stepper = build_optimizer(network, optimizer, self.semantics, trained_parts(network, plan))
+        logits = network(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
+        F.cross_entropy(logits, torch.from_numpy(batch.labels)).backward()
+        stepper.step()
+        return network_tensors(network)
+
+    def keras_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
+        """By Keras's own ``train_on_batch``; the network is as before afterwards."""
+        before = self.keras.read()
+        rates = np.full(1, optimizer.learning_rate)
+        with keras_precision(self.precision):
+            model = self.keras.model(plan.frozen_layers(0))
+            parts = keras_parts(self.keras, plan, steps=1)
+            model.compile(
+                keras_optim.PartsOptimizer(optimizer, rates, None, parts),
+                keras_optim.training_loss(0.0, self.keras.plan.num_classes), jit_compile=False,
+            )  # fmt: skip
+            model.train_on_batch(batch.images, batch.labels)
+        after = self.keras.read()
+        load_tensors("itself", list(self.keras.tensors()), before)
+        return after
+
+
+class TransferLadder(Ladder):
+    """The rungs of an experiment on a pretrained backbone."""
+
+    def __init__(self, spec: ModelSpec, data: DataSpec, dataset: Dataset) -> None:
+        assert spec.backbone is not None
+        pretrained = torch_pretrained(
+            spec.backbone, data.image_size, resolve_semantics(spec.semantics, spec.semantics_except)
+        )
+        if pretrained.normalization is not None:
+            dataset = replace(dataset, normalization=pretrained.normalization)
+        super().__init__(spec, data, dataset)
+        self.plan = pretrained.plan
+
+    def rungs(self) -> Iterator[Rung]:
+        yield self.specification()
+        yield self.preprocessing()
+        yield self.augmentation()
+        for precision in ("float64", "float32"):
+            yield self.resize(precision)
+            yield from self.embeddings(precision)
+            yield from self.fine_tuning(precision)
+            yield from self.head_training(precision)
+        yield self.whole_run()
+
+    def whole_run(self) -> Rung:
+        """As for any experiment; told where layers of the backbone train whose dropout draws masks of its own."""
+        rung = super().whole_run()
+        plan = self.plan
+        if any(isinstance(layer.layer, Dropout) for layer in plan.layers[plan.frozen_layers(0) :]):
+            return replace(rung, limit=float("inf"), worst=f"{rung.worst} (dropout in the backbone)")
+        return rung
+
+    def transfer_pair(self, precision: Precision) -> TransferPair:
+        return TransferPair(self.spec, self.data.image_size, self.classes, precision)
+
+    def images(self, count: int, precision: Precision, preprocess: Preprocess | None = None) -> list[Batch]:
+        """Batches of training images for either side: normalized, or as ``preprocess`` makes them of the pixels."""
+        images, labels = self.dataset.train
+        order = draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
+        preprocess = preprocess or (lambda pixels: normalize(pixels, self.dataset.normalization, np.dtype(precision)))
+        return [
+            Batch(preprocess(images[rows]), labels[rows]) for rows in np.split(order, range(BATCH, len(order), BATCH))
+        ]
+
+    def keras_images(self, pair: TransferPair, count: int) -> list[Batch]:
+        assert pair.keras.backbone is not None
+        preprocess = pair.keras.backbone.preprocess(self.dataset.normalization, pair.precision)
+        return self.images(count, pair.precision, preprocess)
+
+    def specification(self) -> Rung:
+        pair = self.transfer_pair("float32")
+        ours = {name: np.array(tensor.shape) for name, tensor in pair.torch_tensors().items()}
+        theirs = {name: np.array(tensor.shape) for name, tensor in pair.keras.read().items()}
+        layers = pair.plan.frozen_layers(0)
+        pair.backbone.freeze(layers)
+        pair.keras.model(layers)
+        counts = pair.keras.count_parameters()
+        torch_counts = [torch_count(pair.torch_network, frozen) for frozen in (False, True)]
+        same = torch_counts == [counts["trainable_parameters"], counts["frozen_parameters"]]
+        found = distance(ours, theirs)
+        return exact("specification", found if same else Distance(float("inf"), f"parameters {torch_counts} {counts}"))
+
+    def keras_preprocess(self) -> Preprocess:
+        """As the backbone has it in Keras, back in RGB."""
+        backbone = self.transfer_pair("float32").keras.backbone
+        assert backbone is not None
+        preprocess = backbone.preprocess(self.dataset.normalization, "float32")
+        return lambda images: preprocess(images)[..., :: -1 if backbone.bgr else 1]
+
+    def resize(self, precision: Precision) -> Rung:
+        """Normalized images to half as many pixels again and to half, and to the experiment's own size."""
+        (batch, *_) = self.images(BATCH, precision)
+        ours, theirs = {}, {}
+        own = self.plan.image_size
+        for size in sorted({self.image_size * 3 // 2, self.image_size // 2, own} - {self.image_size}):
+            with keras_precision(precision):
+                theirs[f"{size} px"] = np.asarray(Resize(size)(batch.images))
+            resized = resize(torch.from_numpy(batch.images).permute(0, 3, 1, 2), size)
+            ours[f"{size} px"] = resized.permute(0, 2, 3, 1).numpy()
+        return verdict("resize", precision, RESIZE, distance(ours, theirs), None)
+
+    def embeddings(self, precision: Precision) -> Iterator[Rung]:
+        """What every layer makes of real images: a rung a block, and one for the pooled end."""
+        pair = self.transfer_pair(precision)
+        extractor = pair.keras_extractor()
+        twin = pair.nudged() if precision == "float32" else None
+        apart, nudged = _Apart(), _Apart()
+        for ours, theirs in zip(self.images(EMBEDDED, precision), self.keras_images(pair, EMBEDDED), strict=True):
+            reference = pair.torch_layers(ours.images)
+            apart.add(reference, {name: np.asarray(value) for name, value in extractor(theirs.images).items()})
+            if twin is not None:
+                nudged.add(reference, twin.torch_layers(ours.images))
+        controls = nudged.by_block()
+        for block, found in apart.by_block().items():
+            control = controls[block].value if twin is not None else None
+            yield verdict(f"embeddings, {block}", precision, EMBEDDINGS, found, control)
+
+    def fine_tuning(self, precision: Precision) -> Iterator[Rung]:
+        """One step with the lower half of the layers frozen, each block above at a rate of its own."""
+        pair = self.transfer_pair(precision)
+        half = len(pair.plan.layers) // 2
+        plan = replace(pair.plan, frozen=((0, half),), rate_factor=0.5, layer_decay=0.5)
+        (ours, *_), (theirs, *_) = self.images(BATCH, precision), self.keras_images(pair, BATCH)
+        lower = tuple(f"backbone.{layer.name}." for layer in plan.layers[:half])
+        before = pair.torch_tensors()
+        for name in ("sgd", "adam"):
+            optimizer = OPTIMIZERS[name][0]
+            sides = [pair.torch_step(ours, optimizer, plan), pair.keras_step(theirs, optimizer, plan)]
+            control = None
+            if precision == "float32":
+                control = distance(sides[0], pair.nudged().torch_step(ours, optimizer, plan)).value
+            for side in sides:
+                moved = [key for key in side if key.startswith(lower) and not np.array_equal(side[key], before[key])]
+                side["frozen tensors that moved"] = np.array(float("nan") if moved else 1.0)
+            yield verdict(f"{name}, half frozen, 1 step", precision, GATES[name], distance(*sides), control)
+
+    def head_training(self, precision: Precision) -> Iterator[Rung]:
+        """The head's own ladder, on the same embeddings in both."""
+        pair = self.transfer_pair("float32")
+        count = min(BATCH * STEPS, len(self.dataset.train.labels))
+        batches = self.images(count, "float32")
+        embeddings = [pair.torch_layers(batch.images)["pooled"] for batch in batches]
+        labels = np.concatenate([batch.labels for batch in batches])
+        head = HeadLadder(self.spec, self.data, self.dataset, np.concatenate(embeddings), labels)
+        for rung in (head.forward(precision), head.gradients(precision), *head.steps(head.own_optimizer, precision)):
+            yield replace(rung, name=f"head: {rung.name}")
+
+
+class _Apart:
+    """The distance of tensors that come batch by batch."""
+
+    def __init__(self) -> None:
+        self.difference: dict[str, float] = {}
+        self.largest: dict[str, float] = {}
+
+    def add(self, reference: Tensors, other: Tensors) -> None:
+        for name, value in reference.items():
+            apart = float(np.abs(value - other[name]).max()) if value.shape == other[name].shape else float("inf")
+            self.difference[name] = max(self.difference.get(name, 0.0), apart)
+            self.largest[name] = max(self.largest.get(name, 0.0), float(np.abs(value).max()))
+
+    def by_block(self) -> dict[str, Distance]:
+        """The worst layer of each block, and what is pooled of the last."""
+        worst: dict[str, Distance] = {}
+        for name, difference in self.difference.items():
+            found = Distance(difference / (self.largest[name] or 1.0), name)
+            block = name.partition("_")[0]
+            worst[block] = max(worst.get(block, found), found)
+        return worst
+
+
+class HeadLadder(Ladder):
+    """The rungs of the network that stands on a backbone, on given embeddings (N, H, W, C)."""
+
+    def __init__(
+        self, spec: ModelSpec, data: DataSpec, dataset: Dataset, embeddings: np.ndarray, labels: np.ndarray
+    ) -> None:
+        super().__init__(replace(spec, backbone=None), data, dataset)
+        self.embeddings, self.labels = embeddings, labels
+        _, self.image_size, _, self.channels = embeddings.shape
+
+    @property
+    def own_optimizer(self) -> str:
+        """The experiment's, or Adam, which is among those always tried."""
+        return next(reversed(self.optimizers())) if "own" in self.optimizers() else "adam"
+
+    def batches(self, count: int, precision: Precision) -> list[Batch]:
+        rows = np.resize(np.arange(len(self.labels)), count * BATCH)
+        return [Batch(self.embeddings[part].astype(precision), self.labels[part]) for part in np.split(rows, count)]

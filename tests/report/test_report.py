@@ -1,0 +1,310 @@
+"""The report's numbers, its words, and its three files."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import CLASS_NAMES, LABELS, make_comparison, make_run
+from scipy import stats
+from sklearn.metrics import confusion_matrix, recall_score
+
+from lightning_vgg import cli
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.report import write_report
+from lightning_vgg.report.comparison import read_comparison
+from lightning_vgg.report.render import SECTIONS
+from lightning_vgg.report.words import headline, power_of_ten, verdict_sentences, verdict_title
+from lightning_vgg.runs.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison with its report."""
+    folder = tmp_path_factory.mktemp("comparison")
+    write_report(read_comparison(make_comparison(folder)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def findings(folder: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+def accuracies(*wrong: int) -> list[float]:
+    return [1 - number / 200 for number in wrong]
+
+
+def test_verdicts_are_paired_where_the_arms_share_chance(findings: dict[str, Any]) -> None:
+    same, other = findings["verdicts"]
+    ours, theirs = accuracies(10, 12, 11, 10), accuracies(11, 12, 10, 11)
+    interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (same["arm"], same["reference"], same["paired"], same["seeds"]) == ("lightning-keras", "keras", True, 4)
+    assert same["difference"] == pytest.approx(np.mean(ours) - np.mean(theirs))
+    assert (same["low"], same["high"]) == pytest.approx(tuple(interval))
+    assert (same["verdict"], same["margin"], same["seeds_needed"]) == ("equivalent", 0.05, None)
+    assert list(findings["paired_differences"]["lightning-keras"].values()) == pytest.approx([0.005, 0, -0.005, 0.005])
+    interval = stats.ttest_ind(accuracies(60, 66, 58, 64), theirs, equal_var=False).confidence_interval(0.95)
+    assert (other["arm"], other["paired"], other["verdict"]) == ("lightning-torch", False, "different")
+    assert (other["low"], other["high"]) == pytest.approx(tuple(interval))
+
+
+def test_every_number_traces_to_a_run_folder(folder: Path, findings: dict[str, Any], page: str) -> None:
+    for arm, description in findings["arms"].items():
+        for seed, run in description["runs"].items():
+            opened = RunFolder.open(folder / run["folder"])
+            assert run["test_acc"] == pytest.approx(opened.read_record()["test_acc"])
+            assert opened.path.name == f"{arm}_seed{seed}"
+            assert f'href="{run["folder"]}/"' in page
+    links = set(re.findall(r'href="#(run-[\d-]+)"', page))
+    assert len(links) == 12
+    assert links <= set(re.findall(r'id="(run-[\d-]+)"', page))
+
+
+def test_scores_by_class_and_confusions_are_those_of_scikit_learn(folder: Path, findings: dict[str, Any]) -> None:
+    predicted = [RunFolder(folder / f"keras_seed{seed}").read_predictions()[1].argmax(1) for seed in range(4)]
+    recalls = np.array([recall_score(LABELS, each, average=None) for each in predicted])
+    for number, values in enumerate(findings["per_class"]["keras"]):
+        assert values["mean"] == pytest.approx(recalls[:, number].mean())
+        assert (values["low"], values["high"]) == pytest.approx((recalls[:, number].min(), recalls[:, number].max()))
+    expected = sum(confusion_matrix(LABELS, each) for each in predicted)
+    assert findings["confusion"]["keras"] == expected.tolist()
+
+
+def test_curves_are_means_within_bands(findings: dict[str, Any]) -> None:
+    curve = findings["curves"]["keras"]["train_loss"]
+    assert [point["epoch"] for point in curve] == [1, 2, 3, 4]
+    assert curve[1] == {"epoch": 2, "mean": pytest.approx(1.015), "low": 1.0, "high": pytest.approx(1.03)}
+
+
+def test_agreement_stands_beside_that_of_two_seeds(findings: dict[str, Any]) -> None:
+    found = {tuple(each["arms"]): each for each in findings["agreement"]}
+    # The first images are wrong: two runs with 10 and 12 wrong ones differ in 2 of 200.
+    assert found["lightning-keras", "keras"]["pairs"] == 4
+    assert found["lightning-keras", "keras"]["mean"] == pytest.approx(1 - np.mean([1, 0, 1, 1]) / 200)
+    assert found["keras", "keras"]["pairs"] == 6
+    assert found["keras", "keras"]["mean"] == pytest.approx(1 - np.mean([1, 1, 0, 2, 1, 1]) / 200)
+
+
+def test_speed_is_a_ratio_within_each_seed(findings: dict[str, Any]) -> None:
+    speed = findings["speed"]
+    rates = speed["arms"]["lightning-keras"]["images_per_second"]
+    ratios = 1500 / np.array([1000, 1100, 1200, 1300])
+    assert rates["mean"] == 1500
+    assert rates["ratio"]["mean"] == pytest.approx(stats.gmean(ratios))
+    assert (rates["ratio"]["low"], rates["ratio"]["high"]) == pytest.approx((ratios.min(), ratios.max()))
+    # Best validation accuracies: .9 less .001 a wrong image, .834 the least; after epoch 4, 3 and again 4.
+    assert speed["target"] == 0.83
+    to_target = {arm: speed["arms"][arm]["seconds_to_target"] for arm in speed["arms"]}
+    assert to_target["keras"]["low"] == 4 * 2.0
+    assert to_target["keras"]["high"] == 4 * 5.0
+
+
+def test_an_older_run_without_startup_seconds_leaves_that_open(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "a", startup_seconds=None), make_run(tmp_path / "b", "keras")]
+    assert cli.run(["report", *(str(run.path) for run in runs)]) == 0
+    speed = json.loads((tmp_path / "report" / "report.json").read_text())["speed"]["arms"]
+    assert speed["lightning-keras"]["startup_seconds"] is None
+    assert speed["keras"]["startup_seconds"]["mean"] == 5.0
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects what a browser would load, the titles of sections, and the pictures without a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.mute: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.scripts += tag == "script" or any(name.startswith("on") for name in values)
+        self.loads += [value or "" for name, value in attributes if name in ("src", "srcset", "data", "action")]
+        if tag == "link" or (tag == "a" and ":" in (values["href"] or "")):
+            self.loads.append(values["href"] or "")
+        if tag == "h2":
+            self.ids.append(values["id"] or "")
+        if tag == "svg" and not (values.get("aria-hidden") == "true" or values.get("aria-label")):
+            self.mute.append(self.get_starttag_text() or "")
+
+
+def test_the_page_is_self_contained_and_every_picture_has_a_text(page: str) -> None:
+    reader = Reader()
+    reader.feed(page)
+    assert reader.ids == list(SECTIONS)
+    assert reader.loads == []
+    assert reader.scripts == 0
+    assert reader.mute == []
+    assert "url(" not in page and "@import" not in page
+    assert page.count('role="img"') == 2 + 4 + 1 + 3 + 3  # differences, curves, classes, confusions, calibration
+
+
+def test_failed_runs_are_named_and_text_is_escaped(folder: Path, page: str) -> None:
+    assert "keras, seed 4: killed by SIGKILL: &lt;out of memory&gt; (<code>logs/k4.log</code>)" in page
+    assert "&lt;ox&gt;" in page and "<ox>" not in page
+    assert "Without results: keras, seed 4" in (folder / "report.md").read_text()
+
+
+def test_the_ladder_names_what_failed_and_tells_what_has_no_gate(page: str, findings: dict[str, Any]) -> None:
+    assert "4 of 6 rungs with a gate passed, 1 is told without one. " in page
+    assert "Failed: adam, 1 step (float32) and gradients (float64)." in page
+    assert findings["parity"][5]["limit"] is None
+    assert "<td>∞</td>" in page
+    assert "Without any effect on this experiment: clip epsilon." in page
+
+
+def test_the_text_report_says_the_same(folder: Path, findings: dict[str, Any]) -> None:
+    text = (folder / "report.md").read_text()
+    assert headline(findings) in text
+    for verdict in findings["verdicts"]:
+        assert verdict_title(verdict) in text
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
+        title for title in SECTIONS.values() if title != "Method"
+    ]
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 11
+    for table in tables:
+        assert len({line.count("|") for line in table.strip().splitlines()}) == 1, table
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", "keras")
+    for _ in range(2):  # the second time there is a folder report/, too
+        assert cli.run(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("Not measured.") == 2
+    assert "One seed does not tell how much chance there is in it" in page
+
+
+def test_arms_without_a_common_seed_have_neither_agreement_nor_ratio(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"{framework}{seed}", framework, seed=seed, wrong=seed)
+        for framework, seeds in (("lightning", (1, 2)), ("keras", (3, 4)))
+        for seed in seeds
+    ]
+    assert cli.run(["report", *(str(run.path) for run in runs)]) == 0
+    findings = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [each["pairs"] for each in findings["agreement"]] == [1, 0, 1]
+    assert findings["speed"]["arms"]["lightning-keras"]["images_per_second"]["ratio"] is None
+    assert not findings["verdicts"][0]["paired"]
+
+
+def verdict(**values: Any) -> dict[str, Any]:
+    return {
+        "arm": "a", "reference": "r", "paired": True, "seeds": 5, "reference_seeds": 5, "difference": 0.002,
+        "low": -0.001, "high": 0.005, "margin": 0.01, "p_value": 0.0004, "verdict": "equivalent", "seeds_needed": None,
+        **values,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "reject a difference of ±1 point or more (p < .001)."),
+        ({"low": 0.001}, "There is a difference, but a smaller one."),
+        ({"verdict": "different", "low": 0.002, "high": 0.02, "p_value": 0.7}, "whether it exceeds ±1 point is open"),
+        ({"verdict": "different", "low": 0.02, "high": 0.03, "p_value": 1.0}, "all of it lies beyond ±1 point"),
+        ({"verdict": "undecided", "p_value": 0.2, "seeds_needed": 12}, "About 12 seeds of each arm would decide"),
+        ({"verdict": "undecided", "p_value": 0.2}, "More than 10,000 seeds of each arm"),
+        ({"verdict": "undecided", "p_value": 0.2}, "that is no evidence that the two are equal"),
+        ({"verdict": "undecided", "low": None, "high": None, "p_value": None}, "One seed does not tell"),
+        ({"difference": -0.002}, "is 0.20 points below r's, 95 % interval −0.10 to +0.50"),
+        ({"difference": 0.00001}, "is that of r to two digits"),
+        ({"margin": 0.005}, "±0.5 points"),
+        ({"paired": False, "seeds": 3}, "(3 seeds and 5, compared as independent)"),
+    ],
+)
+def test_verdicts_in_words(values: dict[str, Any], words: str) -> None:
+    assert words in " ".join(verdict_sentences(verdict(**values)))
+
+
+def test_the_headline_never_calls_an_undecided_arm_equal() -> None:
+    verdicts = [verdict(arm=kind, verdict=kind) for kind in ("equivalent", "different", "undecided")]
+    said = headline({"verdicts": verdicts, "reference": "r", "margin": 0.01})
+    assert said == (
+        "equivalent (+0.20 points) reaches the test accuracy of r within ±1 point. "
+        "different (+0.20 points) reaches another test accuracy than r. "
+        "Undecided: whether undecided (+0.20 points) reaches the test accuracy of r within ±1 point."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (5.56e-16, "5.6e−16"), (3e-7, "3.0e−7"), (12.0, "1.2e+1"), (None, "–")]
+)
+def test_distances_are_written_in_decades(value: float | None, text: str) -> None:
+    assert power_of_ten(value) == text
+
+
+def test_many_classes_are_shown_by_those_that_differ(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(30)]
+    for name, framework in (("a", "lightning"), ("b", "keras")):
+        run = make_run(tmp_path / name, framework, class_names=names)
+        labels = np.repeat(np.arange(30), 2)
+        logits = 3.0 * np.eye(30)[labels]
+        if framework == "keras":
+            logits[-1] = logits[0]
+        run.write_predictions(labels, logits)
+    assert cli.run(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "the 20 classes in which the arms differ most" in page
+    assert "class 29 for class 0: 50.0 %" in page
+    assert "Confusion matrix" not in page
+
+
+def test_runs_tested_on_other_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", "keras").write_predictions(LABELS[:100], np.zeros((100, 4)))
+    assert cli.run(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'b'} was tested on other images than {tmp_path / 'a'}" in error
+    assert not (tmp_path / "report").exists()
+
+
+def test_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "parity.json").write_text("{")
+    with pytest.raises(ExperimentError, match=r"parity\.json is damaged"):
+        write_report(read_comparison(tmp_path / "comparison.json"), tmp_path)
+    predictions = tmp_path / "keras_seed0" / "test_predictions.npz"
+    predictions.write_bytes(predictions.read_bytes()[:500])
+    with pytest.raises(ExperimentError, match="keras_seed0 is damaged"):
+        write_report(read_comparison(tmp_path / "comparison.json"), tmp_path)
+    assert (tmp_path / "report.html").read_text() == (folder / "report.html").read_text()  # the old one stays
+
+
+def test_the_command_reports_a_comparison_into_its_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "report.html").unlink()
+    assert cli.run(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"report   {tmp_path / 'report.html'}\n"
+    assert cli.run(["report", str(tmp_path), "--margin", "0.2"]) == 2
+    assert "was fixed before its runs" in capsys.readouterr().err
+    assert cli.run(["report", str(tmp_path), str(tmp_path / "keras_seed0")]) == 2
+    assert "is a comparison: name it alone" in capsys.readouterr().err
+    assert cli.run(["report", str(tmp_path / "logs")]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    assert cli.run(["report", str(tmp_path / "keras_seed0"), "--margin", "3"]) == 2
+    assert "fraction such as 0.01" in capsys.readouterr().err
+
+
+def test_class_names_of_the_made_runs_are_shown(page: str) -> None:
+    assert all(name.replace("<", "&lt;").replace(">", "&gt;") in page for name in CLASS_NAMES)

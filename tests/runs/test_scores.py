@@ -1,0 +1,54 @@
+"""What the logits say, against scikit-learn and torchmetrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, log_loss
+from torchmetrics.classification import MulticlassCalibrationError
+
+from lightning_vgg.runs.scores import BINS, agreement, confusion, cross_entropy, probabilities, reliability
+
+
+@pytest.fixture(scope="module", params=[0.5, 3.0, 30.0], ids=["unsure", "normal", "sure"])
+def predictions(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    chance = np.random.default_rng(3)
+    labels = chance.integers(0, 7, 2000)
+    logits = chance.normal(0, 1, (2000, 7)) + 1.2 * np.eye(7)[labels]
+    return labels, (request.param * logits).astype(np.float32)
+
+
+def test_calibration_error_is_that_of_torchmetrics(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, logits = predictions
+    golden = MulticlassCalibrationError(num_classes=7, n_bins=BINS, norm="l1")
+    golden.update(torch.from_numpy(probabilities(logits)), torch.from_numpy(labels))
+    found = reliability(labels, logits)
+    assert found.expected_calibration_error == pytest.approx(float(golden.compute()), abs=1e-6)
+    assert found.counts.sum() == len(labels)
+
+
+def test_cross_entropy_and_confusions_are_those_of_scikit_learn(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, logits = predictions
+    # scikit-learn clips probabilities, which cross_entropy does not; so compare where none is that small.
+    sound = probabilities(logits)[np.arange(len(labels)), labels] > 1e-6
+    expected = log_loss(labels[sound], probabilities(logits)[sound], labels=range(7))
+    assert cross_entropy(labels[sound], logits[sound]) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_array_equal(confusion(labels, logits), confusion_matrix(labels, logits.argmax(1)))
+
+
+def test_confusion_keeps_a_class_without_images() -> None:
+    logits = np.array([[2.0, 0, 0], [2, 0, 0], [0, 0, 2]])
+    assert confusion(np.array([0, 2, 2]), logits).tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 1]]
+
+
+def test_huge_logits_give_no_infinity() -> None:
+    logits = np.array([[1e4, -1e4], [1e4, -1e4]], np.float32)
+    assert cross_entropy(np.array([0, 1]), logits) == pytest.approx(1e4)
+    assert reliability(np.array([0, 1]), logits).expected_calibration_error == pytest.approx(0.5)
+
+
+def test_agreement_counts_equal_predictions_right_or_wrong() -> None:
+    one = np.array([[1.0, 0], [0, 1], [0, 1], [1, 0]])
+    other = np.array([[3.0, 0], [0, 9], [5, 1], [1, 0]])
+    assert agreement(one, other) == 0.75

@@ -1,0 +1,105 @@
+"""``lightning-vgg show``: what is in the pictures, on a small run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, only_run, run_in
+from PIL import Image
+
+from lightning_vgg.cli import run
+from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.specs import NetworkSpec
+
+Show = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small network."""
+    folder = tmp_path_factory.mktemp("show")
+    run_in(folder)(
+        "fit", "-c", CONFIGS / "quickstart.yaml", "--model.network.filters", "[8,12]", "--trainer.max_epochs", "3",
+        "--data.train_images", "300", "--trainer.logger", "false",
+    )  # fmt: skip
+    return only_run(folder)
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str]) -> Show:
+    """Run ``lightning-vgg show ARGUMENTS`` in this process; returns what it printed."""
+
+    def run_here(*arguments: str | Path, status: int = 0) -> str:
+        assert run(["show", *map(str, arguments)]) == status
+        captured = capsys.readouterr()
+        return captured.err if status else captured.out
+
+    return run_here
+
+
+def test_network_lists_every_layer_with_its_shape_and_parameters(show: Show, tmp_path: Path) -> None:
+    output = show("network", "-c", CONFIGS / "vgg" / "base.yaml", "--output", tmp_path / "network.png")
+    plan = plan_network(NetworkSpec(units=[128], dropout=0.25), 32, 10)
+    for layer in plan.layers:
+        (row,) = [line for line in output.splitlines() if f" {layer.name} " in line]
+        assert "×".join(map(str, layer.output_shape)) in row
+        assert f" {layer.trainable_parameters:,} " in row or not layer.trainable_parameters
+    assert f"{plan.trainable_parameters:,} parameters" in output
+    with Image.open(tmp_path / "network.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**16)}
+    assert len(colours) > 20
+
+
+def test_network_on_a_backbone_is_what_trains_above_it(show: Show) -> None:
+    output = show("network", "-c", CONFIGS / "transfer" / "base.yaml", "--model.backbone.weights", "none")
+    assert "4×4×256" in output and "41,482 parameters" in output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["filters"], ["mistakes"], ["activations", "3"], ["activations", "3", "--layer", "block1.conv1"],
+                  ["attention", "3"]],
+)  # fmt: skip
+def test_pictures_are_drawn(arguments: list[str], trained: Path, show: Show, tmp_path: Path) -> None:
+    what, *rest = arguments
+    before = sorted(trained.iterdir())
+    assert show(what, trained, *rest, "--output", tmp_path / "picture.png").strip() == str(tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert min(picture.size) > 200
+        assert np.asarray(picture.convert("L")).std() > 10
+    assert sorted(trained.iterdir()) == before
+
+
+def test_an_image_may_be_a_file(trained: Path, show: Show, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    show("attention", trained, tmp_path / "red.png", "--output", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").is_file()
+
+
+def test_the_most_wrong_are_those_with_the_largest_loss() -> None:
+    from lightning_vgg.show.pictures import most_wrong
+
+    generator = np.random.default_rng(0)
+    labels, logits = generator.integers(0, 5, 200), generator.normal(size=(200, 5))
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
+    wrong = [number for number in loss.argsort(descending=True).tolist() if logits[number].argmax() != labels[number]]
+    assert most_wrong(labels, logits, 24).tolist() == wrong[:24]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["filers"], "there is no 'filers' to show"),
+        (
+            ["attention", "RUN", "3", "--layer", "block9"],
+            "--layer: there is no convolution block9; there are block1",
+        ),
+        (["activations", "RUN", "360"], "there is no test image 360: they are 0 to 359"),
+        (["filters", "nowhere"], "nowhere is no run folder"),
+    ],
+)
+def test_what_the_user_can_mend(arguments: list[str], message: str, trained: Path, show: Show) -> None:
+    assert message in show(*[trained if word == "RUN" else word for word in arguments], status=2)

@@ -1,0 +1,301 @@
+"""Batches: numpy against one image at a time, torch against numpy bit for bit, and each image exactly once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from lightning_vgg.experiment.draws import Draws, draw_epoch
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec
+from lightning_vgg.images.batches import Normalization, cut_batch, normalize
+from lightning_vgg.images.dataset import Part
+from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader, TrainRows
+from lightning_vgg.training.module import Scores
+
+NORMALIZATION = Normalization(mean=(125.3, 122.95, 113.87), std=(62.99, 62.09, 66.7))
+DTYPES = [(np.float32, torch.float32), (np.float64, torch.float64)]
+
+
+def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+# --- cutting ----------------------------------------------------------------------------------------------------------
+
+
+def cut_one(
+    image: np.ndarray, flip: bool, shift: np.ndarray, centre: np.ndarray, cutout: int, dtype: type
+) -> np.ndarray:
+    """One image, step by step: mirror, pad, crop, normalize, cut out."""
+    size = len(image)
+    if flip:
+        image = np.fliplr(image)
+    margin = size - 1
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    top, left = margin - shift[0], margin - shift[1]  # down and to the right
+    image = padded[top : top + size, left : left + size]
+    mean, scale = np.array(NORMALIZATION.mean, dtype), np.array([1 / std for std in NORMALIZATION.std]).astype(dtype)
+    result = (image.astype(dtype) - mean) * scale
+    for row in range(centre[0] - cutout // 2, centre[0] - cutout // 2 + cutout):
+        for column in range(centre[1] - cutout // 2, centre[1] - cutout // 2 + cutout):
+            if 0 <= row < size and 0 <= column < size:
+                result[row, column] = 0
+    return result
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[np.ndarray, Draws, int]:
+    """Images, the epoch's draws, and the side of the cutout."""
+    size = draw(st.integers(1, 9))
+    cutout = draw(st.just(0) | st.integers(1, size + 3))
+    augmentation = AugmentationSpec(draw(st.booleans()), draw(st.integers(0, size - 1)), cutout)
+    count = draw(st.integers(1, 6))
+    seed = draw(st.integers(0, 2**20))
+    return random_images(count, size, seed), draw_epoch(seed, 0, count, size, augmentation), cutout
+
+
+@pytest.mark.parametrize(("numpy_type", "torch_type"), DTYPES, ids=["float32", "float64"])
+@settings(deadline=None)
+@given(cuts())
+def test_cutting_in_numpy_and_in_torch(
+    numpy_type: type, torch_type: torch.dtype, case: tuple[np.ndarray, Draws, int]
+) -> None:
+    images, draws, cutout = case
+    expected = np.stack(
+        [
+            cut_one(images[index], flip, shift, centre, cutout, numpy_type)
+            for index, flip, shift, centre in zip(draws.index, draws.flip, draws.shift, draws.cutout, strict=True)
+        ]
+    )
+    result = cut_batch(images, draws, cutout, lambda pixels: normalize(pixels, NORMALIZATION, numpy_type))
+    assert result.dtype == numpy_type
+    assert_array_equal(result, expected)
+
+    labels = np.arange(len(images))[::-1].copy()
+    on_device = DeviceImages(Part(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
+    rows = TrainRows(*map(torch.from_numpy, (draws.index, draws.flip, draws.shift, draws.cutout)))
+    batch, batch_labels = on_device.training_batch(rows, cutout)
+    assert batch.dtype == torch_type
+    assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), expected)
+    assert_array_equal(batch_labels.numpy(), labels[draws.index])
+
+
+@pytest.mark.parametrize(("numpy_type", "torch_type"), DTYPES, ids=["float32", "float64"])
+def test_evaluation_batches(numpy_type: type, torch_type: torch.dtype) -> None:
+    images, labels = random_images(40, 7), np.arange(40) % 3
+    on_device = DeviceImages(Part(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
+    chosen = np.array([39, 0, 7, 7, 12])
+    batch, batch_labels = on_device.evaluation_batch(EvalRows(torch.from_numpy(chosen)))
+    expected = normalize(images[chosen], NORMALIZATION, numpy_type)
+    assert expected.dtype == numpy_type
+    assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), expected)
+    assert_array_equal(batch_labels.numpy(), labels[chosen])
+    assert batch.dtype == torch_type
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    by_formula = (images[chosen] - np.array(NORMALIZATION.mean)) / np.array(NORMALIZATION.std)
+    assert_allclose(expected, by_formula, rtol=1e-5, atol=1e-6)
+
+
+def test_the_training_images_are_not_changed() -> None:
+    images = random_images(5, 6)
+    before = images.copy()
+    augmentation = AugmentationSpec(flip=True, shift=2, cutout=3)
+    draws = draw_epoch(0, 0, 5, 6, augmentation)
+    cut_batch(images, draws, 3, lambda pixels: normalize(pixels, NORMALIZATION, np.float32))
+    on_device = DeviceImages(Part(images, np.arange(5)), NORMALIZATION, torch.device("cpu"), torch.float32)
+    rows = TrainRows(*map(torch.from_numpy, (draws.index, draws.flip, draws.shift, draws.cutout)))
+    on_device.training_batch(rows, 3)
+    assert_array_equal(images, before)
+
+
+def test_by_hand() -> None:
+    """One row of pixels 0 1 2 3, seen through each of the changes."""
+    images = np.broadcast_to(np.arange(4, dtype=np.uint8)[None, None, :, None], (1, 4, 4, 3))
+    plain = Normalization((0.0,) * 3, (1.0,) * 3)
+
+    def seen(flip: bool, right: int, cutout: int = 0) -> list[float]:
+        draws = Draws(np.array([0]), np.array([flip]), np.array([[0, right]]), np.array([[1, 2]]))
+        batch = cut_batch(images, draws, cutout, lambda pixels: normalize(pixels, plain, np.float64))
+        return batch[0, 1, :, 0].tolist()
+
+    assert seen(False, 0) == [0, 1, 2, 3]
+    assert seen(True, 0) == [3, 2, 1, 0]
+    assert seen(False, 1) == [1, 0, 1, 2]
+    assert seen(False, -2) == [2, 3, 2, 1]
+    assert seen(True, 1) == [2, 3, 2, 1]
+    assert seen(False, 0, cutout=2) == [0, 0, 0, 3]
+
+
+# --- normalization ----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 20), st.integers(1, 8), st.integers(0, 2**20))
+def test_normalization_is_numpys_mean_and_deviation(count: int, size: int, seed: int) -> None:
+    images = random_images(count, size, seed)
+    normalization = Normalization.of(images)
+    assert_allclose(normalization.mean, images.mean((0, 1, 2)), rtol=1e-12)
+    deviation = images.std((0, 1, 2))
+    assert_allclose(normalization.std, np.where(deviation == 0, 1, deviation), rtol=1e-9)
+
+
+def test_a_channel_that_never_changes() -> None:
+    images = random_images(10, 5)
+    images[..., 1] = 77
+    normalization = Normalization.of(images)
+    assert normalization.mean[1] == 77
+    assert normalization.std[1] == 1
+    assert not normalize(images, normalization, np.float32)[..., 1].any()
+    assert all(type(value) is float for value in normalization.mean + normalization.std)  # JSON takes them
+
+
+def test_normalized_images_have_mean_0_and_deviation_1() -> None:
+    images = random_images(20, 9)
+    batch = normalize(images, Normalization.of(images), np.float64)
+    assert_allclose(batch.mean((0, 1, 2)), 0, atol=1e-12)
+    assert_allclose(batch.std((0, 1, 2)), 1, rtol=1e-12)
+
+
+# --- the training loader ----------------------------------------------------------------------------------------------
+
+AUGMENTATION = AugmentationSpec(flip=True, shift=3, cutout=2)
+
+
+class Epoch:
+    """The trainer's current epoch."""
+
+    now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def train_loader(count: int, batch_size: int, epoch: Callable[[], int], share: slice = slice(None)) -> TrainLoader:
+    return TrainLoader(count, batch_size, lambda now: draw_epoch(7, now, count, 32, AUGMENTATION), epoch, share)
+
+
+def as_lists(batches: list[TrainRows]) -> list[list[object]]:
+    return [[table.tolist() for table in rows] for rows in batches]
+
+
+def rows_of(batch: TrainRows) -> list[tuple[object, ...]]:
+    return list(zip(*(table.tolist() for table in batch), strict=True))
+
+
+@given(st.integers(1, 60), st.integers(1, 25))
+def test_an_epoch_is_the_table_in_order(count: int, batch_size: int) -> None:
+    epoch = Epoch()
+    loader = train_loader(count, batch_size, epoch)
+    for epoch.now in (0, 1, 2):
+        batches = list(loader)
+        assert len(batches) == len(loader) == math.ceil(count / batch_size)
+        assert {len(rows.image) for rows in batches[:-1]} <= {batch_size}
+        draws = draw_epoch(7, epoch.now, count, 32, AUGMENTATION)
+        for table, expected in zip(
+            TrainRows(*map(torch.cat, zip(*batches, strict=True))),
+            (draws.index, draws.flip, draws.shift, draws.cutout),
+            strict=True,
+        ):
+            assert_array_equal(table.numpy(), expected)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.data())
+def test_a_loader_resumed_inside_an_epoch_goes_on_where_it_was(
+    count: int, batch_size: int, data: st.DataObject
+) -> None:
+    epoch = Epoch()
+    epoch.now = data.draw(st.integers(0, 3), label="epoch")
+    whole = as_lists(list(train_loader(count, batch_size, epoch)))
+    taken = data.draw(st.integers(0, len(whole) - 1), label="batches before the stop")
+    stopped = train_loader(count, batch_size, epoch)
+    batches = iter(stopped)
+    first = [next(batches) for _ in range(taken)]
+    resumed = train_loader(count, batch_size, epoch)
+    resumed.load_state_dict(stopped.state_dict())
+    assert as_lists(first + list(resumed)) == whole
+    epoch.now += 1
+    assert as_lists(list(resumed)) == as_lists(list(train_loader(count, batch_size, epoch)))
+
+
+def test_an_epoch_left_early_does_not_shift_the_next() -> None:
+    """As with trainer.limit_train_batches."""
+    epoch = Epoch()
+    loader = train_loader(50, 5, epoch)
+    batches = iter(loader)
+    next(batches), next(batches)
+    state = loader.state_dict()
+    epoch.now = 1
+    assert len(list(loader)) == 10
+    resumed = train_loader(50, 5, epoch)
+    resumed.load_state_dict(state)
+    assert len(list(resumed)) == 10
+
+
+def test_a_state_of_the_last_batch_begins_anew() -> None:
+    loader = train_loader(10, 5, Epoch())
+    assert len(list(loader)) == 2
+    assert len(list(loader)) == 2
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 3))
+def test_processes_share_each_batch(count: int, batch_size: int, processes: int) -> None:
+    alone = list(train_loader(count, batch_size, Epoch()))
+    shares = [list(train_loader(count, batch_size, Epoch(), slice(rank, None, processes))) for rank in range(processes)]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        # A row's flip, shift and cutout go where its image goes.
+        assert sorted(row for part in parts for row in rows_of(part)) == sorted(rows_of(whole))
+        sizes = [len(part.image) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+# --- the evaluation loader --------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 100), st.integers(1, 30), st.integers(1, 3))
+def test_evaluation_sees_every_image_once(count: int, batch_size: int, processes: int) -> None:
+    seen = []
+    for rank in range(processes):
+        loader = EvalLoader(count, batch_size, slice(rank, None, processes))
+        batches = list(loader)
+        assert len(batches) == len(loader) == math.ceil(count / batch_size)  # alike, or the processes wait for ever
+        seen += [image for rows in batches for image in rows.image.tolist()]
+        if processes == 1:
+            assert seen == list(range(count))  # in order
+    assert sorted(seen) == list(range(count))
+
+
+def test_scores_take_an_empty_share() -> None:
+    """With more processes than images in the last batch one process gets none; its mean loss is NaN."""
+    scores = Scores(3)
+    scores.update(torch.eye(3), torch.tensor([0, 1, 1]), torch.tensor(0.5))
+    scores.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), torch.tensor(math.nan))
+    loss, accuracy = scores.compute()
+    assert loss.item() == 0.5
+    assert accuracy.item() == pytest.approx(2 / 3)
+
+
+# --- all together -----------------------------------------------------------------------------------------------------
+
+
+def test_image_data_feeds_what_the_table_says() -> None:
+    spec = DataSpec(source="digits", image_size=8, batch_size=64, augmentation=AUGMENTATION, validation_fraction=0.2)
+    data = ImageData(spec, seed=5)
+    count = data.count("train")
+    draws = draw_epoch(5, 0, count, 8, AUGMENTATION)
+    rows = torch.cat([rows.image for rows in data.train_dataloader()])
+    assert_array_equal(rows.numpy(), draws.index)
+    for part, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        assert torch.cat([rows.image for rows in loader]).tolist() == list(range(data.count(part)))
+    assert data.num_classes == 10
+
+
+def test_no_validation_images_no_validation() -> None:
+    data = ImageData(DataSpec(source="digits", image_size=8, validation_fraction=0))
+    assert data.count("val") == 0
+    assert data.val_dataloader() == []
