@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from lightning_vgg.experiment.network_plan import Plan
+from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.recipe import Conv, Dense
 from lightning_vgg.runs.machine import processor_name
 
@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def training_flops(plan: Plan) -> int:
+def training_flops(plan: NetworkPlan) -> int:
     """Multiplications and additions of convolutions and dense layers for one image in one training step.
 
     Twice as many backwards as forwards; the first layer has no gradient of its inputs to compute.

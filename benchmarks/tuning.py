@@ -19,7 +19,7 @@ from typing import Any
 from common import publish
 from optuna.trial import TrialState
 
-from lightning_vgg.tune.spec import Settings, read_settings, tune_parser
+from lightning_vgg.tune.spec import StudySettings, read_settings, tune_parser
 from lightning_vgg.tune.study import best_trial, finished_trials, open_study
 from lightning_vgg.tune.summary import savings
 from lightning_vgg.tune.worker import train_once
@@ -69,7 +69,7 @@ def main() -> None:
     publish("tuning", title, ["settings", "test accuracy", "deviation", "by seed"], rows, figures)
 
 
-def test_acc(settings: Settings, params: dict[str, Any], name: str, seed: int) -> float:
+def test_acc(settings: StudySettings, params: dict[str, Any], name: str, seed: int) -> float:
     """Of the experiment with these parameters, trained and tested once."""
     return train_once(settings.config(params, name=name, seed_everything=seed), settings).read_record()["test_acc"]
 

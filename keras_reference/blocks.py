@@ -1,4 +1,4 @@
-"""Plan -> a Keras model. Images are NHWC; a layer's name is the plan's, with ``_`` for ``.``."""
+"""NetworkPlan -> a Keras model. Images are NHWC; a layer's name is the plan's, with ``_`` for ``.``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from lightning_vgg.experiment.network_plan import Plan, PlannedLayer
+from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer
 from lightning_vgg.experiment.recipe import (
     Activation,
     AveragePool,
@@ -21,7 +21,7 @@ from lightning_vgg.experiment.recipe import (
 from lightning_vgg.experiment.semantics import KERAS
 
 
-def build_model(plan: Plan) -> keras.Model:
+def build_model(plan: NetworkPlan) -> keras.Model:
     """The network of a plan: images (B, S, S, C) -> logits (B, classes), freshly initialized.
 
     Its precision is that of ``keras.config.dtype_policy()``.

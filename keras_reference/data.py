@@ -10,7 +10,7 @@ import numpy as np
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization, cut_batch, normalize
-from lightning_vgg.images.dataset import Part
+from lightning_vgg.images.dataset import Split
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, S, S, C), or features (B, ...), and labels int64 (B,)."""
@@ -31,7 +31,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """
 
     def __init__(
-        self, part: Part, spec: DataSpec, preprocess: Preprocess, seed: int, features: np.ndarray | None = None
+        self, part: Split, spec: DataSpec, preprocess: Preprocess, seed: int, features: np.ndarray | None = None
     ) -> None:
         super().__init__()
         self.part = part
@@ -59,7 +59,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
 class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """All images of a part in order, each once; or their ``features`` (N, ...)."""
 
-    def __init__(self, part: Part, spec: DataSpec, preprocess: Preprocess, features: np.ndarray | None = None) -> None:
+    def __init__(self, part: Split, spec: DataSpec, preprocess: Preprocess, features: np.ndarray | None = None) -> None:
         super().__init__()
         self.part = part
         self.batch_size = spec.eval_batch_size

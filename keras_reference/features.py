@@ -8,7 +8,7 @@ import numpy as np
 from keras_reference.backend import device_name
 from keras_reference.transfer import Backbone
 from lightning_vgg.experiment.specs import DataSpec
-from lightning_vgg.images.dataset import Dataset, Part
+from lightning_vgg.images.dataset import Dataset, Split
 from lightning_vgg.images.sources import cache_folder
 from lightning_vgg.weights.feature_store import describe_features, features_batch_size, remember_features
 
@@ -31,7 +31,7 @@ class Features:
         self.dataset = dataset
         self.precision = precision
 
-    def of(self, part: Part, label: str) -> np.ndarray:
+    def of(self, part: Split, label: str) -> np.ndarray:
         """They are computed where they are not kept; ``label`` names the part beside the progress bar."""
         plan, normalization = self.backbone.plan, self.dataset.normalization
         lowest = {layer.name for layer in plan.layers[: self.layers]}

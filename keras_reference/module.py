@@ -30,7 +30,7 @@ from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec
-from lightning_vgg.images.dataset import Part, load_dataset, refuse_other_images
+from lightning_vgg.images.dataset import Split, load_dataset, refuse_other_images
 from lightning_vgg.runs.folder import RunFolder, Watch
 from lightning_vgg.runs.tracking import wandb_arguments
 from lightning_vgg.weights.feature_store import LabelledFeatures, require_backbone, say_features_are_not_kept
@@ -186,10 +186,10 @@ class Training:
             part, experiment.data, self.preprocess, experiment.seed_everything, self._features(part, "train")
         )
 
-    def evaluation(self, part: Part, name: str) -> EvaluationBatches:
+    def evaluation(self, part: Split, name: str) -> EvaluationBatches:
         return EvaluationBatches(part, self.experiment.data, self.preprocess, self._features(part, name))
 
-    def _features(self, part: Part, name: str) -> np.ndarray | None:
+    def _features(self, part: Split, name: str) -> np.ndarray | None:
         backbone = self.network.backbone
         if backbone is None or not self.fed:
             return None

@@ -10,11 +10,11 @@ import numpy as np
 
 from keras_reference.blocks import build_model
 from keras_reference.data import Preprocess, normalizer
-from keras_reference.optim import Part
+from keras_reference.optim import ParameterGroup
 from keras_reference.transfer import Backbone
 from keras_reference.weights import NeutralTensor, Tensors, load_tensors, model_tensors, read_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
-from lightning_vgg.experiment.network_plan import Plan
+from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.weights.neutral import read_neutral
 from lightning_vgg.weights.pretrained import Pretrained
@@ -31,7 +31,7 @@ class Network:
         backbone: what it stands on.
     """
 
-    def __init__(self, plan: Plan, pretrained: Pretrained | None, image_size: int) -> None:
+    def __init__(self, plan: NetworkPlan, pretrained: Pretrained | None, image_size: int) -> None:
         self.plan = plan
         self.head = build_model(plan)  # first, so that the chance it starts from does not depend on the backbone
         self.backbone = Backbone(pretrained, image_size) if pretrained is not None else None
@@ -85,7 +85,7 @@ class Network:
         yield from model_tensors(self.head, self.plan)
 
 
-def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[Part]:
+def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[ParameterGroup]:
     """The head, and whatever of the backbone trains sooner or later, at a rate and from a step of its own.
 
     Args:
@@ -94,7 +94,7 @@ def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[Part
         steps: of an epoch.
     """
     assert network.backbone is not None
-    parts = [Part(network.head.trainable_variables)]
+    parts = [ParameterGroup(network.head.trainable_variables)]
     for (start, factor), layers in plan.trained_groups().items():
         # By name, since Keras counts nothing as trainable that is frozen now.
         variables = [
@@ -104,5 +104,5 @@ def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[Part
             if variable.name in _PARAMETERS
         ]
         if variables:
-            parts.append(Part(variables, factor, start * steps))
+            parts.append(ParameterGroup(variables, factor, start * steps))
     return parts

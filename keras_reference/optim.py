@@ -81,7 +81,7 @@ def build_optimizer(
 
 
 @dataclass(frozen=True)
-class Part:
+class ParameterGroup:
     """Variables that begin to train together.
 
     Attributes:
@@ -107,7 +107,9 @@ class PartsOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         parts: what trains.
     """
 
-    def __init__(self, spec: OptimizerSpec, rates: np.ndarray, clip: float | None, parts: Sequence[Part]) -> None:
+    def __init__(
+        self, spec: OptimizerSpec, rates: np.ndarray, clip: float | None, parts: Sequence[ParameterGroup]
+    ) -> None:
         super().__init__(RateTable(rates), global_clipnorm=clip or None)
         self.parts = list(parts)
         self.optimizers = [

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_reference.blocks import layer_name
-from lightning_vgg.experiment.network_plan import Plan, PlannedLayer, Shape
+from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape
 from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
 from lightning_vgg.weights.neutral import check_tensors
 
@@ -29,12 +29,12 @@ _VARIABLES: dict[type, dict[str, str]] = {
 """Layer -> the end of a tensor's neutral name -> the attribute of the Keras layer."""
 
 
-def read_weights(model: keras.Model, plan: Plan) -> Tensors:
+def read_weights(model: keras.Model, plan: NetworkPlan) -> Tensors:
     """All tensors, copied, in the model's own dtype."""
     return read_tensors(model_tensors(model, plan))
 
 
-def load_weights(model: keras.Model, plan: Plan, tensors: Mapping[str, np.ndarray]) -> None:
+def load_weights(model: keras.Model, plan: NetworkPlan, tensors: Mapping[str, np.ndarray]) -> None:
     """Assign all tensors.
 
     Raises:
@@ -106,7 +106,7 @@ def reorder_flattened(tensor: np.ndarray, shape: Shape, to_keras: bool) -> np.nd
     return pixels.reshape(tensor.shape)
 
 
-def model_tensors(model: keras.Model, plan: Plan) -> Iterator[NeutralTensor]:
+def model_tensors(model: keras.Model, plan: NetworkPlan) -> Iterator[NeutralTensor]:
     """The variables of a plan's model."""
     flattened = flattened_layers(plan)
     for planned in plan.layers:
@@ -125,7 +125,7 @@ def layer_variables(planned: PlannedLayer, layer: keras.layers.Layer) -> Iterato
             yield end, variable
 
 
-def flattened_layers(plan: Plan) -> dict[str, Shape]:
+def flattened_layers(plan: NetworkPlan) -> dict[str, Shape]:
     """The layers that see flattened pixels, up to the first dense one, and the (H, W, C) that were flattened."""
     shape = plan.input_shape
     layers: dict[str, Shape] = {}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
-from lightning_vgg.experiment.network_plan import Plan
+from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.parsing import framework_free_parser
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
 from lightning_vgg.experiment.semantics import resolve_semantics
@@ -58,7 +58,7 @@ def load_images(*settings: Settings) -> Dataset:
     return load_dataset(_specs(*settings).data)
 
 
-def plan_network(*settings: Settings, num_classes: int = 10) -> Plan:
+def plan_network(*settings: Settings, num_classes: int = 10) -> NetworkPlan:
     """Every layer of an experiment's network with its name, shapes and parameters, without building it.
 
     On a backbone it is the part above it.
@@ -88,7 +88,7 @@ needs 2x2 pixels and gets 1x1; use fewer blocks, fewer pools, or larger images
     return plan_specs(_specs(*settings), num_classes)
 
 
-def plan_specs(specs: Any, num_classes: int) -> Plan:
+def plan_specs(specs: Any, num_classes: int) -> NetworkPlan:
     """:func:`plan_network` of specs that are read already: ``.model``, ``.data``."""
     spec, size = specs.model, specs.data.image_size
     backbone = None

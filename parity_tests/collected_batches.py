@@ -11,7 +11,7 @@ from keras_reference import data as keras_data
 from keras_reference.data import Preprocess
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.specs import DataSpec
-from lightning_vgg.images.dataset import Dataset, Part
+from lightning_vgg.images.dataset import Dataset, Split
 from lightning_vgg.training.data import DeviceImages, EvalLoader, TrainLoader
 from parity_tests.pair import Tensors
 
@@ -21,7 +21,7 @@ IMAGES = 200
 
 def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -> tuple[Tensors, Tensors]:
     """Two epochs of the first images, float32: Lightning's batches, channels last, and Keras's by ``preprocess``."""
-    part = Part(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
+    part = Split(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
     images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
     data = replace(data, batch_size=48)
     theirs = keras_data.TrainingBatches(part, data, preprocess, seed=3)
@@ -43,7 +43,7 @@ def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -
 
 def evaluation_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -> tuple[Tensors, Tensors]:
     """All of the first test images, in order, float32: Lightning's batches, and Keras's by ``preprocess``."""
-    part = Part(dataset.test.images[:IMAGES], dataset.test.labels[:IMAGES])
+    part = Split(dataset.test.images[:IMAGES], dataset.test.labels[:IMAGES])
     images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
     data = replace(data, eval_batch_size=48)
     theirs = keras_data.EvaluationBatches(part, data, preprocess)

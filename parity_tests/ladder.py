@@ -24,7 +24,7 @@ from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import normalize
-from lightning_vgg.images.dataset import Dataset, Part
+from lightning_vgg.images.dataset import Dataset, Split
 from parity_tests.collected_batches import evaluation_batches, training_batches
 from parity_tests.distance import Distance, distance
 from parity_tests.evaluate import keras_scores, lightning_scores
@@ -348,7 +348,7 @@ class Ladder:
 
     def evaluation(self) -> Rung:
         """Loss and accuracy of the test images by either side's own loop, float64; the last batch is a smaller one."""
-        part = Part(self.dataset.test.images[:EVALUATED], self.dataset.test.labels[:EVALUATED])
+        part = Split(self.dataset.test.images[:EVALUATED], self.dataset.test.labels[:EVALUATED])
         data = replace(self.data, eval_batch_size=EVALUATED // 3 - 1)
         pair = self.pair("float64")
         dataset = replace(self.dataset, val=part)
@@ -386,10 +386,10 @@ class Ladder:
         return self.pair("float32").flipped_kinks(*self.batches(1, "float32"))
 
 
-def _evenly(part: Part, count: int) -> Part:
+def _evenly(part: Split, count: int) -> Split:
     """So many images from all over a part, whatever its order."""
     rows = np.linspace(0, len(part.labels) - 1, min(count, len(part.labels))).astype(int)
-    return Part(part.images[rows], part.labels[rows])
+    return Split(part.images[rows], part.labels[rows])
 
 
 def _twins(pair: Pair) -> list[Pair]:

@@ -10,13 +10,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from lightning_vgg.experiment.network_plan import Plan
+from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.recipe import Dropout
 from parity_tests.frameworks import keras
 
 
 @contextmanager
-def torch_masks(plan: Plan, batch: int) -> Iterator[None]:
+def torch_masks(plan: NetworkPlan, batch: int) -> Iterator[None]:
     """Every dropout layer inside takes the next of :func:`draw_masks`."""
     masks = iter(draw_masks(plan, batch))
 
@@ -29,7 +29,7 @@ def torch_masks(plan: Plan, batch: int) -> Iterator[None]:
 
 
 @contextmanager
-def keras_masks(plan: Plan, batch: int) -> Iterator[None]:
+def keras_masks(plan: NetworkPlan, batch: int) -> Iterator[None]:
     """Every ``keras.layers.Dropout`` called inside takes the next of :func:`draw_masks`."""
     masks = iter(draw_masks(plan, batch))
 
@@ -40,7 +40,7 @@ def keras_masks(plan: Plan, batch: int) -> Iterator[None]:
         yield
 
 
-def draw_masks(plan: Plan, batch: int) -> list[np.ndarray]:
+def draw_masks(plan: NetworkPlan, batch: int) -> list[np.ndarray]:
     """0 or 1 for each value that each dropout layer sees, channels last, in the order of the layers."""
     generator = np.random.default_rng(0)
     return [

@@ -21,7 +21,7 @@ from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.training import dropout
 from lightning_vgg.training.data import EvalLoader
 from lightning_vgg.training.module import Scores
-from lightning_vgg.training.optim import Part
+from lightning_vgg.training.optim import ParameterGroup
 from parity_tests.frameworks import keras
 from parity_tests.ladder import Ladder, Rung
 from parity_tests.pair import Batch, Pair
@@ -229,7 +229,8 @@ def _nothing_frozen() -> Iterator[None]:
     with (
         mock.patch.object(Backbone, "freeze", lambda self, layers: right(self, 0)),
         mock.patch(
-            "parity_tests.transfer_ladder.trained_parts", lambda network, plan: [Part([*network.parameters()], 1.0)]
+            "parity_tests.transfer_ladder.trained_parts",
+            lambda network, plan: [ParameterGroup([*network.parameters()], 1.0)],
         ),
     ):
         yield

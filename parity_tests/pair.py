@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from keras_reference import blocks as keras_blocks
 from keras_reference import optim as keras_optim
 from keras_reference import weights as keras_weights
-from lightning_vgg.experiment.network_plan import Plan, PlannedLayer, plan_network
+from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, plan_network
 from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Conv, Dense, Dropout, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
@@ -227,7 +227,7 @@ def parameters(tensors: Tensors) -> Tensors:
     return {name: value for name, value in tensors.items() if not name.endswith(_STATISTICS)}
 
 
-def without_idle_biases(tensors: Tensors, plan: Plan) -> Tensors:
+def without_idle_biases(tensors: Tensors, plan: NetworkPlan) -> Tensors:
     """Leave out biases that a batch norm takes away wholly: their gradient is truly 0, and Adam blows up its noise."""
     idle = set()
     for layer, following in zip(plan.layers, plan.layers[1:], strict=False):
@@ -237,7 +237,7 @@ def without_idle_biases(tensors: Tensors, plan: Plan) -> Tensors:
     return {name: value for name, value in tensors.items() if name not in idle}
 
 
-def _meets_norm(plan: Plan, layer: PlannedLayer) -> bool:
+def _meets_norm(plan: NetworkPlan, layer: PlannedLayer) -> bool:
     """Whether a batch norm comes next, or after nothing but layers through which a constant passes unchanged."""
     for following in plan.layers[plan.layers.index(layer) :]:
         if isinstance(following.layer, BatchNorm):
@@ -247,7 +247,7 @@ def _meets_norm(plan: Plan, layer: PlannedLayer) -> bool:
     return False
 
 
-def damped_scales(gradients: Tensors, plan: Plan) -> dict[str, float]:
+def damped_scales(gradients: Tensors, plan: NetworkPlan) -> dict[str, float]:
     """What the gradients of vectors before a batch norm are measured against: the network's largest gradient.
 
     A batch norm takes away a constant that is added before it, wholly, or in part where an activation lies between. The

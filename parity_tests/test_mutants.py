@@ -9,7 +9,7 @@ import pytest
 
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization
-from lightning_vgg.images.dataset import Dataset, Part, load_dataset
+from lightning_vgg.images.dataset import Dataset, Split, load_dataset
 from parity_tests.mutants import MUTANTS, Mutant, plain_spec
 from parity_tests.transfer_ladder import ladder_of
 
@@ -21,7 +21,7 @@ def dataset() -> Dataset:
     """The digits, tinted: in grey images swapped channels would not show."""
     grey = load_dataset(DATA)
     train, val, test = (
-        Part((part.images * np.array([1.0, 0.8, 0.5])).astype(np.uint8), part.labels)
+        Split((part.images * np.array([1.0, 0.8, 0.5])).astype(np.uint8), part.labels)
         for part in (grey.train, grey.val, grey.test)
     )
     return replace(grey, train=train, val=val, test=test, normalization=Normalization.of(train.images))

@@ -10,12 +10,12 @@ from pathlib import Path
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.compare.plan import Arm, Plan
+from lightning_vgg.compare.plan import Arm, ComparisonPlan
 from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.weights.neutral import write_neutral
 
 
-def initial_weights(plan: Plan, classes: Mapping[str, int]) -> dict[tuple[str, int], str]:
+def initial_weights(plan: ComparisonPlan, classes: Mapping[str, int]) -> dict[tuple[str, int], str]:
     """(arm, seed) -> ``model.init_from`` of that run.
 
     Arms share a file where they have the same network and draw its weights alike; so those with PyTorch's semantics
@@ -43,7 +43,7 @@ def initial_weights(plan: Plan, classes: Mapping[str, int]) -> dict[tuple[str, i
     return found
 
 
-def _path(plan: Plan, arm: Arm, seed: int, classes: int) -> Path:
+def _path(plan: ComparisonPlan, arm: Arm, seed: int, classes: int) -> Path:
     model = arm.model
     what = {
         "network": asdict(model.network),

@@ -60,7 +60,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """A comparison.
 
     Attributes:
@@ -119,7 +119,7 @@ def parser(command: str) -> ExplainingParser:
     return parser
 
 
-def read_plan(command: str, args: list[str]) -> Plan:
+def read_plan(command: str, args: list[str]) -> ComparisonPlan:
     """The comparison of a command line.
 
     Raises:
@@ -135,7 +135,7 @@ def read_plan(command: str, args: list[str]) -> Plan:
         raise ExperimentError(f"--jobs must be at least 1, not {config.jobs}")
     settings = readable_config(values, {})
     files = config_files(args)
-    return Plan(
+    return ComparisonPlan(
         experiment=specs.experiment,
         name=specs.name or (files[-1].stem if files else "defaults"),
         settings={**settings, "name": None},
@@ -192,12 +192,12 @@ def _with_settings(base: Mapping[str, Any], name: str, arm: ArmSpec, keys: list[
     return settings
 
 
-def write_beginning(plan: Plan) -> None:
+def write_beginning(plan: ComparisonPlan) -> None:
     with atomic_write(plan.folder / _BEGINNING) as file:
         file.write(plan.as_yaml().encode())
 
 
-def hold_to_beginning(plan: Plan) -> None:
+def hold_to_beginning(plan: ComparisonPlan) -> None:
     """Refuse what has changed since the comparison began: whoever changes the margin or the data begins another one.
 
     Seeds can be added, and arms.
@@ -221,7 +221,7 @@ def hold_to_beginning(plan: Plan) -> None:
             )
 
 
-def arm_environment(plan: Plan, arm: Arm) -> dict[str, str]:
+def arm_environment(plan: ComparisonPlan, arm: Arm) -> dict[str, str]:
     """What the process of an arm is told by variables."""
     return {
         "WANDB_RUN_GROUP": plan.group,

@@ -22,7 +22,7 @@ from lightning_vgg.compare.initial_weights import initial_weights
 from lightning_vgg.compare.jobs import Job, run_jobs
 from lightning_vgg.compare.plan import (
     Arm,
-    Plan,
+    ComparisonPlan,
     arm_environment,
     hold_to_beginning,
     parser,
@@ -52,7 +52,7 @@ def main(command: str, args: list[str]) -> None:
         sys.exit(1)
 
 
-def begin(args: list[str]) -> Plan:
+def begin(args: list[str]) -> ComparisonPlan:
     """The comparison of a command line, begun or gone on with.
 
     Raises:
@@ -64,7 +64,7 @@ def begin(args: list[str]) -> Plan:
     return plan
 
 
-def compare(plan: Plan) -> tuple[Path, bool]:
+def compare(plan: ComparisonPlan) -> tuple[Path, bool]:
     """Run what is not finished yet, and report; returns report.html, and whether all that belongs into it is there."""
     with interruptible():
         complete = carry_out(plan)
@@ -98,7 +98,7 @@ class Member:
     job: Job
 
 
-def carry_out(plan: Plan) -> bool:
+def carry_out(plan: ComparisonPlan) -> bool:
     """Run what is not finished yet, and keep comparison.json; returns whether all is there.
 
     Raises:
@@ -149,7 +149,7 @@ def alone(folder: Path) -> Iterator[int]:
         yield of_jobs.fileno()
 
 
-def write_settings(plan: Plan) -> None:
+def write_settings(plan: ComparisonPlan) -> None:
     """The YAML files that the processes read."""
     files = {arm.name: arm.settings for arm in plan.arms}
     for name, settings in files.items():
@@ -159,7 +159,7 @@ def write_settings(plan: Plan) -> None:
         file.write(yaml.safe_dump(plan.settings, sort_keys=False, width=110).encode())
 
 
-def training(plan: Plan, arm: Arm, seed: int, weights: str) -> Member:
+def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> Member:
     run = plan.run(arm, seed)
     program = Path(sys.executable).parent / PROGRAMS[arm.spec.framework]
     command = (
@@ -176,7 +176,7 @@ def training(plan: Plan, arm: Arm, seed: int, weights: str) -> Member:
     return Member(arm, seed, run, job)
 
 
-def measurements(plan: Plan) -> Iterator[Job]:
+def measurements(plan: ComparisonPlan) -> Iterator[Job]:
     """The parity ladder and the ablation of the experiment, with the defaults of Keras."""
     wanted = {"parity": plan.compare.ladder, "ablation": plan.compare.ablation}
     program = Path(sys.executable).parent / "lightning-vgg"
@@ -198,7 +198,7 @@ def measurements(plan: Plan) -> Iterator[Job]:
 class Keeper:
     """Keeps comparison.json up to date while jobs run, and shows them."""
 
-    def __init__(self, plan: Plan, members: Mapping[str, Member], display: Display) -> None:
+    def __init__(self, plan: ComparisonPlan, members: Mapping[str, Member], display: Display) -> None:
         self.plan = plan
         self.members = members
         self.display = display
@@ -241,7 +241,7 @@ class Keeper:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 
 
-def publish(plan: Plan) -> Path:
+def publish(plan: ComparisonPlan) -> Path:
     """Write the report and send it to W&B."""
     from lightning_vgg.compare.publish import log_report
     from lightning_vgg.report import write_report

@@ -15,7 +15,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.network_plan import (
     CLASSIFIER,
     NetworkError,
-    Plan,
+    NetworkPlan,
     PlannedLayer,
     Shape,
     plan_network,
@@ -73,7 +73,7 @@ class BackbonePlan:
         rate_factor, layer_decay: see BackboneSpec.
     """
 
-    source: Plan
+    source: NetworkPlan
     is_vgg16: bool
     semantics: Semantics
     layers: tuple[PlannedLayer, ...]
@@ -170,7 +170,7 @@ def plan_backbone(spec: BackboneSpec, source: Source, image_size: int) -> Backbo
     )
 
 
-def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: BackbonePlan | None = None) -> Plan:
+def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: BackbonePlan | None = None) -> NetworkPlan:
     """The plan of the network, which stands on the backbone's output where there is one.
 
     Raises:
@@ -257,7 +257,7 @@ def _run_source(run: RunFolder) -> Source:
     return Source("run", model.network, resolve_semantics(model.semantics, model.semantics_except))
 
 
-def _named_layers(plan: Plan) -> list[tuple[str, PlannedLayer]]:
+def _named_layers(plan: NetworkPlan) -> list[tuple[str, PlannedLayer]]:
     """The convolutional blocks' layers with Keras's names: a block's only pooling is blockN_pool."""
     named = []
     for block, layers in plan.blocks.items():

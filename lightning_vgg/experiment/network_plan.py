@@ -72,7 +72,7 @@ class PlannedLayer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class NetworkPlan:
     """The layers of a network in order, grouped by block; the last group is the classifier."""
 
     input_shape: Shape
@@ -91,7 +91,7 @@ class Plan:
         return sum(layer.trainable_parameters for layer in self.layers)
 
 
-def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels: int = 3) -> Plan:
+def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels: int = 3) -> NetworkPlan:
     """Compute every layer's shapes for square images of ``image_size`` pixels.
 
     Raises:
@@ -112,10 +112,10 @@ def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels:
             shape = blocks[name][-1].output_shape
     classifier = Dense(activation="linear")
     blocks[CLASSIFIER] = (PlannedLayer(CLASSIFIER, classifier, num_classes, shape, (num_classes,)),)
-    return Plan((image_size, image_size, channels), blocks)
+    return NetworkPlan((image_size, image_size, channels), blocks)
 
 
-def require_whitening(plan: Plan) -> None:
+def require_whitening(plan: NetworkPlan) -> None:
     """Raise NetworkError unless the first layer is a convolution with two kernels for each number of a patch."""
     first = plan.layers[0]
     if not isinstance(first.layer, Conv):

@@ -14,7 +14,7 @@ from lightning_vgg.images.sources import load_images, split_validation, stratifi
 from lightning_vgg.runs.folder import RunFolder
 
 
-class Part(NamedTuple):
+class Split(NamedTuple):
     """uint8 images (N, S, S, 3) and int64 labels (N,)."""
 
     images: np.ndarray
@@ -33,9 +33,9 @@ class Dataset:
         left_out: images that could not be decoded, each with the reason.
     """
 
-    train: Part
-    val: Part
-    test: Part
+    train: Split
+    val: Split
+    test: Split
     class_names: tuple[str, ...]
     fingerprint: str
     normalization: Normalization
@@ -63,7 +63,7 @@ def load_dataset(spec: DataSpec) -> Dataset:
     if spec.train_images is not None:
         chosen = stratified_subset(images.train_labels, spec.train_images)
     train, val = (
-        Part(images.train_images[indices], images.train_labels[indices])
+        Split(images.train_images[indices], images.train_labels[indices])
         for indices in (
             chosen[part]
             for part in split_validation(images.train_labels[chosen], spec.validation_fraction, spec.split_seed)
@@ -72,7 +72,7 @@ def load_dataset(spec: DataSpec) -> Dataset:
     return Dataset(
         train=train,
         val=val,
-        test=Part(images.test_images, images.test_labels),
+        test=Split(images.test_images, images.test_labels),
         class_names=images.class_names,
         fingerprint=images.fingerprint,
         normalization=Normalization.of(train.images),

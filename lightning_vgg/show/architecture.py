@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import IO, TYPE_CHECKING
 
-from lightning_vgg.experiment.network_plan import Plan, PlannedLayer, Shape
+from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape
 from lightning_vgg.experiment.recipe import (
     AveragePool,
     BatchNorm,
@@ -27,7 +27,7 @@ _COLOURS: dict[type, str] = {
 _ACTIVATION = "#1a7f37"
 
 
-def network_table(plan: Plan, title: str) -> Table:
+def network_table(plan: NetworkPlan, title: str) -> Table:
     """A row a layer: name, what it is, output shape, parameters that train."""
     from rich.table import Table
 
@@ -49,7 +49,7 @@ def shape_text(shape: Shape) -> str:
     return "×".join(map(str, shape))
 
 
-def draw_network(plan: Plan, title: str, file: IO[bytes]) -> None:
+def draw_network(plan: NetworkPlan, title: str, file: IO[bytes]) -> None:
     """Draw the layers from left to right as a PNG: as tall as their output has pixels, as wide as it has channels.
 
     Heights are to scale, widths to that of their logarithm.

@@ -1,4 +1,4 @@
-"""Plan -> torch modules. Images are NCHW here, as torch has them; names are the plan's names."""
+"""NetworkPlan -> torch modules. Images are NCHW here, as torch has them; names are the plan's names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_vgg.experiment.network_plan import CLASSIFIER, Plan, PlannedLayer
+from lightning_vgg.experiment.network_plan import CLASSIFIER, NetworkPlan, PlannedLayer
 from lightning_vgg.experiment.recipe import (
     Activation,
     AveragePool,
@@ -36,7 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def build_network(plan: Plan, semantics: Semantics) -> nn.Sequential:
+def build_network(plan: NetworkPlan, semantics: Semantics) -> nn.Sequential:
     """The network of a plan: float images (B, C, H, W) -> logits (B, classes), freshly initialized.
 
     Draws from torch's global generator. State dict keys are ``<planned layer's name>.weight`` and so on.

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization
-from lightning_vgg.images.dataset import Part, load_dataset
+from lightning_vgg.images.dataset import Split, load_dataset
 
 
 class TrainRows(NamedTuple):
@@ -93,7 +93,7 @@ class EvalLoader:
 class DeviceImages:
     """uint8 images (N, S, S, C) and labels (N,) on one device, and the arithmetic that makes float batches of them."""
 
-    def __init__(self, part: Part, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, part: Split, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
         self.images = torch.from_numpy(part.images).to(device)
         self.labels = torch.from_numpy(part.labels).to(device)
         self.size = part.images.shape[1]
@@ -187,7 +187,7 @@ class ImageData(LightningDataModule):
         """Images in ``train``, ``val`` or ``test``."""
         return len(self.part(part).labels)
 
-    def part(self, part: str) -> Part:
+    def part(self, part: str) -> Split:
         return {"train": self.dataset.train, "val": self.dataset.val, "test": self.dataset.test}[part]
 
     def state_dict(self) -> dict[str, int]:

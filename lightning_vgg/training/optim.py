@@ -16,7 +16,7 @@ from lightning_vgg.training.muon import MuonSGD
 from lightning_vgg.training.velocity_sgd import VelocitySGD
 
 
-class Part(NamedTuple):
+class ParameterGroup(NamedTuple):
     """Parameters that begin to train together, their rate as a share of ``learning_rate``, and their decay likewise.
 
     ``muon`` says whether they are kernels for Muon, which knows no decay.
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 def build_optimizer(
-    network: nn.Module, spec: OptimizerSpec, semantics: Semantics, parts: Sequence[Part] | None = None
+    network: nn.Module, spec: OptimizerSpec, semantics: Semantics, parts: Sequence[ParameterGroup] | None = None
 ) -> Optimizer:
     """The optimizer of ``network``.
 
@@ -40,7 +40,7 @@ def build_optimizer(
         parts: what trains, some of it perhaps later; None for all parameters that require gradients.
     """
     if parts is None:
-        parts = [Part([parameter for parameter in network.parameters() if parameter.requires_grad], 1.0)]
+        parts = [ParameterGroup([parameter for parameter in network.parameters() if parameter.requires_grad], 1.0)]
     decay = spec.weight_decay
     if decay is None:
         decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
@@ -84,7 +84,7 @@ def correct_epsilon(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         group["eps"] = group["uncorrected_eps"] / math.sqrt(1 - group["betas"][1] ** group["steps"])
 
 
-def _without_norm_biases(part: Part, network: nn.Module, factor: float) -> list[Part]:
+def _without_norm_biases(part: ParameterGroup, network: nn.Module, factor: float) -> list[ParameterGroup]:
     """The part, and the biases of batch norms in a part of their own where their rate differs."""
     if factor == 1:
         return [part]
@@ -93,14 +93,14 @@ def _without_norm_biases(part: Part, network: nn.Module, factor: float) -> list[
     kept = [parameter for parameter in part.parameters if id(parameter) not in biases]
     faster = [parameter for parameter in part.parameters if id(parameter) in biases]
     rate, decay = part.rate_factor * factor, part.decay_factor / factor
-    return [part._replace(parameters=kept), Part(faster, rate, decay)]
+    return [part._replace(parameters=kept), ParameterGroup(faster, rate, decay)]
 
 
-def _muon_apart(part: Part, factor: float) -> list[Part]:
+def _muon_apart(part: ParameterGroup, factor: float) -> list[ParameterGroup]:
     """The part without the kernels of convolutions, and these."""
     kernels = [parameter for parameter in part.parameters if parameter.ndim == 4]
     others = [parameter for parameter in part.parameters if parameter.ndim != 4]
-    return [part._replace(parameters=others), Part(kernels, part.rate_factor * factor, 0.0, muon=True)]
+    return [part._replace(parameters=others), ParameterGroup(kernels, part.rate_factor * factor, 0.0, muon=True)]
 
 
 def _parameter_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:

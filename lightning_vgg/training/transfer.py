@@ -19,7 +19,7 @@ from lightning_vgg.experiment.specs import AugmentationSpec
 from lightning_vgg.images.sources import cache_folder
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.data import DeviceImages, EvalRows, ImageData
-from lightning_vgg.training.optim import Part
+from lightning_vgg.training.optim import ParameterGroup
 from lightning_vgg.weights.feature_store import (
     describe_features,
     features_batch_size,
@@ -113,15 +113,15 @@ def on_backbone(backbone: Backbone, head: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict([("backbone", backbone), *head.named_children()]))
 
 
-def trained_parts(network: nn.Module, plan: BackbonePlan) -> list[Part]:
+def trained_parts(network: nn.Module, plan: BackbonePlan) -> list[ParameterGroup]:
     """The head, and whatever of the backbone trains sooner or later, by learning rate and first epoch."""
     layers = list(network.get_submodule("backbone").children())
     head = [parameter for name, parameter in network.named_parameters() if not name.startswith("backbone.")]
-    parts = [Part(head, 1.0)]
+    parts = [ParameterGroup(head, 1.0)]
     for (_, factor), numbers in plan.trained_groups().items():
         parameters = [parameter for number in numbers for parameter in layers[number].parameters()]
         if parameters:
-            parts.append(Part(parameters, factor))
+            parts.append(ParameterGroup(parameters, factor))
     return parts
 
 

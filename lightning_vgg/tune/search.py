@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.images.dataset import load_dataset
-from lightning_vgg.tune.spec import Settings, read_settings, tune_parser
+from lightning_vgg.tune.spec import StudySettings, read_settings, tune_parser
 
 if TYPE_CHECKING:
     import optuna
@@ -48,7 +48,7 @@ def _require(package: str, extra: str) -> None:
         raise ExperimentError(f"{package} is not installed; pip install 'lightning-vgg[{extra}]'")
 
 
-def search(study: optuna.Study, settings: Settings) -> None:
+def search(study: optuna.Study, settings: StudySettings) -> None:
     """Run the trials that are missing, and report, also where Ctrl-C ends it."""
     from lightning_vgg.tune.summary import closing_words, write_report, write_results
 
@@ -65,7 +65,7 @@ def search(study: optuna.Study, settings: Settings) -> None:
         print(f"{closing_words(study, settings)}\nreport   {settings.folder / 'report.html'}")
 
 
-def _run_workers(settings: Settings) -> None:
+def _run_workers(settings: StudySettings) -> None:
     """As many processes as jobs, each with its share of the cores."""
     from lightning_vgg.tune.worker import work_as_process
 
@@ -91,7 +91,7 @@ def _run_workers(settings: Settings) -> None:
         raise ExperimentError(f"{len(broken)} of {settings.jobs} workers broke off (exit status {broken}); see above")
 
 
-def retrain_best(study: optuna.Study, settings: Settings, seeds: list[int]) -> None:
+def retrain_best(study: optuna.Study, settings: StudySettings, seeds: list[int]) -> None:
     """Train the best trial's settings with each seed, test each once, and say what came of it."""
     from lightning_vgg.tune.study import best_trial
     from lightning_vgg.tune.worker import train_once

@@ -49,7 +49,7 @@ class TuneSpec:
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """A study, whole and plain: the processes of its workers get it as it is.
 
     Args:
@@ -119,7 +119,7 @@ def tune_parser() -> ExplainingParser:
     return parser
 
 
-def read_settings(config: Any, parser: ExplainingParser) -> Settings:
+def read_settings(config: Any, parser: ExplainingParser) -> StudySettings:
     """Check everything that can be checked without a framework.
 
     Raises:
@@ -137,4 +137,4 @@ def read_settings(config: Any, parser: ExplainingParser) -> Settings:
     check = find_engine(config.framework).check
     check(specs)
     space = read_space(specs.tune.space, experiment, check)
-    return Settings(experiment, specs.tune, space, config.framework, config.trials, config.storage, config.jobs)
+    return StudySettings(experiment, specs.tune, space, config.framework, config.trials, config.storage, config.jobs)

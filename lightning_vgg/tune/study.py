@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.tune.alive import is_alive
 from lightning_vgg.tune.space import as_text
-from lightning_vgg.tune.spec import DIRECTIONS, Settings
+from lightning_vgg.tune.spec import DIRECTIONS, StudySettings
 
 JOURNAL = "journal.log"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -27,7 +27,7 @@ HEARTBEAT_SECONDS = 30
 """A database's trial is stale after twice as long without a sign of life."""
 
 
-def open_study(settings: Settings) -> optuna.Study:
+def open_study(settings: StudySettings) -> optuna.Study:
     """The study of the settings, begun or gone on with.
 
     Raises:
@@ -49,7 +49,7 @@ def open_study(settings: Settings) -> optuna.Study:
     return study
 
 
-def _open_storage(settings: Settings) -> BaseStorage:
+def _open_storage(settings: StudySettings) -> BaseStorage:
     if settings.storage is None:
         # Absolute: Optuna's lock is a link to the path as it is given. One left by a process that was killed counts as
         # stale by the time of what it points to, and is waited for without end where it points nowhere.
@@ -99,7 +99,7 @@ def _mend_journal(path: Path) -> None:
         lock.release()
 
 
-def _same_settings(study: optuna.Study, settings: Settings) -> None:
+def _same_settings(study: optuna.Study, settings: StudySettings) -> None:
     now = json.loads(json.dumps(settings.fixed()))
     begun = study.user_attrs.get("settings")
     if begun is None:
@@ -127,7 +127,7 @@ def next_draw(study: optuna.Study) -> int:
     return next(number for number in itertools.count() if number not in drawn)
 
 
-def sampler(settings: Settings, draw: int) -> optuna.samplers.BaseSampler:
+def sampler(settings: StudySettings, draw: int) -> optuna.samplers.BaseSampler:
     """TPE for one trial, seeded by the number of its draw.
 
     A sampler seeded once would draw the same first trials in every worker, and again after a restart.
@@ -136,7 +136,7 @@ def sampler(settings: Settings, draw: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=settings.tune.startup_trials)
 
 
-def fail_dead_trials(study: optuna.Study, settings: Settings) -> None:
+def fail_dead_trials(study: optuna.Study, settings: StudySettings) -> None:
     """Mark as failed the trials that no process works on any more. Only with the turn may this be asked."""
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         worker = trial.user_attrs.get("worker")
@@ -152,13 +152,13 @@ def fail_dead_trials(study: optuna.Study, settings: Settings) -> None:
         optuna.storages.fail_stale_trials(study)
 
 
-def trials_left(study: optuna.Study, settings: Settings) -> int:
+def trials_left(study: optuna.Study, settings: StudySettings) -> int:
     """How many are still to be begun; those that this folder's workers are at count as finished."""
     trials = study.get_trials(deepcopy=False)
     return settings.trials - sum(trial.state in FINISHED or _runs_here(trial, settings) for trial in trials)
 
 
-def _runs_here(trial: FrozenTrial, settings: Settings) -> bool:
+def _runs_here(trial: FrozenTrial, settings: StudySettings) -> bool:
     worker: Any = trial.user_attrs.get("worker")
     return trial.state == TrialState.RUNNING and bool(worker) and is_alive(settings.folder, worker) is True
 

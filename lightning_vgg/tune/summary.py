@@ -14,7 +14,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_vgg.runs.folder import atomic_write
-from lightning_vgg.tune.spec import DIRECTIONS, Objective, Settings
+from lightning_vgg.tune.spec import DIRECTIONS, Objective, StudySettings
 from lightning_vgg.tune.study import best_trial, finished_trials
 
 MEASURED = ("val_acc", "images_per_second", "parameters", "epochs", "seconds", "run", "error")
@@ -22,7 +22,7 @@ MEASURED = ("val_acc", "images_per_second", "parameters", "epochs", "seconds", "
 trial whose loss was lost there is the error alone."""
 
 
-def write_results(study: optuna.Study, settings: Settings) -> None:
+def write_results(study: optuna.Study, settings: StudySettings) -> None:
     """trials.csv with a row for every trial that ended, and best.yaml once a trial is complete."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     front = {trial.number for trial in study.best_trials} if len(settings.tune.objectives) > 1 else set()
@@ -40,13 +40,13 @@ def write_results(study: optuna.Study, settings: Settings) -> None:
             file.write(best_config(best_trial(study), settings).encode())
 
 
-def best_config(trial: FrozenTrial, settings: Settings) -> str:
+def best_config(trial: FrozenTrial, settings: StudySettings) -> str:
     """The text of best.yaml."""
     config = yaml.safe_dump(settings.config(trial.params), sort_keys=False, width=110)
     return f"# Trial {trial.number} of the study {settings.name}: val_acc {trial.values[0]:.4f}.\n{config}"
 
 
-def write_report(study: optuna.Study, settings: Settings) -> None:
+def write_report(study: optuna.Study, settings: StudySettings) -> None:
     """report.html: Optuna's pictures and what draws them, in one file that needs no network."""
     parts: list[str] = []
     for title, figure in _figures(study, settings):
@@ -60,7 +60,7 @@ def write_report(study: optuna.Study, settings: Settings) -> None:
         file.write((page + "\n".join(parts)).encode())
 
 
-def _figures(study: optuna.Study, settings: Settings) -> Iterator[tuple[str, Any]]:
+def _figures(study: optuna.Study, settings: StudySettings) -> Iterator[tuple[str, Any]]:
     from optuna import visualization
 
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -99,7 +99,7 @@ def _value(index: int, sign: int = 1) -> Callable[[FrozenTrial], float]:
     return lambda trial: sign * trial.values[index]
 
 
-def closing_words(study: optuna.Study, settings: Settings) -> str:
+def closing_words(study: optuna.Study, settings: StudySettings) -> str:
     """How many trials, the best of them, the front, and what pruning saved."""
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
@@ -126,7 +126,7 @@ def closing_words(study: optuna.Study, settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def _front_line(trial: FrozenTrial, settings: Settings) -> str:
+def _front_line(trial: FrozenTrial, settings: StudySettings) -> str:
     _, *others = zip(settings.tune.objectives, trial.values, strict=True)
     return "  ".join(
         [
@@ -137,7 +137,7 @@ def _front_line(trial: FrozenTrial, settings: Settings) -> str:
     )
 
 
-def savings(trials: list[FrozenTrial], settings: Settings) -> tuple[float, float]:
+def savings(trials: list[FrozenTrial], settings: StudySettings) -> tuple[float, float]:
     """Seconds that finished trials took, and those that pruning saved: of each epoch not trained, the mean of its
     trial's epochs. Trials whose loss was lost are left out."""
     spent = saved = 0.0

@@ -21,12 +21,12 @@ from lightning_vgg.runs.folder import RunFolder, Watch
 from lightning_vgg.tune.alive import alive, locked
 from lightning_vgg.tune.engines import find_engine
 from lightning_vgg.tune.space import as_text
-from lightning_vgg.tune.spec import Settings
+from lightning_vgg.tune.spec import StudySettings
 from lightning_vgg.tune.study import fail_dead_trials, next_draw, open_study, sampler, trials_left
 from lightning_vgg.tune.summary import write_results
 
 
-def work_as_process(settings: Settings) -> None:
+def work_as_process(settings: StudySettings) -> None:
     """The whole life of one of several workers."""
     os.setsid()  # Ctrl-C reaches the parent alone, which hands it on once
     try:
@@ -39,7 +39,7 @@ def work_as_process(settings: Settings) -> None:
         raise SystemExit(2) from None
 
 
-def work(study: optuna.Study, settings: Settings) -> None:
+def work(study: optuna.Study, settings: StudySettings) -> None:
     """Run trials until the study has as many as it should, over all workers."""
     with alive(settings.folder) as worker:
         while not _orphaned():
@@ -65,7 +65,7 @@ def _orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def take_trial(study: optuna.Study, settings: Settings, worker: str) -> optuna.Trial | None:
+def take_trial(study: optuna.Study, settings: StudySettings, worker: str) -> optuna.Trial | None:
     """One worker of this folder at a time counts and takes a trial, so no two take the last one."""
     with locked(settings.folder / ".turn"):
         fail_dead_trials(study, settings)
@@ -81,7 +81,7 @@ def take_trial(study: optuna.Study, settings: Settings, worker: str) -> optuna.T
         return trial
 
 
-def _run_trial(study: optuna.Study, trial: optuna.Trial, settings: Settings) -> None:
+def _run_trial(study: optuna.Study, trial: optuna.Trial, settings: StudySettings) -> None:
     for key, parameter in settings.space.items():
         parameter.suggest(trial, key)
     config = settings.config(trial.params, name=f"trial{trial.number:04}")
@@ -118,7 +118,7 @@ class _Reporter:
         return self.pruned
 
 
-def train(config: dict[str, Any], settings: Settings, watch: Watch | None) -> RunFolder:
+def train(config: dict[str, Any], settings: StudySettings, watch: Watch | None) -> RunFolder:
     """Train a configuration in a run folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
@@ -126,7 +126,7 @@ def train(config: dict[str, Any], settings: Settings, watch: Watch | None) -> Ru
         return find_engine(settings.framework).train(path, watch)
 
 
-def train_once(config: dict[str, Any], settings: Settings) -> RunFolder:
+def train_once(config: dict[str, Any], settings: StudySettings) -> RunFolder:
     """Train and test a configuration, unless a run of its name has been tested already."""
     name = config["name"]
     for path in (*settings.folder.glob(name), *settings.folder.glob(f"{name}-*")):  # a number where one broke off
@@ -135,7 +135,7 @@ def train_once(config: dict[str, Any], settings: Settings) -> RunFolder:
     return train(config, settings, None)
 
 
-def trial_line(trial: FrozenTrial, settings: Settings) -> str:
+def trial_line(trial: FrozenTrial, settings: StudySettings) -> str:
     """``trial 12  val_acc 71.20 %  3 epochs  14.2 s  pruned  model.network.dropout 0.25 ...``."""
     attributes = trial.user_attrs
     if "error" in attributes:

@@ -21,7 +21,7 @@ from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.compare import jobs
 from lightning_vgg.compare.jobs import Job, last_words, run_jobs
-from lightning_vgg.compare.plan import Plan, hold_to_beginning, read_plan, share_of_machine, write_beginning
+from lightning_vgg.compare.plan import ComparisonPlan, hold_to_beginning, read_plan, share_of_machine, write_beginning
 from lightning_vgg.compare.runner import carry_out
 from lightning_vgg.runs.folder import RunFolder
 
@@ -30,7 +30,7 @@ QUICKSTART = CONFIGS / "quickstart.yaml"
 # --- what a comparison is ---------------------------------------------------------------------------------------------
 
 
-def plan(*args: str | Path) -> Plan:
+def plan(*args: str | Path) -> ComparisonPlan:
     return read_plan("compare", [str(arg) for arg in args])
 
 
@@ -137,7 +137,7 @@ def test_the_margin_and_the_experiment_are_what_they_were_when_the_comparison_be
     arms = {"k": {"framework": "keras"}, "l": {"framework": "lightning"}}
     config = tmp_path / "my.yaml"
 
-    def again(*flags: str, **compare: Any) -> Plan:
+    def again(*flags: str, **compare: Any) -> ComparisonPlan:
         config.write_text(yaml.safe_dump({"compare": {"reference": "k", "arms": arms, "margin": 0.02, **compare}}))
         this = plan("-c", config, "--trainer.default_root_dir", str(tmp_path), *flags)
         hold_to_beginning(this)

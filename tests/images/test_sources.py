@@ -27,12 +27,10 @@ from hypothesis import strategies as st
 from made_images import BLUE, ODD_IMAGES, RED, Files, encoded, load, make, png, small_set, write
 from PIL import Image
 
+from lightning_vgg.images import cache, cifar10, folder
 from lightning_vgg.images.sources import (
     DataError,
     ImageSet,
-    cache,
-    cifar10,
-    folder,
     image_files,
     load_images,
     open_image,

@@ -26,7 +26,7 @@ from keras_reference import cli
 from keras_reference.config import read_experiment
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.draws import draw_epoch
-from lightning_vgg.experiment.network_plan import Plan, plan_network
+from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import (
     AugmentationSpec,
@@ -36,7 +36,7 @@ from lightning_vgg.experiment.specs import (
     ScheduleSpec,
 )
 from lightning_vgg.images.batches import Normalization, cut_batch
-from lightning_vgg.images.dataset import Part, load_dataset
+from lightning_vgg.images.dataset import Split, load_dataset
 from lightning_vgg.runs.folder import RunFolder
 
 SHORT = (
@@ -292,7 +292,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def random_tensors(plan: Plan, dtype: str) -> dict[str, np.ndarray]:
+def random_tensors(plan: NetworkPlan, dtype: str) -> dict[str, np.ndarray]:
     """Under the neutral names, in the neutral shapes; made from the plan alone."""
     shapes: dict[str, tuple[int, ...]] = {}
     for planned in plan.layers:
@@ -408,7 +408,7 @@ def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None
 
     seen: list[list[np.ndarray]] = []
     generator = np.random.default_rng(0)
-    part = Part(generator.integers(0, 256, (10, 8, 8, 3), np.uint8), np.arange(10))
+    part = Split(generator.integers(0, 256, (10, 8, 8, 3), np.uint8), np.arange(10))
     spec = DataSpec(image_size=8, batch_size=4, eval_batch_size=7, augmentation=AugmentationSpec(True, 2, 3))
     normalization = Normalization.of(part.images)
     preprocess = normalizer(normalization, "float32")

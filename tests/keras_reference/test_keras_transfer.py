@@ -22,7 +22,7 @@ from test_keras_reference import record_of
 from keras_reference.cli import run as run_command
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, OptimizerSpec
-from lightning_vgg.images.dataset import Part, load_dataset
+from lightning_vgg.images.dataset import Split, load_dataset
 from lightning_vgg.runs.folder import RunFolder
 
 FLAGS = (
@@ -251,7 +251,7 @@ def test_features_and_the_rest_are_the_whole(folder: Path, keras: Any, tmp_path:
 
     network = build(folder / "source", image_size=20)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
-    part = Part(pixels, np.arange(7) % 4)
+    part = Split(pixels, np.arange(7) % 4)
     dataset = replace(load_dataset(DataSpec(source="digits", image_size=16)), test=part)
     normal = dataset.normalization
     logits = network.model()(network.preprocess(normal)(pixels), training=False)
@@ -265,14 +265,13 @@ def test_features_and_the_rest_are_the_whole(folder: Path, keras: Any, tmp_path:
 def test_a_part_that_joins_later_moves_as_if_it_started_then(name: Any, keras: Any) -> None:
     """Against an optimizer of its own in a training of its own, which starts with the later rates."""
     from keras_reference.backend import prepare_keras
-    from keras_reference.optim import Part as TrainedPart
-    from keras_reference.optim import PartsOptimizer, build_optimizer
+    from keras_reference.optim import ParameterGroup, PartsOptimizer, build_optimizer
 
     prepare_keras("64-true", seed=0)
     spec = OptimizerSpec(name, momentum=0.5 if name == "sgd" else 0.0, weight_decay=0.1)
     rates, gradients = np.array([0.1, 0.3, 0.2, 0.05]), np.random.default_rng(0).normal(size=(4, 2, 3))
     early, late, alone = (keras.Variable(np.ones(3), name=which) for which in ("early", "late", "alone"))
-    parts = PartsOptimizer(spec, rates, None, [TrainedPart([early]), TrainedPart([late], 0.5, start=2)])
+    parts = PartsOptimizer(spec, rates, None, [ParameterGroup([early]), ParameterGroup([late], 0.5, start=2)])
     single = build_optimizer(spec, rates[2:] * 0.5, None, [alone])
     for step in range(4):
         variables = [early] if step < 2 else [early, late]
@@ -287,11 +286,10 @@ def test_a_part_that_joins_later_moves_as_if_it_started_then(name: Any, keras: A
 
 
 def test_all_parts_are_clipped_together(keras: Any) -> None:
-    from keras_reference.optim import Part as TrainedPart
-    from keras_reference.optim import PartsOptimizer
+    from keras_reference.optim import ParameterGroup, PartsOptimizer
 
     first, second = (keras.Variable(np.zeros(1), name=name) for name in ("first", "second"))
     spec = OptimizerSpec("sgd", learning_rate=1.0)
-    optimizer = PartsOptimizer(spec, np.ones(1), 1.0, [TrainedPart([first]), TrainedPart([second])])
+    optimizer = PartsOptimizer(spec, np.ones(1), 1.0, [ParameterGroup([first]), ParameterGroup([second])])
     optimizer.apply([keras.ops.convert_to_tensor([3.0]), keras.ops.convert_to_tensor([4.0])], [first, second])
     np.testing.assert_allclose([float(first[0]), float(second[0])], [-0.6, -0.8], rtol=1e-6)

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec
 from lightning_vgg.images.batches import Normalization, cut_batch, normalize
-from lightning_vgg.images.dataset import Part
+from lightning_vgg.images.dataset import Split
 from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader, TrainRows
 from lightning_vgg.training.module import Scores
 
@@ -79,7 +79,7 @@ def test_cutting_in_numpy_and_in_torch(
     assert_array_equal(result, expected)
 
     labels = np.arange(len(images))[::-1].copy()
-    on_device = DeviceImages(Part(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
+    on_device = DeviceImages(Split(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
     rows = TrainRows(*map(torch.from_numpy, (draws.index, draws.flip, draws.shift, draws.cutout)))
     batch, batch_labels = on_device.training_batch(rows, cutout)
     assert batch.dtype == torch_type
@@ -90,7 +90,7 @@ def test_cutting_in_numpy_and_in_torch(
 @pytest.mark.parametrize(("numpy_type", "torch_type"), DTYPES, ids=["float32", "float64"])
 def test_evaluation_batches(numpy_type: type, torch_type: torch.dtype) -> None:
     images, labels = random_images(40, 7), np.arange(40) % 3
-    on_device = DeviceImages(Part(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
+    on_device = DeviceImages(Split(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
     chosen = np.array([39, 0, 7, 7, 12])
     batch, batch_labels = on_device.evaluation_batch(EvalRows(torch.from_numpy(chosen)))
     expected = normalize(images[chosen], NORMALIZATION, numpy_type)
@@ -109,7 +109,7 @@ def test_the_training_images_are_not_changed() -> None:
     augmentation = AugmentationSpec(flip=True, shift=2, cutout=3)
     draws = draw_epoch(0, 0, 5, 6, augmentation)
     cut_batch(images, draws, 3, lambda pixels: normalize(pixels, NORMALIZATION, np.float32))
-    on_device = DeviceImages(Part(images, np.arange(5)), NORMALIZATION, torch.device("cpu"), torch.float32)
+    on_device = DeviceImages(Split(images, np.arange(5)), NORMALIZATION, torch.device("cpu"), torch.float32)
     rows = TrainRows(*map(torch.from_numpy, (draws.index, draws.flip, draws.shift, draws.cutout)))
     on_device.training_batch(rows, 3)
     assert_array_equal(images, before)

@@ -41,7 +41,7 @@ from lightning_vgg.training import transfer
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.module import VGGClassifier, load_classifier
-from lightning_vgg.training.optim import Part, build_optimizer
+from lightning_vgg.training.optim import ParameterGroup, build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.transfer import Backbone, count_parameters, trained_parts
 from lightning_vgg.weights.feature_store import remember_features
@@ -465,7 +465,7 @@ def test_a_parameter_that_joins_later_moves_as_if_it_started_then(name: Any) -> 
     gradients = torch.randn(8, 3, 4, generator=generator)
     early, late, alone = (torch.nn.Linear(4, 3, bias=False) for _ in range(3))
     alone.load_state_dict(late.state_dict())
-    parts = [Part([early.weight], 1.0), Part([late.weight], 1.0)]
+    parts = [ParameterGroup([early.weight], 1.0), ParameterGroup([late.weight], 1.0)]
     both, single = build_optimizer(early, spec, KERAS, parts), build_optimizer(alone, spec, KERAS)
     before = late.weight.detach().clone()
     for step, gradient in enumerate(gradients):

@@ -29,7 +29,7 @@ from lightning_vgg.tune import study as studies
 from lightning_vgg.tune import worker
 from lightning_vgg.tune.alive import alive, is_alive
 from lightning_vgg.tune.space import Range, as_text, decode, with_values
-from lightning_vgg.tune.spec import Settings, read_settings, tune_parser
+from lightning_vgg.tune.spec import StudySettings, read_settings, tune_parser
 from lightning_vgg.tune.study import best_trial, fail_dead_trials, open_study, trials_left
 from lightning_vgg.tune.summary import closing_words, savings, write_report, write_results
 
@@ -58,7 +58,7 @@ def write_small(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def small(folder: Path, *args: str, **changes: Any) -> Settings:
+def small(folder: Path, *args: str, **changes: Any) -> StudySettings:
     parser = tune_parser()
     changes = {"trainer__default_root_dir": str(folder), **changes}
     return read_settings(parser.parse_args(["-c", str(write_small(folder, **changes)), *args]), parser)
@@ -161,7 +161,7 @@ def test_the_shipped_study_is_sound() -> None:
 # The study
 
 
-def search(settings: Settings, trials: int) -> None:
+def search(settings: StudySettings, trials: int) -> None:
     """So many trials by a new worker, without a training: the value of one is its dropout."""
     study = open_study(settings)
     with alive(settings.folder) as name:
@@ -177,7 +177,7 @@ def search(settings: Settings, trials: int) -> None:
             study.tell(trial, [value, *[-value] * (len(settings.tune.objectives) - 1)])
 
 
-def params(settings: Settings) -> list[dict[str, Any]]:
+def params(settings: StudySettings) -> list[dict[str, Any]]:
     return [trial.params for trial in open_study(settings).trials]
 
 
