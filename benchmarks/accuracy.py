@@ -45,13 +45,17 @@ def main() -> None:
             print(f"{arm}, seed {seed}: {found['test_acc']:.2%} after {found['seconds']:.0f} s", flush=True)
     for arm, runs in figures.items():
         augmented = [run["augmented_test_acc"] for run in runs if run["augmented_test_acc"] is not None]
-        rows.append([
-            arm, str(len(runs)), f"{statistics.fmean(run['test_acc'] for run in runs):.2%}",
-            f"{statistics.fmean(augmented):.2%}" if augmented else "",
-            f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
-            f"{statistics.fmean(run['images_per_second'] for run in runs):.0f}",
-            f"{statistics.fmean(run['bare_loop_images_per_second'] for run in runs):.0f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                arm,
+                str(len(runs)),
+                f"{statistics.fmean(run['test_acc'] for run in runs):.2%}",
+                f"{statistics.fmean(augmented):.2%}" if augmented else "",
+                f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
+                f"{statistics.fmean(run['images_per_second'] for run in runs):.0f}",
+                f"{statistics.fmean(run['bare_loop_images_per_second'] for run in runs):.0f}",
+            ]
+        )
     columns = ["configuration", "seeds", "test accuracy", "augmented test", "seconds", "images/s", "bare loop's"]
     publish("accuracy", "Time to accuracy, means over the seeds", columns, rows, {"arms": figures})
 
@@ -64,19 +68,37 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     if not (run / "test_predictions.npz").exists():
         yardstick.write_text(json.dumps(bare_loop_speed(options.root, "bf16-mixed")))
         command = [
-            BIN / program, "fit", "-c", ROOT / "configs" / "vgg" / config, "--data.source", "folder", "--data.root",
-            options.root, "--experiment", "time_to_accuracy", "--name", name, "--seed_everything", str(seed),
-            "--trainer.default_root_dir", options.folder, "--trainer.logger", "false",
-        ]  # fmt: skip
+            BIN / program,
+            "fit",
+            "-c",
+            ROOT / "configs" / "vgg" / config,
+            "--data.source",
+            "folder",
+            "--data.root",
+            options.root,
+            "--experiment",
+            "time_to_accuracy",
+            "--name",
+            name,
+            "--seed_everything",
+            str(seed),
+            "--trainer.default_root_dir",
+            options.folder,
+            "--trainer.logger",
+            "false",
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     record = json.loads((run / "run.json").read_text())
     with (run / "history.csv").open() as file:
         seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
     return {
-        "test_acc": record["test_acc"], "augmented_test_acc": record.get("augmented_test_acc"), "seconds": seconds,
-        "startup_seconds": record["startup_seconds"], "images_per_second": record["images_per_second"],
+        "test_acc": record["test_acc"],
+        "augmented_test_acc": record.get("augmented_test_acc"),
+        "seconds": seconds,
+        "startup_seconds": record["startup_seconds"],
+        "images_per_second": record["images_per_second"],
         "bare_loop_images_per_second": json.loads(yardstick.read_text()),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -146,10 +146,16 @@ def ratios_to_bare_loop(precision: str, speeds: dict[str, list[float]]) -> tuple
         ratios = [value / bare for value, bare in zip(values, bare_loop, strict=True)]
         speed, ratio = spread(values), spread(ratios)
         figures[f"{precision}, {name}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
-        rows.append([
-            precision, name, f"{ratio['median']:.3f}", f"{ratio['min']:.3f} - {ratio['max']:.3f}",
-            f"{speed['median']:.0f}", f"{speed['min']:.0f} - {speed['max']:.0f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                precision,
+                name,
+                f"{ratio['median']:.3f}",
+                f"{ratio['min']:.3f} - {ratio['max']:.3f}",
+                f"{speed['median']:.0f}",
+                f"{speed['min']:.0f} - {speed['max']:.0f}",
+            ]
+        )
     return figures, rows
 
 

@@ -59,11 +59,22 @@ def series(root: str, folder: Path) -> Iterator[tuple[str, list[tuple[int, list[
         [(n, ["--data.source", "folder", "--data.root", str(of_classes(folder, n))]) for n in (10, 100, 1000)],
     )
     yield "pixels a side", [(n, [*some, "--data.image_size", str(n)]) for n in (16, 32, 64)]
-    yield "convolutions", [
-        (2 * n + 2, [*some, "--model.network.conv_block", f"(conv - batch norm) x{n + 1} - maxpool",
-                     "--model.network.filters", "[64,64]"])
-        for n in (0, 1, 3, 7)
-    ]  # fmt: skip
+    yield (
+        "convolutions",
+        [
+            (
+                2 * n + 2,
+                [
+                    *some,
+                    "--model.network.conv_block",
+                    f"(conv - batch norm) x{n + 1} - maxpool",
+                    "--model.network.filters",
+                    "[64,64]",
+                ],
+            )
+            for n in (0, 1, 3, 7)
+        ],
+    )
 
 
 def of_classes(folder: Path, classes: int) -> Path:
@@ -82,10 +93,24 @@ def of_classes(folder: Path, classes: int) -> Path:
 def epoch(folder: Path, arguments: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=folder) as runs:
         command = [
-            PROGRAM, "fit", "-c", ROOT / "configs" / "vgg" / "base.yaml", "--data.validation_fraction", "0",
-            "--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", runs,
-            "--data.cache_dir", folder / "cache", "--trainer.limit_test_batches", "1", *arguments,
-        ]  # fmt: skip
+            PROGRAM,
+            "fit",
+            "-c",
+            ROOT / "configs" / "vgg" / "base.yaml",
+            "--data.validation_fraction",
+            "0",
+            "--trainer.max_epochs",
+            "1",
+            "--trainer.logger",
+            "false",
+            "--trainer.default_root_dir",
+            runs,
+            "--data.cache_dir",
+            folder / "cache",
+            "--trainer.limit_test_batches",
+            "1",
+            *arguments,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         (record,) = Path(runs).glob("runs/*/*/run.json")
         found = json.loads(record.read_text())

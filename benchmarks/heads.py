@@ -48,10 +48,15 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         settings = {
-            "data.source": "folder", "data.root": options.root, "data.train_images": options.images,
-            "data.validation_fraction": 0, "data.cache_dir": cache, "model.backbone.weights": options.weights,
-            "model.backbone.preprocessing": options.preprocessing, "trainer.max_epochs": EPOCHS,
-        }  # fmt: skip
+            "data.source": "folder",
+            "data.root": options.root,
+            "data.train_images": options.images,
+            "data.validation_fraction": 0,
+            "data.cache_dir": cache,
+            "model.backbone.weights": options.weights,
+            "model.backbone.preprocessing": options.preprocessing,
+            "trainer.max_epochs": EPOCHS,
+        }
         train = extract_features(CONFIGS / "base.yaml", settings)["train"]
         for head in HEADS:
             for batch in options.batches:

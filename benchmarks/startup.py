@@ -21,14 +21,32 @@ from pathlib import Path
 from common import ROOT, publish, spread
 
 BIN = Path(sys.executable).parent
-HEAVY = ("torch", "torchvision", "lightning", "torchmetrics", "keras", "tensorflow", "wandb", "optuna", "scipy",
-         "matplotlib", "sklearn", "numpy")  # fmt: skip
+HEAVY = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "keras",
+    "tensorflow",
+    "wandb",
+    "optuna",
+    "scipy",
+    "matplotlib",
+    "sklearn",
+    "numpy",
+)
 ANSWERS = [
-    ["lightning-vgg", "--help"], ["lightning-vgg", "fit", "--help"], ["lightning-vgg", "compare", "--help"],
-    ["lightning-vgg", "tune", "--help"], ["lightning-vgg", "parity", "--help"], ["lightning-vgg", "report", "--help"],
-    ["lightning-vgg", "show", "--help"], ["keras-reference", "--help"], ["keras-reference", "fit", "--help"],
+    ["lightning-vgg", "--help"],
+    ["lightning-vgg", "fit", "--help"],
+    ["lightning-vgg", "compare", "--help"],
+    ["lightning-vgg", "tune", "--help"],
+    ["lightning-vgg", "parity", "--help"],
+    ["lightning-vgg", "report", "--help"],
+    ["lightning-vgg", "show", "--help"],
+    ["keras-reference", "--help"],
+    ["keras-reference", "fit", "--help"],
     ["lightning-vgg", "fit", "--model.network.filters", "[3,x]"],
-]  # fmt: skip
+]
 TRAININGS = ["lightning-vgg", "keras-reference"]
 
 
@@ -51,10 +69,14 @@ def main() -> None:
                 seconds.setdefault(f"{program} fit, first step", []).append(took)
     figures = {name: {"seconds": spread(values), "loads": loaded.get(name)} for name, values in seconds.items()}
     rows = [
-        [name, f"{statistics.median(values):.2f}", f"{min(values):.2f} - {max(values):.2f}",
-         ", ".join(loaded[name]) or "none" if name in loaded else ""]
+        [
+            name,
+            f"{statistics.median(values):.2f}",
+            f"{min(values):.2f} - {max(values):.2f}",
+            ", ".join(loaded[name]) or "none" if name in loaded else "",
+        ]
         for name, values in seconds.items()
-    ]  # fmt: skip
+    ]
     columns = ["command", "seconds", "of all turns", "heavy packages loaded"]
     publish("startup", "Start-up", columns, rows, {"turns": options.turns, "commands": figures})
 
@@ -79,9 +101,17 @@ def heavy_modules(command: list[str]) -> list[str]:
 def first_step_seconds(program: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            BIN / program, "fit", "-c", ROOT / "configs" / "quickstart.yaml", "--trainer.max_epochs", "1",
-            "--trainer.logger", "false", "--trainer.default_root_dir", folder,
-        ]  # fmt: skip
+            BIN / program,
+            "fit",
+            "-c",
+            ROOT / "configs" / "quickstart.yaml",
+            "--trainer.max_epochs",
+            "1",
+            "--trainer.logger",
+            "false",
+            "--trainer.default_root_dir",
+            folder,
+        ]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
         (record,) = Path(folder).glob("runs/*/*/run.json")
         return json.loads(record.read_text())["startup_seconds"]

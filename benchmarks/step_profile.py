@@ -23,10 +23,18 @@ from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.optim import build_optimizer
 
 KINDS = {
-    "convolution": "convolutions", "batch_norm": "batch norm", "max_pool": "max pooling", "random_": "dropout's masks",
-    "relu": "activations", "gelu": "activations", "threshold": "activations", "adam": "optimizer",
-    "addmm": "matrix products", "::mm": "matrix products", "copy_": "casts and copies",
-}  # fmt: skip
+    "convolution": "convolutions",
+    "batch_norm": "batch norm",
+    "max_pool": "max pooling",
+    "random_": "dropout's masks",
+    "relu": "activations",
+    "gelu": "activations",
+    "threshold": "activations",
+    "adam": "optimizer",
+    "addmm": "matrix products",
+    "::mm": "matrix products",
+    "copy_": "casts and copies",
+}
 """Part of an operation's name -> what it is for."""
 
 
@@ -42,8 +50,10 @@ def main() -> None:
         found = figures[precision] = profiled(read_config(options.config), precision, options.steps)
         total = sum(found["seconds"].values())
         rows.append([precision, "all", "100 %", f"{total * 1e3:.0f}"])
-        rows += [[precision, kind, f"{seconds / total:.1%}", f"{seconds * 1e3:.0f}"]
-                 for kind, seconds in found["seconds"].items()]  # fmt: skip
+        rows += [
+            [precision, kind, f"{seconds / total:.1%}", f"{seconds * 1e3:.0f}"]
+            for kind, seconds in found["seconds"].items()
+        ]
         rate, peak = found["convolutions_flops"], found["matrix_peak"]
         rows.append([precision, "convolutions, of the matrix peak", f"{rate / peak:.0%}", ""])
     name = options.config.stem

@@ -82,12 +82,31 @@ def bare_loop(options: argparse.Namespace, precision: str, batch: int, augmented
 
 
 def fit_speed(program: str, options: argparse.Namespace, precision: str, batch: int, more: list[str]) -> float:
-    return run_folder_speed([
-        program, "fit", "-c", ROOT / "configs" / "vgg" / "base.yaml", "--data.source", "folder",
-        "--data.root", options.root, "--data.train_images", str(options.images), "--data.validation_fraction", "0",
-        "--model.network.units", "[256]", "--trainer.max_epochs", str(EPOCHS),
-        "--trainer.precision", precision, "--data.batch_size", str(batch), *more,
-    ])  # fmt: skip
+    return run_folder_speed(
+        [
+            program,
+            "fit",
+            "-c",
+            ROOT / "configs" / "vgg" / "base.yaml",
+            "--data.source",
+            "folder",
+            "--data.root",
+            options.root,
+            "--data.train_images",
+            str(options.images),
+            "--data.validation_fraction",
+            "0",
+            "--model.network.units",
+            "[256]",
+            "--trainer.max_epochs",
+            str(EPOCHS),
+            "--trainer.precision",
+            precision,
+            "--data.batch_size",
+            str(batch),
+            *more,
+        ]
+    )
 
 
 if __name__ == "__main__":

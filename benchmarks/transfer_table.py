@@ -73,15 +73,39 @@ def known_cells(settings: dict[str, Any]) -> dict[str, Any]:
 def measure(options: argparse.Namespace, layer: str, pooling: str, size: int, head: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            PROGRAM, "fit", "-c", CONFIGS / "base.yaml", *HEADS[head], "--data.source", "folder",
-            "--data.root", options.root, "--data.train_images", options.images or "null",
-            "--data.validation_fraction", options.validation_fraction, "--trainer.precision", options.precision,
-            "--model.backbone.weights", options.weights,
-            "--model.backbone.preprocessing", options.preprocessing or "null",
-            "--model.backbone.layer", layer, "--model.backbone.pooling", pooling, "--model.backbone.image_size", size,
-            "--model.network.filters", f"[{CHANNELS[layer]}]", "--trainer.logger", "false",
-            "--trainer.default_root_dir", folder, *options.more,
-        ]  # fmt: skip
+            PROGRAM,
+            "fit",
+            "-c",
+            CONFIGS / "base.yaml",
+            *HEADS[head],
+            "--data.source",
+            "folder",
+            "--data.root",
+            options.root,
+            "--data.train_images",
+            options.images or "null",
+            "--data.validation_fraction",
+            options.validation_fraction,
+            "--trainer.precision",
+            options.precision,
+            "--model.backbone.weights",
+            options.weights,
+            "--model.backbone.preprocessing",
+            options.preprocessing or "null",
+            "--model.backbone.layer",
+            layer,
+            "--model.backbone.pooling",
+            pooling,
+            "--model.backbone.image_size",
+            size,
+            "--model.network.filters",
+            f"[{CHANNELS[layer]}]",
+            "--trainer.logger",
+            "false",
+            "--trainer.default_root_dir",
+            folder,
+            *options.more,
+        ]
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
         (path,) = Path(folder).glob("runs/*/*")
         run = RunFolder(path)
@@ -94,11 +118,13 @@ def measure(options: argparse.Namespace, layer: str, pooling: str, size: int, he
 def write(figures: dict[str, Any], settings: dict[str, Any]) -> None:
     rows = [
         [
-            *cell.split(", "), f"{figure['trainable_parameters']:,}",
-            "" if figure["val_acc"] is None else f"{figure['val_acc']:.2%}", f"{figure['test_acc']:.2%}",
+            *cell.split(", "),
+            f"{figure['trainable_parameters']:,}",
+            "" if figure["val_acc"] is None else f"{figure['val_acc']:.2%}",
+            f"{figure['test_acc']:.2%}",
         ]
         for cell, figure in figures.items()
-    ]  # fmt: skip
+    ]
     columns = ["layer", "pooling", "size", "head", "parameters", "validation", "test"]
     publish("transfer_table", "Heads on frozen features", columns, rows, {"settings": settings, "cells": figures})
 

@@ -38,9 +38,16 @@ def main() -> None:
     options = parser.parse_args()
     images = ["--data.source", "folder", "--data.root", options.root] if options.root else []
     args = [
-        "-c", options.config, *images, "--trainer.default_root_dir", options.folder,
-        "--trials", str(options.trials), "--jobs", str(options.jobs),
-    ]  # fmt: skip
+        "-c",
+        options.config,
+        *images,
+        "--trainer.default_root_dir",
+        options.folder,
+        "--trials",
+        str(options.trials),
+        "--jobs",
+        str(options.jobs),
+    ]
     subprocess.run([PROGRAM, "tune", *args], check=True)
     tuner = tune_parser()
     settings = read_settings(tuner.parse_args(args), tuner)
@@ -54,13 +61,18 @@ def main() -> None:
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
     figures: dict[str, Any] = {
         "settings": {
-            "config": Path(options.config).name, "root": options.root and Path(options.root).name,
-            "jobs": options.jobs, "seeds": options.seeds,
+            "config": Path(options.config).name,
+            "root": options.root and Path(options.root).name,
+            "jobs": options.jobs,
+            "seeds": options.seeds,
         },
-        "trials": len(trials), "pruned": pruned, "seconds_spent": spent, "seconds_saved": saved,
+        "trials": len(trials),
+        "pruned": pruned,
+        "seconds_spent": spent,
+        "seconds_saved": saved,
         "best": {"trial": best.number, "val_acc": best.values[0], "params": best.params, "test_acc": found},
         "default": {"test_acc": default},
-    }  # fmt: skip
+    }
     rows = [
         [name, f"{statistics.mean(each):.2%}", f"{statistics.stdev(each):.2%}", ", ".join(f"{one:.2%}" for one in each)]
         for name, each in (("the experiment as it stands", default), (f"best of {len(trials)} trials", found))

@@ -237,8 +237,15 @@ np.add.at(confusion, (labels, logits.argmax(1)), 1)
 figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")
 axes.imshow(np.sqrt(confusion), cmap="Blues")  # the root lets single mistakes be seen
 for truth, taken in np.argwhere(confusion):
-    axes.text(taken, truth, confusion[truth, taken], ha="center", va="center", fontsize=8,
-              color="white" if truth == taken else "black")  # fmt: skip
+    axes.text(
+        taken,
+        truth,
+        confusion[truth, taken],
+        ha="center",
+        va="center",
+        fontsize=8,
+        color="white" if truth == taken else "black",
+    )
 axes.set(xlabel="taken for", ylabel="is", xticks=range(len(confusion)), yticks=range(len(confusion)))
 axes.set_xticklabels(images.class_names)
 axes.set_yticklabels(images.class_names)

@@ -44,16 +44,23 @@ def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
     match planned.layer:
         case Conv(kernel=kernel, stride=stride, activation=activation, bias=bias, padding=padding):
             return layers.Conv2D(
-                planned.width, kernel, stride, padding=padding, activation=_activation(activation), use_bias=bias,
+                planned.width,
+                kernel,
+                stride,
+                padding=padding,
+                activation=_activation(activation),
+                use_bias=bias,
                 name=name,
-            )  # fmt: skip
+            )
         case Dense(activation=activation, bias=bias):
             return layers.Dense(planned.width, activation=_activation(activation), use_bias=bias, name=name)
         case BatchNorm(momentum=momentum, scale=scale):
             return layers.BatchNormalization(
                 momentum=KERAS.batch_norm_momentum if momentum is None else momentum,
-                epsilon=KERAS.batch_norm_epsilon, scale=scale, name=name,
-            )  # fmt: skip
+                epsilon=KERAS.batch_norm_epsilon,
+                scale=scale,
+                name=name,
+            )
         case Dropout(rate=rate):
             return layers.Dropout(rate, name=name)
         case MaxPool(size=size, stride=stride):

@@ -100,9 +100,15 @@ def _experiment(parser: ExplainingParser, config: Any, command: str) -> Experime
     if command == "features":  # whatever stands on the backbone, it need not fit
         wanted = replace(wanted, network=HEADLESS)
     experiment = Experiment(
-        specs.experiment, specs.name, specs.seed_everything, wanted, specs.data, specs.trainer, text,
+        specs.experiment,
+        specs.name,
+        specs.seed_everything,
+        wanted,
+        specs.data,
+        specs.trainer,
+        text,
         resumes=asked is not None,
-    )  # fmt: skip
+    )
     refuse_unimplemented(experiment.model, experiment.trainer)
     model, size = experiment.model, experiment.data.image_size
     # Before an image is read; the backbone of a trained run need not be where it came from any more.
@@ -121,10 +127,12 @@ def _parser(command: str) -> ExplainingParser:
     parser = framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
     if command == "fit":
         parser.add_argument(
-            "--ckpt_path", type=str | None, default=None,
+            "--ckpt_path",
+            type=str | None,
+            default=None,
             help="last: go on with the run whose config.yaml is given by -c, or the experiment's newest, after its "
             "last whole epoch.",
-        )  # fmt: skip
+        )
     if command == "features":
         parser.add_argument("--output", type=str, default="features.npz", help="arrays train, train_labels, val, ...")
     return parser

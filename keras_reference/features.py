@@ -39,9 +39,15 @@ class Features:
             tensor.name: tensor.read() for tensor in self.backbone.tensors() if tensor.name.split(".")[1] in lowest
         }
         description = describe_features(
-            plan, self.layers, tensors, part.images, normalization,
-            framework=f"keras on {keras.config.backend()}", precision=self.precision, device=device_name(),
-        )  # fmt: skip
+            plan,
+            self.layers,
+            tensors,
+            part.images,
+            normalization,
+            framework=f"keras on {keras.config.backend()}",
+            precision=self.precision,
+            device=device_name(),
+        )
         dtype = np.dtype(keras.config.floatx())
         preprocess = self.backbone.preprocess(normalization, dtype.name)
         extractor = self.backbone.extractor(self.layers)
@@ -51,6 +57,11 @@ class Features:
             return extractor.predict_on_batch(preprocess(part.images[rows])).astype(dtype)
 
         return remember_features(
-            cache_folder(self.data.cache_dir), description, shape, dtype, compute,
-            features_batch_size(plan.image_size), label=f"features of {label}",
-        )  # fmt: skip
+            cache_folder(self.data.cache_dir),
+            description,
+            shape,
+            dtype,
+            compute,
+            features_batch_size(plan.image_size),
+            label=f"features of {label}",
+        )

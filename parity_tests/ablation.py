@@ -70,9 +70,13 @@ def ablate(
 
 
 def _train(
-    spec: ModelSpec, image_size: int, num_classes: int, batches: Sequence[tuple[np.ndarray, np.ndarray]],
-    clip: float | None, start: ModelSpec | None,
-) -> tuple[dict[int, dict[str, np.ndarray]], float]:  # fmt: skip
+    spec: ModelSpec,
+    image_size: int,
+    num_classes: int,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    clip: float | None,
+    start: ModelSpec | None,
+) -> tuple[dict[int, dict[str, np.ndarray]], float]:
     """Tensors after each of AFTER steps, and the last loss; ``start`` names the semantics that draw the weights."""
     plan = plan_network(spec.network, image_size, num_classes)
     semantics = resolve_semantics(spec.semantics, spec.semantics_except)

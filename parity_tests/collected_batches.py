@@ -28,10 +28,12 @@ def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -
     ours_of, theirs_of = {}, {}
     for epoch in range(2):
         loader = TrainLoader(
-            len(part.labels), data.batch_size,
+            len(part.labels),
+            data.batch_size,
             draw=lambda epoch: draw_epoch(3, epoch, len(part.labels), data.image_size, data.augmentation),
-            epoch=lambda epoch=epoch: epoch, share=slice(None),
-        )  # fmt: skip
+            epoch=lambda epoch=epoch: epoch,
+            share=slice(None),
+        )
         for number, rows in enumerate(loader):
             pixels, labels = images.training_batch(rows, data.augmentation.cutout)
             ours_of |= _named(f"epoch {epoch} batch {number}", pixels.permute(0, 2, 3, 1).numpy(), labels.numpy())

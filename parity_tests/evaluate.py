@@ -27,9 +27,13 @@ def lightning_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         trainer = Trainer(
-            accelerator="cpu", precision="64-true", logger=False, enable_progress_bar=False,
-            enable_checkpointing=False, enable_model_summary=False,
-        )  # fmt: skip
+            accelerator="cpu",
+            precision="64-true",
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
         (scores,) = trainer.validate(module, images, verbose=False)
     return {name: np.array(value) for name, value in scores.items()}
 

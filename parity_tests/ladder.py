@@ -209,10 +209,12 @@ class Ladder:
     def forward(self, precision: Precision) -> Rung:
         (batch,) = self.batches(1, precision)
         return self._rung(
-            "forward", precision, GATES["forward"],
+            "forward",
+            precision,
+            GATES["forward"],
             ours=lambda pair: {"logits": pair.torch_logits(batch)},
             theirs=lambda pair: {"logits": pair.keras_logits(batch)},
-        )  # fmt: skip
+        )
 
     def loss(self, precision: Precision) -> Rung:
         """Training mode; once more with logits so large that clipped probabilities would show."""
@@ -226,18 +228,23 @@ class Ladder:
             }
 
         return self._rung(
-            "loss", precision, GATES["loss"], ours,
+            "loss",
+            precision,
+            GATES["loss"],
+            ours,
             theirs=lambda pair: {"loss": pair.keras_loss(batch), "of sure logits": pair.keras_loss_of(logits, batch)},
-        )  # fmt: skip
+        )
 
     def gradients(self, precision: Precision) -> Rung:
         (batch,) = self.batches(1, precision)
         return self._rung(
-            "gradients", precision, GATES["gradients"],
+            "gradients",
+            precision,
+            GATES["gradients"],
             ours=lambda pair: pair.torch_gradients(batch),
             theirs=lambda pair: pair.keras_gradients(batch),
             damped=True,
-        )  # fmt: skip
+        )
 
     def dropout(self, precision: Precision) -> Rung:
         """Gradients with the same masks in both, and what either framework multiplies the kept values by."""
@@ -269,10 +276,12 @@ class Ladder:
             return {**tensors(), "frozen tensors that moved": np.array(float("nan") if moved else 1.0)}
 
         return self._rung(
-            f"frozen {first}, 3 steps", precision, GATES["sgd"],
+            f"frozen {first}, 3 steps",
+            precision,
+            GATES["sgd"],
             ours=lambda pair: after(pair, pair.torch_steps, pair.torch_tensors),
             theirs=lambda pair: after(pair, pair.keras_steps, pair.keras_tensors),
-        )  # fmt: skip
+        )
 
     def clipping(self, precision: Precision) -> Rung:
         """One step with the gradients' common norm clipped to about a hundredth of itself."""
@@ -286,10 +295,12 @@ class Ladder:
             return without_idle_biases(step, pair.plan)
 
         return self._rung(
-            "global-norm clipping", precision, GATES["clipping"],
+            "global-norm clipping",
+            precision,
+            GATES["clipping"],
             ours=lambda pair: moved(pair, pair.torch_steps, pair.torch_tensors),
             theirs=lambda pair: moved(pair, pair.keras_steps, pair.keras_tensors),
-        )  # fmt: skip
+        )
 
     def steps(self, name: str, precision: Precision) -> Iterator[Rung]:
         """Parameters after one step and after fifty, and the batch-norm statistics after fifty."""
@@ -359,14 +370,22 @@ class Ladder:
         """One epoch of 500 images by either command line, float64: the histories, and the test of 200 images."""
         some = replace(self.dataset, train=_evenly(self.dataset.train, 500), test=_evenly(self.dataset.test, EVALUATED))
         return Rung(
-            "whole run, 1 epoch", "float64", *distance(*histories(self.spec, replace(self.data, batch_size=64), some)),
+            "whole run, 1 epoch",
+            "float64",
+            *distance(*histories(self.spec, replace(self.data, batch_size=64), some)),
             limit=1e-10,
-        )  # fmt: skip
+        )
 
     def _rung(
-        self, name: str, precision: Precision, gate: Gate, ours: Callable[[Pair], Tensors],
-        theirs: Callable[[Pair], Tensors], dropout: bool = False, damped: bool = False,
-    ) -> Rung:  # fmt: skip
+        self,
+        name: str,
+        precision: Precision,
+        gate: Gate,
+        ours: Callable[[Pair], Tensors],
+        theirs: Callable[[Pair], Tensors],
+        dropout: bool = False,
+        damped: bool = False,
+    ) -> Rung:
         pair = self.pair(precision, dropout)
         twins = [ours(twin) for twin in _twins(pair)]
         reference = ours(pair)

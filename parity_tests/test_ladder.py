@@ -58,16 +58,19 @@ def test_the_blocks_in_float32_are_as_near_as_one_ulp(conv_block: str) -> None:
 ACTIVATIONS = ["relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid", "linear"]
 convs = st.builds(
     "conv({0}x{0}, {1}, stride {2})".format,
-    st.sampled_from([1, 2, 3, 5]), st.sampled_from(ACTIVATIONS), st.sampled_from([1, 2]),
-)  # fmt: skip
+    st.sampled_from([1, 2, 3, 5]),
+    st.sampled_from(ACTIVATIONS),
+    st.sampled_from([1, 2]),
+)
 others = st.sampled_from(
     ["batch norm", "dropout", "dropout(0.5)", *ACTIVATIONS, "average pool(2, stride 1)", "maxpool(1)"]
 )
 conv_recipes = st.lists(convs | others, min_size=1, max_size=5).map(" - ".join)
 dense_recipes = st.lists(
     st.builds("dense({})".format, st.sampled_from(ACTIVATIONS)) | st.sampled_from(["batch norm", "dropout", "tanh"]),
-    min_size=1, max_size=4,
-).map(" - ".join)  # fmt: skip
+    min_size=1,
+    max_size=4,
+).map(" - ".join)
 
 
 @pytest.mark.slow
@@ -105,9 +108,12 @@ def test_command_prints_a_table_writes_json_and_fails_with_the_ladder(tmp_path: 
 @pytest.mark.slow
 def test_one_epoch_of_2000_real_images_gives_the_same_history_by_both_command_lines(test_data: Path) -> None:
     data = DataSpec(
-        source="folder", root=str(test_data / "data" / "cifar10-jpeg.tar.xz"), batch_size=100, train_images=2000,
+        source="folder",
+        root=str(test_data / "data" / "cifar10-jpeg.tar.xz"),
+        batch_size=100,
+        train_images=2000,
         validation_fraction=0.1,
-    )  # fmt: skip
+    )
     spec = replace(plain_spec(), optimizer=OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9))
     found = distance(*histories(spec, data, load_dataset(replace(data, validation_fraction=0.0))))
     assert found.value < 1e-10, found

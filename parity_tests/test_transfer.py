@@ -36,11 +36,26 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     program = Path(sys.executable).parent / "lightning-vgg"
     fit = (
-        "fit", "--data.source", "digits", "--data.image_size", "16", "--data.train_images", "200",
-        "--model.network.filters", "[4,6,6]", "--model.network.units", "[]", "--trainer.max_epochs", "2",
-        "--model.network.conv_block", "conv - batch norm - conv - maxpool", "--trainer.logger", "false",
-        "--name", "source",
-    )  # fmt: skip
+        "fit",
+        "--data.source",
+        "digits",
+        "--data.image_size",
+        "16",
+        "--data.train_images",
+        "200",
+        "--model.network.filters",
+        "[4,6,6]",
+        "--model.network.units",
+        "[]",
+        "--trainer.max_epochs",
+        "2",
+        "--model.network.conv_block",
+        "conv - batch norm - conv - maxpool",
+        "--trainer.logger",
+        "false",
+        "--name",
+        "source",
+    )
     run = RunFolder(folder / "runs" / "vgg" / "source")
     for arguments in (fit, ("export", str(run.path))):
         subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True, env=os.environ, text=True)
@@ -64,8 +79,11 @@ def test_a_run_as_backbone_agrees_in_float64(pooling: str, source: Path) -> None
     rungs += [*ladder.embeddings("float64"), *ladder.fine_tuning("float64"), *ladder.head_training("float64")]
     assert failures(rungs) == []
     assert [rung.name for rung in rungs if rung.name.startswith("embeddings")] == [
-        "embeddings, block1", "embeddings, block2", "embeddings, block3", "embeddings, pooled"
-    ]  # fmt: skip
+        "embeddings, block1",
+        "embeddings, block2",
+        "embeddings, block3",
+        "embeddings, pooled",
+    ]
 
 
 @pytest.mark.slow

@@ -140,8 +140,9 @@ class TransferPair:
             parts = keras_parts(self.keras, plan, steps=1)
             model.compile(
                 keras_optim.PartsOptimizer(optimizer, rates, None, parts),
-                keras_optim.training_loss(0.0, self.keras.plan.num_classes), jit_compile=False,
-            )  # fmt: skip
+                keras_optim.training_loss(0.0, self.keras.plan.num_classes),
+                jit_compile=False,
+            )
             model.train_on_batch(batch.images, batch.labels)
         after = self.keras.read()
         load_tensors("itself", list(self.keras.tensors()), before)

@@ -29,13 +29,37 @@ import numpy as np
 import yaml
 
 DATA = ["--data.source", "digits", "--data.image_size", "8", "--data.train_images", "600", "--data.batch_size", "16"]
-NETWORK = ["--model.network.conv_block", "conv - batch norm - maxpool - dropout", "--model.network.filters", "[8,8]",
-           "--model.network.units", "[16]"]  # fmt: skip
+NETWORK = [
+    "--model.network.conv_block",
+    "conv - batch norm - maxpool - dropout",
+    "--model.network.filters",
+    "[8,8]",
+    "--model.network.units",
+    "[16]",
+]
 TRAINER = ["--trainer.max_epochs", "4", "--trainer.logger", "false"]
-FIT = ["fit", *DATA, *NETWORK, *TRAINER, "--model.schedule.name", "cosine", "--trainer.enable_model_summary", "false",
-       "--name", "run"]  # fmt: skip
-ON_BACKBONE = ["--data.cache_dir", "cache", "--model.network.filters", "[]", "--model.backbone.weights", "source",
-               "--model.backbone.layer", "block2_pool"]  # fmt: skip
+FIT = [
+    "fit",
+    *DATA,
+    *NETWORK,
+    *TRAINER,
+    "--model.schedule.name",
+    "cosine",
+    "--trainer.enable_model_summary",
+    "false",
+    "--name",
+    "run",
+]
+ON_BACKBONE = [
+    "--data.cache_dir",
+    "cache",
+    "--model.network.filters",
+    "[]",
+    "--model.backbone.weights",
+    "source",
+    "--model.backbone.layer",
+    "block2_pool",
+]
 COMPARED = {
     "compare": {
         "seeds": 1,
@@ -252,16 +276,29 @@ CASES = [
     Case("fit from scratch", [*FIT, "--data.augmentation.shift", "1"], same_runs),
     Case(
         "fine-tuning across unfreezing",
-        [*FIT, *ON_BACKBONE, "--model.backbone.unfreeze", "{1: block1_pool, 3: block1_conv1}",
-         "--model.optimizer.name", "sgd", "--model.optimizer.momentum", "0.9",
-         "--model.optimizer.learning_rate", "0.05"],
+        [
+            *FIT,
+            *ON_BACKBONE,
+            "--model.backbone.unfreeze",
+            "{1: block1_pool, 3: block1_conv1}",
+            "--model.optimizer.name",
+            "sgd",
+            "--model.optimizer.momentum",
+            "0.9",
+            "--model.optimizer.learning_rate",
+            "0.05",
+        ],
         same_runs,
     ),
     Case("embeddings", [*FIT, *ON_BACKBONE, "--trainer.max_epochs", "1"], same_features),
     Case("tune", TUNE, same_study, finished_trials),
-    Case("compare", ["compare", "-c", "compare.yaml", *DATA, *NETWORK, *TRAINER, "--jobs", "2"], same_comparison,
-         finished_runs),
-]  # fmt: skip
+    Case(
+        "compare",
+        ["compare", "-c", "compare.yaml", *DATA, *NETWORK, *TRAINER, "--jobs", "2"],
+        same_comparison,
+        finished_runs,
+    ),
+]
 
 
 def chaos(folder: Path, kills: int, seed: int, most: int, say: Callable[[str], object] = print) -> Counter[str]:

@@ -54,8 +54,12 @@ def run_in(folder: Path) -> Command:
     def run(*arguments: str | Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
             [Path(sys.executable).parent / "lightning-vgg", *map(str, arguments)],
-            cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+            cwd=folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert result.returncode == status, result.stdout + result.stderr
         return result
 

@@ -36,20 +36,28 @@ def make_run(
     """
     run = RunFolder(folder)
     config = {
-        "experiment": "made", "name": folder.name, "seed_everything": seed,
+        "experiment": "made",
+        "name": folder.name,
+        "seed_everything": seed,
         "model": {"optimizer": {"name": "adam", "learning_rate": 0.001}, "semantics": semantics},
         "data": {"source": "digits", "batch_size": 32, "augmentation": {"flip": False}, **(settings or {})},
         "trainer": {"max_epochs": EPOCHS},
-    }  # fmt: skip
+    }
     run.write_config(yaml.safe_dump(config))
     for epoch in range(1, EPOCHS + 1):
         accuracy = 0.5 + 0.1 * epoch - 0.001 * wrong
         run.write_history(
             {
-                "epoch": epoch, "step": 10 * epoch, "train_loss": 2 / epoch + 0.01 * seed, "train_acc": accuracy,
-                "val_loss": 2.1 / epoch, "val_acc": accuracy, "learning_rate": 0.001, "seconds": 2.0 + seed,
+                "epoch": epoch,
+                "step": 10 * epoch,
+                "train_loss": 2 / epoch + 0.01 * seed,
+                "train_acc": accuracy,
+                "val_loss": 2.1 / epoch,
+                "val_acc": accuracy,
+                "learning_rate": 0.001,
+                "seconds": 2.0 + seed,
             }
-        )  # fmt: skip
+        )
     predicted = LABELS.copy()
     predicted[:wrong] = (predicted[:wrong] + 1) % 4
     logits = 3 * np.eye(4)[predicted] + np.random.default_rng(seed).uniform(0, 1, (200, 4))
@@ -57,16 +65,31 @@ def make_run(
     versions = {"lightning": {"torch": "2.14.1", "lightning": "2.6.6"}, "keras": {"keras": "3.15.1"}}[framework]
     run.update_record(
         **{
-            "framework": framework, **({"backend": "tensorflow"} if framework == "keras" else {}),
-            "versions": {"python": "3.11.7", **versions}, "device": "a processor", "threads": 2, "processes": 1,
-            "precision": "32-true", "seed": seed, "semantics": semantics, "semantics_except": [],
-            "initial_weights_sha256": f"{seed}" * 64, "data_fingerprint": "f" * 64, "class_names": CLASS_NAMES,
-            "images": {"train": 400, "val": 40, "test": 200}, "parameters": 3850, "trainable_parameters": 3850,
-            "startup_seconds": 5.0, "images_per_second": 1000.0, "peak_memory_bytes": 2**30,
-            "checkpoint": f"/somewhere/{folder.name}/checkpoints/best.ckpt", "test_loss": 0.3,
-            "test_acc": 1 - wrong / 200, **record,
+            "framework": framework,
+            **({"backend": "tensorflow"} if framework == "keras" else {}),
+            "versions": {"python": "3.11.7", **versions},
+            "device": "a processor",
+            "threads": 2,
+            "processes": 1,
+            "precision": "32-true",
+            "seed": seed,
+            "semantics": semantics,
+            "semantics_except": [],
+            "initial_weights_sha256": f"{seed}" * 64,
+            "data_fingerprint": "f" * 64,
+            "class_names": CLASS_NAMES,
+            "images": {"train": 400, "val": 40, "test": 200},
+            "parameters": 3850,
+            "trainable_parameters": 3850,
+            "startup_seconds": 5.0,
+            "images_per_second": 1000.0,
+            "peak_memory_bytes": 2**30,
+            "checkpoint": f"/somewhere/{folder.name}/checkpoints/best.ckpt",
+            "test_loss": 0.3,
+            "test_acc": 1 - wrong / 200,
+            **record,
         }
-    )  # fmt: skip
+    )
     return run
 
 
@@ -84,26 +107,33 @@ def make_comparison(folder: Path) -> Path:
         for seed, number in enumerate(numbers):
             name = f"{arm}_seed{seed}"
             rate = 1500.0 if framework == "lightning" else 1000.0 + 100 * seed
-            make_run(
-                folder / name, framework, semantics or "keras", seed, number, images_per_second=rate, **own
-            )  # fmt: skip
+            make_run(folder / name, framework, semantics or "keras", seed, number, images_per_second=rate, **own)
             arms.setdefault(arm, {})[str(seed)] = name
     (folder / "parity.json").write_text(json.dumps({"rungs": RUNGS, "passed": False}))
     (folder / "ablation.json").write_text(json.dumps({"ablation": ABLATION}))
     record = {
-        "experiment": "made", "margin": 0.05, "reference": "keras", "arms": arms,
+        "experiment": "made",
+        "margin": 0.05,
+        "reference": "keras",
+        "arms": arms,
         "failed": [{"arm": "keras", "seed": 4, "message": "killed by SIGKILL: <out of memory>", "log": "logs/k4.log"}],
-        "parity": "parity.json", "ablation": "ablation.json",
-    }  # fmt: skip
+        "parity": "parity.json",
+        "ablation": "ablation.json",
+    }
     (folder / "comparison.json").write_text(json.dumps(record))
     return folder / "comparison.json"
 
 
 def _rung(name: str, precision: str, measured: float, limit: float, control: float | None) -> dict[str, Any]:
     return {
-        "name": name, "precision": precision, "measured": measured, "worst": "w", "limit": limit, "control": control,
+        "name": name,
+        "precision": precision,
+        "measured": measured,
+        "worst": "w",
+        "limit": limit,
+        "control": control,
         "passed": measured <= limit,
-    }  # fmt: skip
+    }
 
 
 RUNGS = [

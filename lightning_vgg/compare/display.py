@@ -26,9 +26,14 @@ class Display:
         self.runs = runs
         self.console = Console(highlight=False, soft_wrap=True)
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"),
-            TimeElapsedColumn(), console=self.console, disable=not self.console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[news]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
         self.total = self.progress.add_task("all", total=jobs, completed=done, news="")
         self.bars: dict[str, TaskID] = {}
 

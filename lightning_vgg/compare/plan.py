@@ -33,9 +33,14 @@ from lightning_vgg.runs.machine import usable_cores
 OF_ALL_ARMS = ("experiment", "name", "seed_everything", "trainer.default_root_dir", "trainer.logger")
 """Keys that no arm has for itself."""
 MAY_CHANGE = (
-    "compare.seeds", "compare.ladder", "compare.ablation", "trainer.default_root_dir", "trainer.logger",
-    "trainer.enable_progress_bar", "data.cache_dir",
-)  # fmt: skip
+    "compare.seeds",
+    "compare.ladder",
+    "compare.ablation",
+    "trainer.default_root_dir",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+    "data.cache_dir",
+)
 """What a repeat may ask for anew; all else is what it was when the comparison began."""
 _BEGINNING = "comparison.yaml"
 _SHORT = {"--seeds": "--compare.seeds", "--margin": "--compare.margin"}

@@ -163,9 +163,17 @@ def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> Member:
     run = plan.run(arm, seed)
     program = Path(sys.executable).parent / PROGRAMS[arm.spec.framework]
     command = (
-        program, "fit", "-c", plan.folder / "arms" / f"{arm.name}.yaml", "--name", run.path.name,
-        "--seed_everything", seed, "--model.init_from", weights,
-    )  # fmt: skip
+        program,
+        "fit",
+        "-c",
+        plan.folder / "arms" / f"{arm.name}.yaml",
+        "--name",
+        run.path.name,
+        "--seed_everything",
+        seed,
+        "--model.init_from",
+        weights,
+    )
     job = Job(
         name=f"{arm.name} seed {seed}",
         command=tuple(map(str, command)),
@@ -186,13 +194,22 @@ def measurements(plan: ComparisonPlan) -> Iterator[Job]:
             yield Job(
                 name=name,
                 command=(
-                    str(program), "parity", *flags, "-c", str(plan.folder / "experiment.yaml"), "--json", str(made),
-                    "--model.semantics", "keras", "--model.semantics_except", "[]",
+                    str(program),
+                    "parity",
+                    *flags,
+                    "-c",
+                    str(plan.folder / "experiment.yaml"),
+                    "--json",
+                    str(made),
+                    "--model.semantics",
+                    "keras",
+                    "--model.semantics_except",
+                    "[]",
                 ),
                 log=plan.folder / "logs" / f"{name}.log",
                 made=made.exists,
                 environment=share_of_machine(plan.jobs),
-            )  # fmt: skip
+            )
 
 
 class Keeper:

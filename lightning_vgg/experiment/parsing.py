@@ -252,8 +252,13 @@ def _impersonal(value: Any) -> Any:
 
 
 _MAY_CHANGE = {
-    "model.channels_last", "model.compile", "data.source", "data.root", "data.cache_dir", "data.eval_batch_size",
-}  # fmt: skip
+    "model.channels_last",
+    "model.compile",
+    "data.source",
+    "data.root",
+    "data.cache_dir",
+    "data.eval_batch_size",
+}
 """Whatever does not change what a run computes. Images may move; that they are the same is checked by themselves."""
 
 _TRAINER_KEEPS = ("precision", "gradient_clip_val", "accumulate_grad_batches")

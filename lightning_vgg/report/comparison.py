@@ -15,9 +15,15 @@ from lightning_vgg.experiment.parsing import dotted
 from lightning_vgg.runs.folder import RunFolder
 
 OF_ONE_RUN = (
-    "experiment", "name", "seed_everything", "model.init_from", "data.cache_dir", "trainer.default_root_dir",
-    "trainer.logger", "trainer.enable_progress_bar",
-)  # fmt: skip
+    "experiment",
+    "name",
+    "seed_everything",
+    "model.init_from",
+    "data.cache_dir",
+    "trainer.default_root_dir",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+)
 """Settings that tell the runs of one arm apart, or where things lie, and no arms."""
 OF_LIGHTNING = ("model.semantics", "model.semantics_except", "model.channels_last", "model.compile")
 """Settings that mean nothing to Keras."""

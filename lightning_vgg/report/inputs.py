@@ -21,14 +21,18 @@ def main(command: str, args: list[str]) -> None:
         "of single runs into the folder report/ beside them. Older ones are replaced.",
     )
     parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN",
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
         help="run folders, such as runs/vgg/*; or the one folder of a comparison, runs/vgg/compare-NAME",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--margin", type=float,
+        "--margin",
+        type=float,
         help=f"difference of test accuracy up to which arms count as equivalent, a fraction ({MARGIN}); a comparison "
         "has its own",
-    )  # fmt: skip
+    )
     arguments = parser.parse_args(args)
     comparison, folder = find_comparison(arguments.runs, arguments.margin)
     from lightning_vgg.report import write_report

@@ -40,14 +40,34 @@ SPEED_FORMS = {
 MOST_CLASSES = 20
 """Classes that a picture shows."""
 _WORDS = (
-    words.agreement_summary, words.common_confusions, words.headline, words.ladder_rows, words.ladder_summary,
-    words.ladder_verdict, words.listing, words.margin_points, words.measured, words.nats, words.percent, words.points,
-    words.power_of_ten, words.probability, words.setting, words.signed, words.verdict_sentences, words.verdict_title,
-)  # fmt: skip
+    words.agreement_summary,
+    words.common_confusions,
+    words.headline,
+    words.ladder_rows,
+    words.ladder_summary,
+    words.ladder_verdict,
+    words.listing,
+    words.margin_points,
+    words.measured,
+    words.nats,
+    words.percent,
+    words.points,
+    words.power_of_ten,
+    words.probability,
+    words.setting,
+    words.signed,
+    words.verdict_sentences,
+    words.verdict_title,
+)
 _PICTURES = (
-    charts.class_dots, charts.confusion_map, charts.decade_bar, charts.decade_strip, charts.difference_strip,
-    charts.reliability_diagram, charts.swatch,
-)  # fmt: skip
+    charts.class_dots,
+    charts.confusion_map,
+    charts.decade_bar,
+    charts.decade_strip,
+    charts.difference_strip,
+    charts.reliability_diagram,
+    charts.swatch,
+)
 
 
 def render(template: str, findings: dict[str, Any]) -> str:

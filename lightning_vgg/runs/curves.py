@@ -46,9 +46,16 @@ def draw_curves(history: list[dict[str, float]], title: str, test_acc: float | N
     if validated:
         best = max(validated, key=lambda row: row["val_acc"])
         accuracy.plot(
-            best["epoch"], best["val_acc"] * 100, marker="o", markersize=14, fillstyle="none", markeredgewidth=2,
-            color=_COLOURS["val"], linestyle="", label=f"best validation: {best['val_acc']:.2%}, epoch {best['epoch']}",
-        )  # fmt: skip
+            best["epoch"],
+            best["val_acc"] * 100,
+            marker="o",
+            markersize=14,
+            fillstyle="none",
+            markeredgewidth=2,
+            color=_COLOURS["val"],
+            linestyle="",
+            label=f"best validation: {best['val_acc']:.2%}, epoch {best['epoch']}",
+        )
     if test_acc is not None:
         accuracy.axhline(
             test_acc * 100, color="#cf222e", linestyle="--", linewidth=2, label=f"test images: {test_acc:.2%}"

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COLOURS: dict[type, str] = {
-    Conv: "#1f6feb", Dense: "#8250df", BatchNorm: "#bf8700", Dropout: "#8a96a3",
-    MaxPool: "#cf222e", AveragePool: "#cf222e", GlobalAveragePool: "#cf222e",
-}  # fmt: skip
+    Conv: "#1f6feb",
+    Dense: "#8250df",
+    BatchNorm: "#bf8700",
+    Dropout: "#8a96a3",
+    MaxPool: "#cf222e",
+    AveragePool: "#cf222e",
+    GlobalAveragePool: "#cf222e",
+}
 _ACTIVATION = "#1a7f37"
 
 

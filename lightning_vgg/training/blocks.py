@@ -111,9 +111,13 @@ class ActivatedConv(nn.Conv2d):
         before, after = _padding(planned, semantics)
         # Unequal padding needs a copy of the input, so the convolution pads by itself where it can.
         super().__init__(
-            planned.input_shape[-1], planned.width, layer.kernel, layer.stride,
-            padding=before if before == after else 0, bias=layer.bias,
-        )  # fmt: skip
+            planned.input_shape[-1],
+            planned.width,
+            layer.kernel,
+            layer.stride,
+            padding=before if before == after else 0,
+            bias=layer.bias,
+        )
         self.uneven_padding = None if before == after else (before, after, before, after)
         self.activation = _activation_in_place(layer.activation)
 

@@ -200,9 +200,15 @@ def kept_features(trainer: Trainer, module: LightningModule, data: ImageData, pa
     dtype = np.float64 if precision == torch.float64 else np.float32
     images, normalization = data.part(part).images, data.dataset.normalization
     description = describe_features(
-        plan, layers, _tensors(backbone, layers), images, normalization,
-        framework="lightning", precision=str(trainer.precision), device=device.type,
-    )  # fmt: skip
+        plan,
+        layers,
+        _tensors(backbone, layers),
+        images,
+        normalization,
+        framework="lightning",
+        precision=str(trainer.precision),
+        device=device.type,
+    )
     on_device: list[DeviceImages] = []  # images go there only if something is computed
 
     def compute(rows: slice) -> np.ndarray:
@@ -214,9 +220,14 @@ def kept_features(trainer: Trainer, module: LightningModule, data: ImageData, pa
             return features.movedim(1, -1).to(getattr(torch, np.dtype(dtype).name)).cpu().numpy()
 
     return remember_features(
-        cache_folder(data.spec.cache_dir), description, (len(images), *plan.features_shape(layers)), dtype, compute,
-        features_batch_size(plan.image_size), label=f"features of {part}",
-    )  # fmt: skip
+        cache_folder(data.spec.cache_dir),
+        description,
+        (len(images), *plan.features_shape(layers)),
+        dtype,
+        compute,
+        features_batch_size(plan.image_size),
+        label=f"features of {part}",
+    )
 
 
 def _tensors(backbone: Backbone, layers: int) -> dict[str, np.ndarray]:

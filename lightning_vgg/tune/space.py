@@ -15,9 +15,18 @@ from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.parsing import framework_free_parser, known_keys, nearest_key
 
 FIXED = {
-    "experiment", "name", "config", "trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar",
-    "data.source", "data.root", "data.cache_dir", "data.validation_fraction", "data.split_seed",
-}  # fmt: skip
+    "experiment",
+    "name",
+    "config",
+    "trainer.default_root_dir",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+    "data.source",
+    "data.root",
+    "data.cache_dir",
+    "data.validation_fraction",
+    "data.split_seed",
+}
 """Keys that say where a run lies or by which images it is judged: trials that differ in them could not be compared."""
 
 _SHAPING = ("model.network.conv_block", "model.network.filters", "model.network.dense_block", "model.network.units")

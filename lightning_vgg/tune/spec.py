@@ -106,16 +106,22 @@ def tune_parser() -> ExplainingParser:
     parser.add_class_arguments(TuneSpec, "tune")
     parser.add_argument("--trials", type=int, default=30, help="Finished trials, complete or pruned, over all workers.")
     parser.add_argument(
-        "--storage", type=str | None, default=None,
+        "--storage",
+        type=str | None,
+        default=None,
         help="A database (sqlite:///FILE, postgresql://...) or proxy (grpc://HOST:PORT) that workers on several "
         "machines share; null for a journal in the study's folder.",
-    )  # fmt: skip
+    )
     parser.add_argument("--jobs", type=int, default=1, help="Processes on this machine.")
     parser.add_argument("--framework", type=Framework, default="lightning", help="Which side trains.")
     parser.add_argument(
-        "--retrain-best", type=int, nargs="+", default=None, metavar="SEED",
+        "--retrain-best",
+        type=int,
+        nargs="+",
+        default=None,
+        metavar="SEED",
         help="Run no trial: train the best one found with each of these seeds, and test it.",
-    )  # fmt: skip
+    )
     return parser
 
 

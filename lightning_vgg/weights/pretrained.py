@@ -24,12 +24,20 @@ Tensors = dict[str, np.ndarray]
 
 _CONVOLUTIONS = (
     # layer, index in torchvision.models.vgg16().features, channels in, channels out
-    ("block1_conv1", 0, 3, 64), ("block1_conv2", 2, 64, 64),
-    ("block2_conv1", 5, 64, 128), ("block2_conv2", 7, 128, 128),
-    ("block3_conv1", 10, 128, 256), ("block3_conv2", 12, 256, 256), ("block3_conv3", 14, 256, 256),
-    ("block4_conv1", 17, 256, 512), ("block4_conv2", 19, 512, 512), ("block4_conv3", 21, 512, 512),
-    ("block5_conv1", 24, 512, 512), ("block5_conv2", 26, 512, 512), ("block5_conv3", 28, 512, 512),
-)  # fmt: skip
+    ("block1_conv1", 0, 3, 64),
+    ("block1_conv2", 2, 64, 64),
+    ("block2_conv1", 5, 64, 128),
+    ("block2_conv2", 7, 128, 128),
+    ("block3_conv1", 10, 128, 256),
+    ("block3_conv2", 12, 256, 256),
+    ("block3_conv3", 14, 256, 256),
+    ("block4_conv1", 17, 256, 512),
+    ("block4_conv2", 19, 512, 512),
+    ("block4_conv3", 21, 512, 512),
+    ("block5_conv1", 24, 512, 512),
+    ("block5_conv2", 26, 512, 512),
+    ("block5_conv3", 28, 512, 512),
+)
 
 FIRST_KERNEL = f"{_CONVOLUTIONS[0][0]}.weight"
 

@@ -178,7 +178,7 @@ def test_show_network_draws_what_the_command_draws(tmp_path: Path) -> None:
         (lambda run: lightning_vgg.measure_parity({"data.sauce": "digits"}), "unknown flag --data.sauce"),
         (lambda run: lightning_vgg.report_runs(run.path.parent), "is no run folder"),
     ],
-)  # fmt: skip
+)
 def test_what_the_user_can_mend(call: Any, message: str, trained: RunFolder) -> None:
     with pytest.raises(ExperimentError, match=message.replace("?", r"\?")):
         call(trained)
@@ -195,8 +195,10 @@ def test_features_are_written_kept_and_used_by_fit(trained: RunFolder, command: 
     }
     features = lightning_vgg.extract_features(settings, {"model.network.filters": [4] * 9})  # which would not fit
     assert {part: each.features.shape for part, each in features.items()} == {
-        "train": (270, 16, 16, 8), "val": (30, 16, 16, 8), "test": (360, 16, 16, 8),
-    }  # fmt: skip
+        "train": (270, 16, 16, 8),
+        "val": (30, 16, 16, 8),
+        "test": (360, 16, 16, 8),
+    }
     network = lightning_vgg.build_network(SMALL)
     network.load_state_dict(
         {

@@ -38,8 +38,14 @@ def test_fit_leaves_a_whole_run_folder_and_nothing_else(trained: Path) -> None:
     run = only_run(trained)
     assert sorted(path.name for path in trained.iterdir()) == ["output.txt", "runs"]
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoints", "config.yaml", "curves.png", "history.csv", "run.json", "test_predictions.npz", "wandb",
-    ]  # fmt: skip
+        "checkpoints",
+        "config.yaml",
+        "curves.png",
+        "history.csv",
+        "run.json",
+        "test_predictions.npz",
+        "wandb",
+    ]
     with Image.open(run / "curves.png") as picture:
         assert picture.size == (1600, 700)
     with (run / "history.csv").open() as file:
@@ -177,7 +183,7 @@ def test_wandb_holds_every_curve_and_the_configuration_once_without_a_connection
         (["test"], "there is no trained run in runs/vgg"),
         (["test", "--ckpt_path", "nowhere/checkpoints/last.ckpt"], "nowhere"),
     ],
-)  # fmt: skip
+)
 def test_what_the_user_can_mend_is_said_without_a_traceback_and_before_anything_is_written(
     arguments: list[str], complaint: str, command: Command, tmp_path: Path
 ) -> None:
@@ -246,8 +252,18 @@ def test_a_resumed_run_goes_on_in_its_own_folder_and_ends_like_an_uninterrupted_
     command: Command, tmp_path: Path
 ) -> None:
     command("fit", *SHORT, "--name", "whole", "--trainer.logger", "false")
-    command("fit", *SHORT, "--name", "stopped", "--trainer.logger", "false", "--trainer.limit_train_batches", "12",
-            "--trainer.max_steps", "12")  # fmt: skip
+    command(
+        "fit",
+        *SHORT,
+        "--name",
+        "stopped",
+        "--trainer.logger",
+        "false",
+        "--trainer.limit_train_batches",
+        "12",
+        "--trainer.max_steps",
+        "12",
+    )
     runs = tmp_path / "runs" / "quickstart"
     assert len(history_without_seconds(runs / "stopped")) == 2
     command("fit", *SHORT, "--name", "stopped", "--trainer.logger", "false", "--ckpt_path", "last")
@@ -299,8 +315,17 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_what_was_there_stays(
     room = 100_000  # for a row of the history and the curves, and for no checkpoint
     assert room < min(map(len, before.values()))
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
-    again = ("fit", "-c", run / "config.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3",
-             "--trainer.logger", "false")  # fmt: skip
+    again = (
+        "fit",
+        "-c",
+        run / "config.yaml",
+        "--ckpt_path",
+        "last",
+        "--trainer.max_epochs",
+        "3",
+        "--trainer.logger",
+        "false",
+    )
     error = command(*again, status=2).stderr
     assert "the disk is full: " in error and "Whatever was there is as it was" in error
     assert "Traceback" not in error
@@ -317,8 +342,18 @@ def test_a_run_does_not_go_on_with_other_images(trained: Path, command: Command,
     write(tmp_path / "set", others)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     error = command(
-        "fit", "-c", run / "config.yaml", "--ckpt_path", "last", "--data.source", "folder", "--data.root", "set",
-        "--data.cache_dir", "cache", status=2,
-    ).stderr  # fmt: skip
+        "fit",
+        "-c",
+        run / "config.yaml",
+        "--ckpt_path",
+        "last",
+        "--data.source",
+        "folder",
+        "--data.root",
+        "set",
+        "--data.cache_dir",
+        "cache",
+        status=2,
+    ).stderr
     assert f"the images are not those that {run} began with" in error
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

@@ -11,14 +11,30 @@ from conftest import CONFIGS, Command, only_run
 BASE = CONFIGS / "vgg" / "base.yaml"
 OVERLAYS = sorted(path for path in (CONFIGS / "vgg").glob("*.yaml") if path != BASE)
 SHORT = (
-    "--data.source", "digits", "--data.train_images", "40", "--data.batch_size", "18", "--trainer.max_epochs", "1",
-    "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1", "--data.eval_batch_size", "20",
-    "--trainer.logger", "false",
-)  # fmt: skip
+    "--data.source",
+    "digits",
+    "--data.train_images",
+    "40",
+    "--data.batch_size",
+    "18",
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.limit_val_batches",
+    "1",
+    "--trainer.limit_test_batches",
+    "1",
+    "--data.eval_batch_size",
+    "20",
+    "--trainer.logger",
+    "false",
+)
 
 
-@pytest.mark.parametrize("files", [[CONFIGS / "quickstart.yaml"], [BASE], *([BASE, overlay] for overlay in OVERLAYS)],
-                         ids=lambda files: files[-1].stem)  # fmt: skip
+@pytest.mark.parametrize(
+    "files",
+    [[CONFIGS / "quickstart.yaml"], [BASE], *([BASE, overlay] for overlay in OVERLAYS)],
+    ids=lambda files: files[-1].stem,
+)
 def test_configuration_trains(files: list[Path], command: Command, tmp_path: Path) -> None:
     command("fit", *(word for file in files for word in ("-c", file)), *SHORT)
     record = json.loads((only_run(tmp_path) / "run.json").read_text())

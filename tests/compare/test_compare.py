@@ -40,7 +40,7 @@ def test_by_default_both_frameworks_and_both_semantics_are_compared() -> None:
         ("lightning-keras", "lightning", "keras"),
         ("lightning-torch", "lightning", "torch"),
         ("keras", "keras", "keras"),
-    ]  # fmt: skip
+    ]
     assert [(arm.name, seed) for arm, seed in this.members()][2:4] == [("keras", 7), ("lightning-keras", 8)]
     assert (this.compare.seeds, this.compare.margin, this.compare.reference) == (2, 0.005, "keras")
     assert this.folder == Path("runs/quickstart/compare-quickstart")
@@ -105,7 +105,7 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
         ),
         ("data: {source: folder, root: nowhere}", "nowhere"),
     ],
-)  # fmt: skip
+)
 def test_what_can_be_mended_is_said_by_name_and_before_anything_is_written(
     text: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,7 +237,7 @@ def test_jobs_run_so_many_at_once_and_a_failure_stops_none_of_the_others(
         ("b", "exit status 1: no such thing\n  here"),
         ("c", "made"),
         ("d", "killed by SIGKILL, without a word"),
-    ]  # fmt: skip
+    ]
     if at_once == 1:
         assert [name for name, _ in notes.heard] == ["a", "b", "c", "d"]
 
@@ -497,9 +497,18 @@ def test_the_dashboard_shows_what_both_frameworks_log(trained: Trained) -> None:
 
 
 VERDICT = {
-    "arm": "as-keras", "reference": "keras", "paired": True, "seeds": 1, "difference": 0.01, "low": -0.01, "high": 0.03,
-    "margin": 0.01, "p_value": None, "verdict": "undecided", "seeds_needed": 12,
-}  # fmt: skip
+    "arm": "as-keras",
+    "reference": "keras",
+    "paired": True,
+    "seeds": 1,
+    "difference": 0.01,
+    "low": -0.01,
+    "high": 0.03,
+    "margin": 0.01,
+    "p_value": None,
+    "verdict": "undecided",
+    "seeds_needed": 12,
+}
 
 
 @pytest.mark.slow

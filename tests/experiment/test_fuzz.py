@@ -23,9 +23,14 @@ KEYS = sorted(key for key in known_keys(framework_free_parser("p", "d")) if key 
 WORDS = ["conv", "dense", "batch norm", "maxpool", "dropout", "(", ")", "-", "x3", "x9999", "relu", "0.5", "5x5", ","]
 
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 200), st.integers(), st.floats(), st.text(max_size=8),
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 200),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
     st.sampled_from(["sgd", "adam", "folder", "cosine", "step", "keras", "none", "conv - maxpool", "skip", "1e-3"]),
-)  # fmt: skip
+)
 values = st.recursive(
     scalars,
     lambda inner: (

@@ -177,12 +177,18 @@ def test_parameters_of_vgg16() -> None:
 def test_parameters_of_the_base_network() -> None:
     plan = plan_network(NetworkSpec(), 32, 10)
     assert [layer.trainable_parameters for layer in plan.layers if layer.trainable_parameters] == [
-        27 * 32 + 32, 2 * 32, 9 * 32 * 32 + 32,
-        9 * 32 * 64 + 64, 2 * 64, 9 * 64 * 64 + 64,
-        9 * 64 * 128 + 128, 2 * 128, 9 * 128 * 128 + 128,
+        27 * 32 + 32,
+        2 * 32,
+        9 * 32 * 32 + 32,
+        9 * 32 * 64 + 64,
+        2 * 64,
+        9 * 64 * 64 + 64,
+        9 * 64 * 128 + 128,
+        2 * 128,
+        9 * 128 * 128 + 128,
         4 * 4 * 128 * 128 + 128,
         128 * 10 + 10,
-    ]  # fmt: skip
+    ]
     assert plan.trainable_parameters == 551_018
 
 
@@ -212,17 +218,26 @@ def test_names_of_layers_without_weights() -> None:
         conv_block="conv - gelu - relu - average pool - maxpool - dropout - global average pool", filters=[2], units=[]
     )
     assert [layer.name for layer in plan_network(spec, 8, 10).layers] == [
-        "block1.conv1", "block1.activation1", "block1.activation2", "block1.average_pool1", "block1.maxpool1",
-        "block1.dropout1", "block1.global_average_pool1", "classifier",
-    ]  # fmt: skip
+        "block1.conv1",
+        "block1.activation1",
+        "block1.activation2",
+        "block1.average_pool1",
+        "block1.maxpool1",
+        "block1.dropout1",
+        "block1.global_average_pool1",
+        "classifier",
+    ]
 
 
 def test_dropout_without_a_rate_takes_the_networks() -> None:
     spec = NetworkSpec("conv - dropout - dropout(0.1)", [2], "dense - dropout(0) - dropout", [3], dropout=0.375)
     plan = plan_network(spec, 4, 2)
     assert [layer.layer for layer in plan.layers if isinstance(layer.layer, Dropout)] == [
-        Dropout(0.375), Dropout(0.1), Dropout(0.0), Dropout(0.375),
-    ]  # fmt: skip
+        Dropout(0.375),
+        Dropout(0.1),
+        Dropout(0.0),
+        Dropout(0.375),
+    ]
     network = build_network(plan, KERAS)
     assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)] == [0.375, 0.1, 0.0, 0.375]
 
@@ -275,7 +290,7 @@ def test_pixels_after_a_global_average_pool(layer: str) -> None:
         (NetworkSpec(filters=[2, 0]), "network.filters must be at least 1 each"),
         (NetworkSpec(units=[-1]), "network.units must be at least 1 each"),
     ],
-)  # fmt: skip
+)
 def test_widths_that_do_not_fit(spec: NetworkSpec, message: str) -> None:
     with pytest.raises(NetworkError, match=re.escape(message)):
         plan_network(spec, 32, 10)

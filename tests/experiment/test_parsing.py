@@ -81,7 +81,7 @@ BAD_FILES = [
     ("# only a remark\n", None, "holds no settings"),
     ("- model\n", None, "holds no settings"),
     ("model\n", None, "holds no settings"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "line", "says"), BAD_FILES)
@@ -191,7 +191,7 @@ def test_a_value_out_of_bounds(write: Write, text: str, says: str) -> None:
         (["stray"], "stray"),
         (["-c"], "-c/--config: expected one argument"),
     ],
-)  # fmt: skip
+)
 def test_a_flag_at_fault(args: list[str], says: str) -> None:
     with pytest.raises(ExperimentError) as caught:
         parse(*args)
@@ -379,9 +379,15 @@ def test_read_config_leaves_the_trainer_to_its_framework(write: Write) -> None:
 def test_readable_config() -> None:
     defaults = {**dataclasses.asdict(TrainerSpec()), "devices": "auto", "strategy": "auto", "max_steps": -1}
     config = {
-        "config": ["x.yaml"], "experiment": "e", "name": None, "seed_everything": 1, "model": {"a": 1},
-        "data": {"b": 2}, "ckpt_path": None, "trainer": {**defaults, "max_epochs": 3, "devices": 2},
-    }  # fmt: skip
+        "config": ["x.yaml"],
+        "experiment": "e",
+        "name": None,
+        "seed_everything": 1,
+        "model": {"a": 1},
+        "data": {"b": 2},
+        "ckpt_path": None,
+        "trainer": {**defaults, "max_epochs": 3, "devices": 2},
+    }
     kept = readable_config(config, defaults)
     assert list(kept) == ["experiment", "name", "seed_everything", "model", "data", "trainer"]
     assert kept["trainer"] == {**dataclasses.asdict(TrainerSpec()), "max_epochs": 3, "devices": 2}

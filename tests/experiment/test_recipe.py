@@ -169,7 +169,7 @@ def test_what_is_printed_reads_back_as_the_same(recipe: Recipe) -> None:
         ("(conv - leakyrelu) x 2", "(conv - leaky relu) x2"),
         ("conv(NO BIAS, gelu, 5, stride 2)", "conv(5x5, stride 2, gelu, no bias)"),
     ],
-)  # fmt: skip
+)
 def test_canonical_spelling(text: str, printed: str) -> None:
     assert str(parse_recipe(text)) == printed
 
@@ -177,9 +177,40 @@ def test_canonical_spelling(text: str, printed: str) -> None:
 # --- what it says about a line at fault -------------------------------------------------------------------------------
 
 words = st.sampled_from(
-    ["conv", "batch norm", "maxpool", "dropout", "dense", "relu", "Block:", "block", "stride", "no bias", "x3", "x",
-     ":", "5", "5x5", "0.4", "1e-05", "9" * 5000, "²", "٣", "nan", "inf", "(", ")", "-", "–", "—", ",", " ", "\n", "\t"]
-)  # fmt: skip
+    [
+        "conv",
+        "batch norm",
+        "maxpool",
+        "dropout",
+        "dense",
+        "relu",
+        "Block:",
+        "block",
+        "stride",
+        "no bias",
+        "x3",
+        "x",
+        ":",
+        "5",
+        "5x5",
+        "0.4",
+        "1e-05",
+        "9" * 5000,
+        "²",
+        "٣",
+        "nan",
+        "inf",
+        "(",
+        ")",
+        "-",
+        "–",
+        "—",
+        ",",
+        " ",
+        "\n",
+        "\t",
+    ]
+)
 texts = st.text() | st.lists(words | st.text(max_size=3), max_size=12).map("".join)
 
 
@@ -250,7 +281,7 @@ FAULTS: list[tuple[str, BlockKind | None, str, str | None]] = [
     ("conv -\t\t⟦btach norm⟧", None, "unknown layer", "batch norm"),
     ("conv -\n  ⟦btach norm⟧ -\n conv", None, "unknown layer", "batch norm"),
     ("(" * 50 + "⟦(⟧conv" + ")" * 51, None, "nest at most 50 deep", None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("marked", "kind", "says", "suggests"), FAULTS)

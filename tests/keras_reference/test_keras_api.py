@@ -66,8 +66,10 @@ def test_features_are_those_of_the_runs_own_layers(trained: RunFolder, tmp_path:
     }
     features = keras_reference.extract_features(settings, {"model.network.filters": [4] * 9})  # which would not fit
     assert {part: each.features.shape for part, each in features.items()} == {
-        "train": (90, 4, 4, 4), "val": (10, 4, 4, 4), "test": (360, 4, 4, 4),
-    }  # fmt: skip
+        "train": (90, 4, 4, 4),
+        "val": (10, 4, 4, 4),
+        "test": (360, 4, 4, 4),
+    }
     model = keras_reference.build_network(SMALL)
     model.load_weights(trained.checkpoint("best"))
     (pool,) = [layer for layer in model.layers if "maxpool" in layer.name]

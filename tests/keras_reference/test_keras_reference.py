@@ -40,9 +40,19 @@ from lightning_vgg.images.dataset import Split, load_dataset
 from lightning_vgg.runs.folder import RunFolder
 
 SHORT = (
-    "-c", str(CONFIGS / "quickstart.yaml"), "--trainer.max_epochs", "2", "--data.train_images", "300",
-    "--data.eval_batch_size", "100", "--model.label_smoothing", "0.1", "--model.schedule.name", "cosine",
-)  # fmt: skip
+    "-c",
+    str(CONFIGS / "quickstart.yaml"),
+    "--trainer.max_epochs",
+    "2",
+    "--data.train_images",
+    "300",
+    "--data.eval_batch_size",
+    "100",
+    "--model.label_smoothing",
+    "0.1",
+    "--model.schedule.name",
+    "cosine",
+)
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
 
 
@@ -50,8 +60,12 @@ def keras_reference(folder: Path, *arguments: str | Path, status: int = 0, **env
     """Run the command in a folder; returns what it printed."""
     result = subprocess.run(
         [Path(sys.executable).parent / "keras-reference", *map(str, arguments)],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert result.returncode == status, result.stdout + result.stderr
     return result.stdout
 
@@ -70,8 +84,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     result = subprocess.run(
         [sys.executable, "-c", code, "fit", *SHORT, "--name", "first"],
-        cwd=folder, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     (folder / "output.txt").write_text(result.stdout)
     assert "Traceback" not in result.stderr and "Warning:" not in result.stderr, result.stderr
@@ -88,8 +105,14 @@ def first(folder: Path) -> Path:
 
 def test_fit_leaves_a_whole_run_folder(first: Path) -> None:
     assert sorted(path.name for path in first.iterdir()) == [
-        "checkpoints", "config.yaml", "curves.png", "history.csv", "run.json", "test_predictions.npz", "wandb",
-    ]  # fmt: skip
+        "checkpoints",
+        "config.yaml",
+        "curves.png",
+        "history.csv",
+        "run.json",
+        "test_predictions.npz",
+        "wandb",
+    ]
     assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["best.weights.h5", "last.npz"]
     with Image.open(first / "curves.png") as picture:
         assert picture.size == (1600, 700)
@@ -188,8 +211,10 @@ def test_wandb_has_the_names_and_steps_of_lightnings_logger(first: Path) -> None
         curve = [(point["epoch"], point["trainer/global_step"], point[name]) for point in points if name in point]
         assert curve == [(int(row["epoch"]) - 1, int(row["step"]) - 1, float(row[name])) for row in rows], name
     assert {key: points[-1][key] for key in ("epoch", "trainer/global_step", "test_loss", "test_acc")} == {
-        "epoch": 2, "trainer/global_step": 18, **{key: record_of(first)[key] for key in ("test_loss", "test_acc")}
-    }  # fmt: skip
+        "epoch": 2,
+        "trainer/global_step": 18,
+        **{key: record_of(first)[key] for key in ("test_loss", "test_acc")},
+    }
     (run,) = (record["run"] for record in records if record["type"] == "run")
     assert (run["job_type"], run["run_group"], run["display_name"]) == ("keras", "quickstart", "first")
     saved = yaml.safe_load((first / "config.yaml").read_text())
@@ -230,8 +255,10 @@ def test_other_backends_train_too_and_without_validation_images_the_last_epoch_c
         (["fit", "--model.semantics_except", "[adam_formula]"], "model.semantics_except: [adam_formula]"),
         (["fit", "--model.channels_last", "false"], "does not implement model.channels_last: false; leave it at true"),
         (["fit", "--model.optimizer.lookahead", "true"], "does not implement model.optimizer.lookahead: true"),
-        (["fit", "--model.optimizer.name", "sgd", "--model.optimizer.muon_rate", "0.2"],
-         "does not implement model.optimizer.muon_rate: 0.2"),
+        (
+            ["fit", "--model.optimizer.name", "sgd", "--model.optimizer.muon_rate", "0.2"],
+            "does not implement model.optimizer.muon_rate: 0.2",
+        ),
         (["fit", "--model.whitening", "true"], "does not implement model.whitening: true; leave it at false"),
         (["fit", "--model.compile", "true"], "does not implement model.compile: true; leave it at false"),
         (["fit", "--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed; set it to 32-true or 64-true or b"),
@@ -245,11 +272,14 @@ def test_other_backends_train_too_and_without_validation_images_the_last_epoch_c
         (["test", "-c", "lightning/config.yaml"], "lightning was trained by lightning, not by Keras"),
         (["export", "lightning"], "lightning was trained by lightning, not by Keras"),
     ],
-)  # fmt: skip
+)
 def test_what_the_user_can_mend_is_said_by_name_and_before_anything_is_written(
-    arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "typo.yaml").write_text("model:\n  network:\n    filtres: [1]\n")
     (tmp_path / "trainer.yaml").write_text("trainer:\n  devices: 2\n")
@@ -289,7 +319,7 @@ NETWORKS = {
     "global average pool": NetworkSpec("conv - global average pool", [3], "batch norm - dense", [5]),
     "no dense block": NetworkSpec("conv(stride 2) - average pool", [3], units=[]),
     "no convolutional block": NetworkSpec(filters=[], units=[5]),
-}  # fmt: skip
+}
 
 
 def random_tensors(plan: NetworkPlan, dtype: str) -> dict[str, np.ndarray]:

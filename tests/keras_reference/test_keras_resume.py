@@ -25,13 +25,40 @@ from lightning_vgg.common.interruption import SIGNALS
 from lightning_vgg.runs.folder import RunFolder
 
 FIT = (
-    "fit", "--data.source", "digits", "--data.image_size", "8", "--data.train_images", "200", "--data.batch_size", "32",
-    "--data.augmentation.shift", "1", "--model.network.conv_block", "conv - batch norm - maxpool - dropout",
-    "--model.network.filters", "[4]", "--model.network.units", "[8]", "--model.schedule.name", "cosine",
-    "--trainer.max_epochs", "3", "--trainer.logger", "false",
-)  # fmt: skip
-GRADUAL = ("fit", *ON_A_BACKBONE, "--name", "run", "--model.backbone.unfreeze", "{2: block1_pool}",
-           "--model.backbone.rate_factor", "0.5")  # fmt: skip
+    "fit",
+    "--data.source",
+    "digits",
+    "--data.image_size",
+    "8",
+    "--data.train_images",
+    "200",
+    "--data.batch_size",
+    "32",
+    "--data.augmentation.shift",
+    "1",
+    "--model.network.conv_block",
+    "conv - batch norm - maxpool - dropout",
+    "--model.network.filters",
+    "[4]",
+    "--model.network.units",
+    "[8]",
+    "--model.schedule.name",
+    "cosine",
+    "--trainer.max_epochs",
+    "3",
+    "--trainer.logger",
+    "false",
+)
+GRADUAL = (
+    "fit",
+    *ON_A_BACKBONE,
+    "--name",
+    "run",
+    "--model.backbone.unfreeze",
+    "{2: block1_pool}",
+    "--model.backbone.rate_factor",
+    "0.5",
+)
 STOPPED = """
 import os, sys
 from keras_reference import callbacks, cli
@@ -156,9 +183,13 @@ def test_a_run_stopped_around_an_unfreezing_ends_like_an_uninterrupted_one(
     ],
 )
 def test_what_cannot_go_on_is_refused_and_nothing_changes(
-    arguments: list[str], complaint: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    complaint: str,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     digits = {
         f"{split}/{label}/{n}.png": png(n) for split in ("train", "test") for label in range(10) for n in range(30)

@@ -26,13 +26,32 @@ from lightning_vgg.images.dataset import Split, load_dataset
 from lightning_vgg.runs.folder import RunFolder
 
 FLAGS = (
-    "--data.source", "digits", "--data.image_size", "16", "--data.train_images", "100", "--data.batch_size", "32",
-    "--trainer.logger", "false", "--data.cache_dir", "cache",
-)  # fmt: skip
+    "--data.source",
+    "digits",
+    "--data.image_size",
+    "16",
+    "--data.train_images",
+    "100",
+    "--data.batch_size",
+    "32",
+    "--trainer.logger",
+    "false",
+    "--data.cache_dir",
+    "cache",
+)
 ON_A_BACKBONE = (
-    *FLAGS, "--model.network.filters", "[]", "--model.network.units", "[]", "--model.backbone.weights", "source",
-    "--model.backbone.layer", "block2_pool", "--trainer.max_epochs", "3",
-)  # fmt: skip
+    *FLAGS,
+    "--model.network.filters",
+    "[]",
+    "--model.network.units",
+    "[]",
+    "--model.backbone.weights",
+    "source",
+    "--model.backbone.layer",
+    "block2_pool",
+    "--trainer.max_epochs",
+    "3",
+)
 
 
 def keras_reference(folder: Path, *arguments: str | Path) -> str:
@@ -57,9 +76,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gradual(folder: Path) -> tuple[Path, str]:
     """A run whose backbone is unfrozen block by block, and what it printed."""
     output = keras_reference(
-        folder, "fit", *ON_A_BACKBONE, "--name", "gradual", "--model.backbone.unfreeze", "{1: block1_pool, 2: none}",
-        "--model.backbone.rate_factor", "0.5", "--data.validation_fraction", "0",
-    )  # fmt: skip
+        folder,
+        "fit",
+        *ON_A_BACKBONE,
+        "--name",
+        "gradual",
+        "--model.backbone.unfreeze",
+        "{1: block1_pool, 2: none}",
+        "--model.backbone.rate_factor",
+        "0.5",
+        "--data.validation_fraction",
+        "0",
+    )
     return folder / "runs" / "vgg" / "gradual", output
 
 
@@ -96,9 +124,19 @@ def test_test_and_export_need_no_source_and_lightning_starts_from_the_export(
     keras_reference(tmp_path, "export", "source")
     # One step at a rate that moves nothing: what is tested is what was exported.
     run_in(tmp_path)(
-        "fit", *ON_A_BACKBONE, "--model.init_from", "run/weights.safetensors", "--trainer.max_epochs", "1",
-        "--model.optimizer.learning_rate", "1e-20", "--name", "again", "--data.validation_fraction", "0",
-    )  # fmt: skip
+        "fit",
+        *ON_A_BACKBONE,
+        "--model.init_from",
+        "run/weights.safetensors",
+        "--trainer.max_epochs",
+        "1",
+        "--model.optimizer.learning_rate",
+        "1e-20",
+        "--name",
+        "again",
+        "--data.validation_fraction",
+        "0",
+    )
     again = record_of(tmp_path / "runs" / "vgg" / "again")
     assert again["test_loss"] == pytest.approx(before["test_loss"], rel=1e-5)
     assert again["normalization"] == before["normalization"]

@@ -32,8 +32,10 @@ def test_a_comparison_is_read_with_its_runs_and_failures(path: Path, tmp_path: P
     comparison = read_comparison(path)
     assert (comparison.experiment, comparison.margin, comparison.reference) == ("made", 0.05, "keras")
     assert {arm: list(runs) for arm, runs in comparison.arms.items()} == {
-        "lightning-keras": [0, 1, 2, 3], "lightning-torch": [0, 1, 2, 3], "keras": [0, 1, 2, 3],
-    }  # fmt: skip
+        "lightning-keras": [0, 1, 2, 3],
+        "lightning-torch": [0, 1, 2, 3],
+        "keras": [0, 1, 2, 3],
+    }
     assert comparison.arms["keras"][2].path == tmp_path / "keras_seed2"
     assert [(run.arm, run.seed, run.log) for run in comparison.failed] == [("keras", 4, tmp_path / "logs/k4.log")]
     assert (comparison.parity, comparison.ablation) == (tmp_path / "parity.json", tmp_path / "ablation.json")
@@ -93,8 +95,11 @@ def test_arms_are_found_by_framework_backend_and_semantics(tmp_path: Path) -> No
     ]
     comparison = gather_runs(runs, 0.02)
     assert {arm: [run.path.name for run in members.values()] for arm, members in comparison.arms.items()} == {
-        "lightning-keras": ["a", "b"], "lightning-torch": ["c"], "keras-jax": ["d"], "keras": ["e", "f"],
-    }  # fmt: skip
+        "lightning-keras": ["a", "b"],
+        "lightning-torch": ["c"],
+        "keras-jax": ["d"],
+        "keras": ["e", "f"],
+    }
     assert (comparison.reference, comparison.margin, comparison.experiment) == ("keras-jax", 0.02, "made")
 
 
@@ -106,8 +111,10 @@ def test_arms_of_one_kind_are_told_apart_by_the_settings_that_differ(tmp_path: P
     ]
     comparison = gather_runs(runs, 0.01)
     assert list(comparison.arms) == [
-        "lightning-keras, data.batch_size 32", "lightning-keras, data.batch_size 64", "lightning-torch",
-    ]  # fmt: skip
+        "lightning-keras, data.batch_size 32",
+        "lightning-keras, data.batch_size 64",
+        "lightning-torch",
+    ]
     assert comparison.reference == "lightning-keras, data.batch_size 32"
 
 

@@ -13,9 +13,16 @@ import pytest
 from lightning_vgg import cli
 
 CHARTS = {
-    "train_loss", "val_loss", "train_acc", "val_acc", "test_acc", "test_loss", "startup_seconds", "images_per_second",
+    "train_loss",
+    "val_loss",
+    "train_acc",
+    "val_acc",
+    "test_acc",
+    "test_loss",
+    "startup_seconds",
+    "images_per_second",
     "peak_memory_bytes",
-}  # fmt: skip
+}
 
 
 @pytest.fixture

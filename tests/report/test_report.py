@@ -208,10 +208,20 @@ def test_arms_without_a_common_seed_have_neither_agreement_nor_ratio(tmp_path: P
 
 def verdict(**values: Any) -> dict[str, Any]:
     return {
-        "arm": "a", "reference": "r", "paired": True, "seeds": 5, "reference_seeds": 5, "difference": 0.002,
-        "low": -0.001, "high": 0.005, "margin": 0.01, "p_value": 0.0004, "verdict": "equivalent", "seeds_needed": None,
+        "arm": "a",
+        "reference": "r",
+        "paired": True,
+        "seeds": 5,
+        "reference_seeds": 5,
+        "difference": 0.002,
+        "low": -0.001,
+        "high": 0.005,
+        "margin": 0.01,
+        "p_value": 0.0004,
+        "verdict": "equivalent",
+        "seeds_needed": None,
         **values,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

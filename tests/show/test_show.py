@@ -23,9 +23,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a small network."""
     folder = tmp_path_factory.mktemp("show")
     run_in(folder)(
-        "fit", "-c", CONFIGS / "quickstart.yaml", "--model.network.filters", "[8,12]", "--trainer.max_epochs", "3",
-        "--data.train_images", "300", "--trainer.logger", "false",
-    )  # fmt: skip
+        "fit",
+        "-c",
+        CONFIGS / "quickstart.yaml",
+        "--model.network.filters",
+        "[8,12]",
+        "--trainer.max_epochs",
+        "3",
+        "--data.train_images",
+        "300",
+        "--trainer.logger",
+        "false",
+    )
     return only_run(folder)
 
 
@@ -60,9 +69,15 @@ def test_network_on_a_backbone_is_what_trains_above_it(show: Show) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["filters"], ["mistakes"], ["activations", "3"], ["activations", "3", "--layer", "block1.conv1"],
-                  ["attention", "3"]],
-)  # fmt: skip
+    "arguments",
+    [
+        ["filters"],
+        ["mistakes"],
+        ["activations", "3"],
+        ["activations", "3", "--layer", "block1.conv1"],
+        ["attention", "3"],
+    ],
+)
 def test_pictures_are_drawn(arguments: list[str], trained: Path, show: Show, tmp_path: Path) -> None:
     what, *rest = arguments
     before = sorted(trained.iterdir())

@@ -252,10 +252,18 @@ def test_torch_semantics_are_torchs_own_defaults() -> None:
     ours = build_network(plan_network(spec, 8, 5), TORCH)
     torch.manual_seed(3)
     theirs = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, stride=2, padding=1),
-        nn.MaxPool2d(2), Dropout(0.25), nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.BatchNorm1d(6),
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3, stride=2, padding=1),
+        nn.MaxPool2d(2),
+        Dropout(0.25),
+        nn.Flatten(),
+        nn.Linear(16, 6),
+        nn.ReLU(),
+        nn.BatchNorm1d(6),
         nn.Linear(6, 5),
-    )  # fmt: skip
+    )
     for mine, yours in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
         assert torch.equal(mine, yours)
     images = torch.randn(7, 3, 8, 8)
@@ -268,8 +276,9 @@ def test_torch_semantics_are_torchs_own_defaults() -> None:
     for mine, yours in zip(ours.buffers(), theirs.buffers(), strict=True):
         assert torch.equal(mine, yours)
     assert {type(module) for module in ours.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)} == {
-        nn.BatchNorm1d, nn.BatchNorm2d,
-    }  # fmt: skip
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+    }
 
 
 def test_keras_batch_norm_constants() -> None:

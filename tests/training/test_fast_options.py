@@ -32,9 +32,23 @@ from lightning_vgg.training.muon import MuonSGD, orthogonalized
 from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.whitening import EPSILON, whitening_kernels
 
-FAST = ("fit", "-c", CONFIGS / "vgg" / "fast.yaml", "--data.source", "digits", "--data.train_images", "300",
-        "--data.batch_size", "64", "--trainer.logger", "false", "--trainer.precision", "32-true",
-        "--model.network.filters", "[24,8,8,8]")  # fmt: skip
+FAST = (
+    "fit",
+    "-c",
+    CONFIGS / "vgg" / "fast.yaml",
+    "--data.source",
+    "digits",
+    "--data.train_images",
+    "300",
+    "--data.batch_size",
+    "64",
+    "--trainer.logger",
+    "false",
+    "--trainer.precision",
+    "32-true",
+    "--model.network.filters",
+    "[24,8,8,8]",
+)
 
 # --- whitening --------------------------------------------------------------------------------------------------------
 
@@ -57,9 +71,21 @@ def test_whitening_kernels_are_those_of_scikit_learn() -> None:
 def test_the_whitening_layer_stays_and_its_bias_trains_for_some_epochs(command: Command, tmp_path: Path) -> None:
     states = {}
     for epochs in ("1", "2", "3"):
-        command(*FAST, "--name", epochs, "--trainer.max_epochs", epochs, "--model.whitening_bias_epochs", "2",
-                "--model.optimizer.lookahead", "false", "--model.schedule.name", "constant",
-                "--model.schedule.warmup", "0")  # fmt: skip
+        command(
+            *FAST,
+            "--name",
+            epochs,
+            "--trainer.max_epochs",
+            epochs,
+            "--model.whitening_bias_epochs",
+            "2",
+            "--model.optimizer.lookahead",
+            "false",
+            "--model.schedule.name",
+            "constant",
+            "--model.schedule.warmup",
+            "0",
+        )
         checkpoint = tmp_path / "runs" / "vgg_fast" / epochs / "checkpoints" / "last.ckpt"
         states[epochs] = torch.load(checkpoint, weights_only=True)["state_dict"]
     kernels, biases = (
@@ -190,12 +216,35 @@ def test_muon_beside_another_optimizer_than_sgd_is_refused() -> None:
 
 def test_lookahead_ends_on_the_slow_weights(command: Command, tmp_path: Path) -> None:
     """Twelve steps of plain SGD, replayed in numpy from the weights that each step would have had."""
-    settings = ("fit", "-c", CONFIGS / "quickstart.yaml", "--trainer.logger", "false", "--data.train_images", "384",
-                "--data.batch_size", "32", "--data.image_size", "8", "--data.validation_fraction", "0",
-                "--trainer.max_epochs", "1",
-                "--model.network.filters", "[]", "--model.network.units", "[]", "--model.schedule.name", "constant",
-                "--model.optimizer.name", "sgd", "--model.optimizer.learning_rate", "0.01",
-                "--model.semantics", "torch")  # fmt: skip
+    settings = (
+        "fit",
+        "-c",
+        CONFIGS / "quickstart.yaml",
+        "--trainer.logger",
+        "false",
+        "--data.train_images",
+        "384",
+        "--data.batch_size",
+        "32",
+        "--data.image_size",
+        "8",
+        "--data.validation_fraction",
+        "0",
+        "--trainer.max_epochs",
+        "1",
+        "--model.network.filters",
+        "[]",
+        "--model.network.units",
+        "[]",
+        "--model.schedule.name",
+        "constant",
+        "--model.optimizer.name",
+        "sgd",
+        "--model.optimizer.learning_rate",
+        "0.01",
+        "--model.semantics",
+        "torch",
+    )
     starts = tmp_path / "start.safetensors"
     random = np.random.default_rng(0)
     start = {"classifier.weight": random.normal(size=(10, 192)) * 0.1, "classifier.bias": np.zeros(10)}
@@ -272,8 +321,10 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
     assert record["frozen_parameters"] == 24 * 12
     process = subprocess.Popen(
         [Path(sys.executable).parent / "lightning-vgg", *map(str, settings), "--name", "stopped"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     history, deadline = runs / "stopped" / "history.csv", time.monotonic() + 120
     while not (history.exists() and len(history.read_text().splitlines()) > 2):  # in the third epoch, the bias frozen
         assert time.monotonic() < deadline
@@ -282,8 +333,10 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
     process.wait()
     command(*settings, "--name", "stopped", "--ckpt_path", "last")
     assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
-    states = [torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-              for name in ("stopped", "whole")]  # fmt: skip
+    states = [
+        torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("stopped", "whole")
+    ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
 

@@ -84,16 +84,25 @@ def test_velocity_sgd_against_numpy(
 
 @pytest.mark.parametrize(
     ("momentum", "nesterov", "decay"),
-    [(momentum, nesterov, decay) for momentum in (0.0, 0.875) for nesterov in (False, True) for decay in (0.0, 0.01)
-     if momentum or not nesterov],
-)  # fmt: skip
+    [
+        (momentum, nesterov, decay)
+        for momentum in (0.0, 0.875)
+        for nesterov in (False, True)
+        for decay in (0.0, 0.01)
+        if momentum or not nesterov
+    ],
+)
 def test_velocity_sgd_is_torchs_where_the_rules_coincide(momentum: float, nesterov: bool, decay: float) -> None:
     for rates, rate_in_velocity in ((RATES, False), (np.full(STEPS, 0.1), True)):
         ours, theirs = parameter(START), parameter(START)
         velocity_sgd = VelocitySGD(
-            [{"params": [ours], "weight_decay": decay}], 1.0, momentum, nesterov,
-            rate_in_velocity=rate_in_velocity, decoupled=False,
-        )  # fmt: skip
+            [{"params": [ours], "weight_decay": decay}],
+            1.0,
+            momentum,
+            nesterov,
+            rate_in_velocity=rate_in_velocity,
+            decoupled=False,
+        )
         sgd = torch.optim.SGD([theirs], 1.0, momentum, weight_decay=decay, nesterov=nesterov)
         assert_allclose(trajectory(velocity_sgd, ours, rates), trajectory(sgd, theirs, rates), rtol=1e-12, atol=1e-14)
 
@@ -170,9 +179,12 @@ def test_adam_against_numpy(semantics: Semantics, name: str, decay: float | None
     spec = OptimizerSpec(name=name, epsilon=epsilon, weight_decay=decay)  # type: ignore[arg-type]
     default_epsilon, default_decay = (1e-7, 0.004) if semantics is KERAS else (1e-8, 0.01)
     expected = adam_in_numpy(
-        0.9, 0.999, epsilon or default_epsilon,
-        (default_decay if name == "adamw" else 0) if decay is None else decay, corrected=semantics is TORCH,
-    )  # fmt: skip
+        0.9,
+        0.999,
+        epsilon or default_epsilon,
+        (default_decay if name == "adamw" else 0) if decay is None else decay,
+        corrected=semantics is TORCH,
+    )
     result = trajectory(build_optimizer(network, spec, semantics), weight)
     assert_allclose(result, np.stack(list(expected)), rtol=1e-13, atol=1e-13)
 

@@ -14,11 +14,32 @@ from lightning_vgg.training.callbacks import gathered
 
 # Without batch norm and dropout, whose chance and statistics belong to a process, two processes compute what one does.
 FLAGS = (
-    "fit", "--data.source", "digits", "--data.image_size", "8", "--data.train_images", "203", "--data.batch_size", "33",
-    "--data.eval_batch_size", "359", "--model.network.conv_block", "conv - maxpool", "--model.network.filters", "[8]",
-    "--model.network.dense_block", "dense", "--model.network.units", "[8]", "--model.optimizer.learning_rate", "0.01",
-    "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
-)  # fmt: skip
+    "fit",
+    "--data.source",
+    "digits",
+    "--data.image_size",
+    "8",
+    "--data.train_images",
+    "203",
+    "--data.batch_size",
+    "33",
+    "--data.eval_batch_size",
+    "359",
+    "--model.network.conv_block",
+    "conv - maxpool",
+    "--model.network.filters",
+    "[8]",
+    "--model.network.dense_block",
+    "dense",
+    "--model.network.units",
+    "[8]",
+    "--model.optimizer.learning_rate",
+    "0.01",
+    "--trainer.max_epochs",
+    "2",
+    "--trainer.accelerator",
+    "cpu",
+)
 
 
 @pytest.mark.slow
@@ -46,8 +67,17 @@ def test_two_processes_come_to_what_one_does(command: Command, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_each_process_drops_out_for_itself_and_a_resumed_run_as_it_would_have(command: Command, tmp_path: Path) -> None:
-    flags = (*FLAGS, "--model.network.conv_block", "conv - maxpool - dropout", "--trainer.devices", "2",
-             "--trainer.strategy", "ddp", "--trainer.logger", "false")  # fmt: skip
+    flags = (
+        *FLAGS,
+        "--model.network.conv_block",
+        "conv - maxpool - dropout",
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.logger",
+        "false",
+    )
     command(*flags, "--name", "whole")
     command(*flags, "--name", "stopped", "--trainer.max_epochs", "1")
     command(*flags, "--name", "stopped", "--ckpt_path", "last")

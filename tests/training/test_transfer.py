@@ -57,9 +57,20 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a network of three blocks with batch norm and dropout."""
     folder = tmp_path_factory.mktemp("source")
     run_in(folder)(
-        "fit", "-c", CONFIGS / "quickstart.yaml", "--model.network.filters", "[8,8,16]", "--trainer.max_epochs", "2",
-        "--data.train_images", "300", "--name", "source", "--trainer.logger", "false",
-    )  # fmt: skip
+        "fit",
+        "-c",
+        CONFIGS / "quickstart.yaml",
+        "--model.network.filters",
+        "[8,8,16]",
+        "--trainer.max_epochs",
+        "2",
+        "--data.train_images",
+        "300",
+        "--name",
+        "source",
+        "--trainer.logger",
+        "false",
+    )
     return only_run(folder)
 
 
@@ -88,18 +99,30 @@ def built(spec: ModelSpec) -> VGGClassifier:
 
 
 def fit(
-    spec: ModelSpec, data: DataSpec, folder: Path, epochs: int = 2, resume: Path | None = None, *callbacks: Callback,
+    spec: ModelSpec,
+    data: DataSpec,
+    folder: Path,
+    epochs: int = 2,
+    resume: Path | None = None,
+    *callbacks: Callback,
     **settings: Any,
-) -> tuple[VGGClassifier, Trainer]:  # fmt: skip
+) -> tuple[VGGClassifier, Trainer]:
     """Train as the command line does, in this process."""
     model = built(spec)
     assert model.pretrained is not None
     images = ImageData(data, 1, model.pretrained.normalization)
     recorder = RunRecorder(RunFolder(folder), validated=True, echo=False)
     trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", callbacks=[*callbacks, recorder], logger=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1, **settings,
-    )  # fmt: skip
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[*callbacks, recorder],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        **settings,
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         trainer.fit(model, images, ckpt_path=str(resume) if resume else None)
@@ -137,8 +160,13 @@ def test_a_run_is_taken_over_with_its_statistics_and_its_normalization(source: P
     record = run.read_record()["normalization"]
     assert list(model.pretrained.normalization.mean) == record["mean"]
     assert list(model.backbone._modules)[:6] == [
-        "block1_conv1", "block1_batch_norm1", "block1_conv2", "block1_pool", "block1_dropout1", "block2_conv1"
-    ]  # fmt: skip
+        "block1_conv1",
+        "block1_batch_norm1",
+        "block1_conv2",
+        "block1_pool",
+        "block1_dropout1",
+        "block2_conv1",
+    ]
     statistics = model.backbone.get_submodule("block2_batch_norm1")
     assert torch.equal(statistics.running_var, trained.network.get_submodule("block2.batch_norm1").running_var)
     images = torch.randn(5, 3, 32, 32)
@@ -290,9 +318,16 @@ def test_whatever_the_features_depend_on_makes_others(
             data = replace(data, train_images=50)
         case "weights":
             here(
-                "fit", "-c", source / "config.yaml", "--name", "other", "--seed_everything", "5",
-                "--trainer.max_epochs", "1",
-            )  # fmt: skip
+                "fit",
+                "-c",
+                source / "config.yaml",
+                "--name",
+                "other",
+                "--seed_everything",
+                "5",
+                "--trainer.max_epochs",
+                "1",
+            )
             spec = model_spec(only_run(tmp_path), **ALL, pooling="average")
         case "precision":
             settings = {"precision": "bf16-mixed"}  # whose features have the same type
@@ -527,9 +562,11 @@ class Interrupt(Callback):
             raise InterruptedError
 
 
-@pytest.mark.parametrize("optimizer", [
-    OptimizerSpec("adam", 0.01), OptimizerSpec("sgd", 0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
-], ids=lambda optimizer: optimizer.name)  # fmt: skip
+@pytest.mark.parametrize(
+    "optimizer",
+    [OptimizerSpec("adam", 0.01), OptimizerSpec("sgd", 0.05, momentum=0.9, nesterov=True, weight_decay=0.01)],
+    ids=lambda optimizer: optimizer.name,
+)
 def test_a_run_resumed_around_each_unfreezing_ends_like_an_uninterrupted_one(
     optimizer: OptimizerSpec, source: Path, data: DataSpec, tmp_path: Path
 ) -> None:
@@ -556,8 +593,20 @@ def test_unfreezing_in_several_processes_is_refused(source: Path, data: DataSpec
 
 # --- the command line -------------------------------------------------------------------------------------------------
 
-FLAGS = ("--data.source", "digits", "--data.train_images", "60", "--data.batch_size", "16", "--trainer.logger", "false",
-         "--model.network.filters", "[]", "--model.backbone.layer", "block3_pool")  # fmt: skip
+FLAGS = (
+    "--data.source",
+    "digits",
+    "--data.train_images",
+    "60",
+    "--data.batch_size",
+    "16",
+    "--trainer.logger",
+    "false",
+    "--model.network.filters",
+    "[]",
+    "--model.backbone.layer",
+    "block3_pool",
+)
 
 
 @pytest.mark.slow
@@ -568,16 +617,25 @@ def test_a_killed_command_goes_on_and_other_commands_need_no_source(
 
     shutil.copytree(source, tmp_path / "source")
     flags = (
-        *FLAGS, "--model.backbone.weights", "source", "--model.backbone.unfreeze", "{2: block2_pool, 4: null}",
-        "--data.cache_dir", "cache", "--trainer.max_epochs", "6",
-    )  # fmt: skip
+        *FLAGS,
+        "--model.backbone.weights",
+        "source",
+        "--model.backbone.unfreeze",
+        "{2: block2_pool, 4: null}",
+        "--data.cache_dir",
+        "cache",
+        "--trainer.max_epochs",
+        "6",
+    )
     whole = command("fit", *flags, "--name", "whole")
     assert "trainable parameters" in whole.stdout
     runs = tmp_path / "runs" / "vgg"
     process = subprocess.Popen(
         [Path(sys.executable).parent / "lightning-vgg", "fit", *flags, "--name", "killed"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not (
         (runs / "killed" / "checkpoints" / "last.ckpt").exists() and len(history_without_seconds(runs / "killed")) > 2
@@ -594,10 +652,17 @@ def test_a_killed_command_goes_on_and_other_commands_need_no_source(
 
     record = json.loads((runs / "whole" / "run.json").read_text())
     assert record["backbone"] | {"network": 0, "semantics": 0} == {
-        "weights": f"{tmp_path.name}/source", "weights_sha256": record["backbone"]["weights_sha256"],
-        "preprocessing": "its own", "layer": "block3_pool", "pooling": "flatten", "image_size": 32,
-        "freeze_until": "all", "unfreeze": {"2": "block2_pool", "4": None}, "network": 0, "semantics": 0,
-    }  # fmt: skip
+        "weights": f"{tmp_path.name}/source",
+        "weights_sha256": record["backbone"]["weights_sha256"],
+        "preprocessing": "its own",
+        "layer": "block3_pool",
+        "pooling": "flatten",
+        "image_size": 32,
+        "freeze_until": "all",
+        "unfreeze": {"2": "block2_pool", "4": None},
+        "network": 0,
+        "semantics": 0,
+    }
     assert f"test_acc {record['test_acc']:.2%}" in command("test", "-c", runs / "whole" / "config.yaml").stdout
 
     digits = load_images("digits", None)
@@ -609,8 +674,17 @@ def test_a_killed_command_goes_on_and_other_commands_need_no_source(
 
 
 def test_the_saved_configuration_trains_the_run_again(source: Path, here: Here, tmp_path: Path) -> None:
-    flags = (*FLAGS, "--model.backbone.weights", source, "--model.backbone.unfreeze", "{1: block2_pool}",
-             "--data.cache_dir", "cache", "--trainer.max_epochs", "2")  # fmt: skip
+    flags = (
+        *FLAGS,
+        "--model.backbone.weights",
+        source,
+        "--model.backbone.unfreeze",
+        "{1: block2_pool}",
+        "--data.cache_dir",
+        "cache",
+        "--trainer.max_epochs",
+        "2",
+    )
     here("fit", *flags, "--name", "first")
     runs = tmp_path / "runs" / "vgg"
     here("fit", "-c", runs / "first" / "config.yaml")
@@ -627,7 +701,7 @@ def test_the_saved_configuration_trains_the_run_again(source: Path, here: Here, 
         (["--model.backbone.weights", "vgg.pth"], "there is no file or run folder vgg.pth"),
         (["--model.backbone.weights", "none", "--data.image_size", "16"], "block5"),
     ],
-)  # fmt: skip
+)
 def test_what_the_user_can_mend_is_said_before_anything_is_written(
     arguments: list[str], complaint: str, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -680,18 +754,37 @@ def test_configuration_trains(
     overlay: Path | None, random_vgg16: Path, small_folder: Path, here: Here, tmp_path: Path
 ) -> None:
     here(
-        "fit", "-c", BASE, *(("-c", overlay) if overlay else ()), "--model.backbone.weights", random_vgg16,
-        "--model.backbone.preprocessing", "keras_caffe", "--data.source", "folder", "--data.root", small_folder,
-        "--data.train_images", "40", "--data.cache_dir", "cache", "--trainer.max_epochs", "1",
-        "--trainer.logger", "false",
-    )  # fmt: skip
+        "fit",
+        "-c",
+        BASE,
+        *(("-c", overlay) if overlay else ()),
+        "--model.backbone.weights",
+        random_vgg16,
+        "--model.backbone.preprocessing",
+        "keras_caffe",
+        "--data.source",
+        "folder",
+        "--data.root",
+        small_folder,
+        "--data.train_images",
+        "40",
+        "--data.cache_dir",
+        "cache",
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.logger",
+        "false",
+    )
     record = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert 0 <= record["test_acc"] <= 1
     assert record["backbone"]["preprocessing"] == "keras_caffe"
     assert record["trainable_parameters"] + record["frozen_parameters"] == record["parameters"]
-    assert record["frozen_parameters"] == {
-        "base": 1735488, "dense_head": 1735488, "gradual": 14714688, "fine_tuning": 0, "top_block": 7635264
-    }[overlay.stem if overlay else "base"]  # fmt: skip
+    assert (
+        record["frozen_parameters"]
+        == {"base": 1735488, "dense_head": 1735488, "gradual": 14714688, "fine_tuning": 0, "top_block": 7635264}[
+            overlay.stem if overlay else "base"
+        ]
+    )
 
 
 @pytest.mark.slow
@@ -704,11 +797,26 @@ def test_real_features_tell_real_images_apart_and_the_channel_order_matters(
     accuracies = {}
     for preprocessing in ("keras_caffe", "torchvision_features"):
         here(
-            "fit", "-c", BASE, "--model.backbone.weights",
-            test_data / "weights" / "vgg16_imagenet_caffe_features.safetensors", "--model.backbone.preprocessing",
-            preprocessing, "--data.source", "folder", "--data.root", "images", "--data.train_images", "null",
-            "--data.cache_dir", "cache", "--trainer.logger", "false", "--name", preprocessing,
-        )  # fmt: skip
+            "fit",
+            "-c",
+            BASE,
+            "--model.backbone.weights",
+            test_data / "weights" / "vgg16_imagenet_caffe_features.safetensors",
+            "--model.backbone.preprocessing",
+            preprocessing,
+            "--data.source",
+            "folder",
+            "--data.root",
+            "images",
+            "--data.train_images",
+            "null",
+            "--data.cache_dir",
+            "cache",
+            "--trainer.logger",
+            "false",
+            "--name",
+            preprocessing,
+        )
         record = json.loads((tmp_path / "runs" / "transfer-linear" / preprocessing / "run.json").read_text())
         accuracies[preprocessing] = record["test_acc"]
     assert accuracies["keras_caffe"] > 0.4  # by chance 0.1

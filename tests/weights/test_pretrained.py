@@ -59,8 +59,21 @@ def write_pth(state: State, path: Path) -> None:
     torch.save(state, path)
 
 
-CONVOLUTIONS = {0: "1_conv1", 2: "1_conv2", 5: "2_conv1", 7: "2_conv2", 10: "3_conv1", 12: "3_conv2", 14: "3_conv3",
-                17: "4_conv1", 19: "4_conv2", 21: "4_conv3", 24: "5_conv1", 26: "5_conv2", 28: "5_conv3"}  # fmt: skip
+CONVOLUTIONS = {
+    0: "1_conv1",
+    2: "1_conv2",
+    5: "2_conv1",
+    7: "2_conv2",
+    10: "3_conv1",
+    12: "3_conv2",
+    14: "3_conv3",
+    17: "4_conv1",
+    19: "4_conv2",
+    21: "4_conv3",
+    24: "5_conv1",
+    26: "5_conv2",
+    28: "5_conv3",
+}
 
 
 def write_keras(state: State, path: Path, kernel: str, bias: str, more: tuple[str, ...] = ()) -> None:
@@ -116,8 +129,18 @@ def test_every_kind_of_file_gives_torchvisions_network_bit_for_bit(
     assert pretrained.description["weights_sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
-ENDS = {"block1_conv1": 2, "block1_conv2": 4, "block1_pool": 5, "block2_pool": 10, "block3_conv2": 14,
-        "block3_pool": 17, "block4_conv1": 19, "block4_pool": 24, "block5_conv3": 30, "block5_pool": 31}  # fmt: skip
+ENDS = {
+    "block1_conv1": 2,
+    "block1_conv2": 4,
+    "block1_pool": 5,
+    "block2_pool": 10,
+    "block3_conv2": 14,
+    "block3_pool": 17,
+    "block4_conv1": 19,
+    "block4_pool": 24,
+    "block5_conv3": 30,
+    "block5_pool": 31,
+}
 
 
 @pytest.mark.parametrize("layer", ENDS)
@@ -215,7 +238,7 @@ def test_keras_weights_see_what_they_would_see_as_bgr_and_the_wrong_order_shows(
         ({"weights": "none", "image_size": 16}, "block5 (conv - conv - conv - maxpool) cannot be built"),
         ({"weights": "none", "image_size": 0}, "image_size must be at least 1"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(settings: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"")
     (tmp_path / "README").write_text("")
