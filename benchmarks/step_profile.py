@@ -17,7 +17,7 @@ import torch
 from common import matrix_peak, publish, training_flops, training_step
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.runs.machine import keep_freed_memory
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.optim import build_optimizer
@@ -47,7 +47,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     rows = []
     for precision in ("32-true", "bf16-mixed"):
-        found = figures[precision] = profiled(read_config(options.config), precision, options.steps)
+        found = figures[precision] = profiled(read_experiment(options.config), precision, options.steps)
         total = sum(found["seconds"].values())
         rows.append([precision, "all", "100 %", f"{total * 1e3:.0f}"])
         rows += [

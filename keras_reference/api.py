@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_reference.config import read_experiment, trained_run
+from keras_reference.command_line import read_command, train_or_test
 from lightning_vgg.api import compare_arms as compare_arms
 from lightning_vgg.api import load_images as load_images
 from lightning_vgg.api import plan_network as plan_network
@@ -39,7 +39,7 @@ def build_network(*settings: Settings, num_classes: int = 10) -> keras.Model:
     Raises:
         ExperimentError: the network cannot be built, or its weights cannot be loaded.
     """
-    experiment = read_experiment("fit", as_arguments(*settings))
+    experiment, _ = read_command("fit", as_arguments(*settings))
     from keras_reference.module import build
 
     return build(experiment, num_classes)
@@ -58,7 +58,7 @@ def fit(*settings: Settings) -> RunFolder:
         ExperimentError: before anything is written, whatever can be refused then, and by name what Keras does not
             implement; later, a loss that is not finite.
     """
-    return run_command("fit", as_arguments(*settings))
+    return train_or_test("fit", as_arguments(*settings))
 
 
 def evaluate(run: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> dict[str, float]:
@@ -74,7 +74,7 @@ def evaluate(run: str | os.PathLike[str], settings: Mapping[str, Any] | None = N
     Raises:
         ExperimentError: there is no such run, or Lightning trained it.
     """
-    tested = run_command("test", as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
+    tested = train_or_test("test", as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
     record = tested.read_record()
     return {name: record[name] for name in ("test_loss", "test_acc")}
 
@@ -91,7 +91,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
     Raises:
         ExperimentError: there is no backbone, or its weights or the images cannot be had.
     """
-    experiment = read_experiment("features", as_arguments(*settings))
+    experiment, _ = read_command("features", as_arguments(*settings))
     from keras_reference.module import backbone_features
 
     return backbone_features(experiment)
@@ -110,26 +110,3 @@ def export_weights(run: str | os.PathLike[str], output: str | os.PathLike[str] |
     from keras_reference.export import export_run
 
     return export_run(RunFolder.open(run), Path(output) if output is not None else None)
-
-
-def run_command(command: str, args: list[str]) -> RunFolder:
-    """Run ``fit`` or ``test`` with its arguments, and say what came of it."""
-    experiment = read_experiment(command, args)
-    run = trained_run(experiment, args) if command == "test" or experiment.resumes else None
-    from keras_reference import module as train  # seconds, and not before what can be refused is refused
-
-    if command == "fit":
-        run = train.fit(experiment, resumed=run)
-    else:
-        assert run is not None
-        run = train.test(experiment, run)
-    say_test_result(run)
-    return run
-
-
-def say_test_result(run: RunFolder) -> None:
-    record = run.read_record()
-    print(
-        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
-        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_reference.config import PRECISIONS
+from lightning_vgg.experiment.keras_support import PRECISIONS
 from lightning_vgg.runs.machine import keep_freed_memory, processor_name, resident_memory, usable_cores
 
 

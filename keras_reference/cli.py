@@ -1,71 +1,20 @@
-"""``keras-reference COMMAND``: finds the command and loads only what it needs."""
+"""``keras-reference COMMAND``."""
 
 from __future__ import annotations
 
-import sys
+from lightning_vgg.common.program import Program
 
-from keras_reference.api import run_command
-from lightning_vgg.common.errors import ExperimentError, explain_bug
-from lightning_vgg.common.interruption import SIGNALS, Interrupted
-from lightning_vgg.weights.feature_store import write_features
+_MODULE = "keras_reference.command_line"
 
-COMMANDS = {
-    "fit": "train in Keras, then test the best checkpoint",
-    "test": "evaluate the best checkpoint of a run on the test images",
-    "features": "write what a backbone makes of all images",
-    "export": "write a run's weights as a file that both frameworks start from",
-}
-
-
-def main() -> None:
-    SIGNALS.install()
-    sys.exit(run(sys.argv[1:]))
-
-
-def run(args: list[str]) -> int:
-    """Run one command; returns the exit status: 2 where the user has something to mend, 1 for a bug of this project."""
-    if not args or args[0] in ("-h", "--help"):
-        print(overview())
-        return 0
-    command, *rest = args
-    try:
-        if command not in COMMANDS:
-            raise ExperimentError(f"unknown command {command!r}; there are {', '.join(COMMANDS)}")
-        _run(command, rest)
-    except ExperimentError as error:
-        print(f"keras-reference: error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"keras-reference: {stop}", file=sys.stderr)
-        return stop.status
-    except Exception as error:
-        print(f"keras-reference: {explain_bug(error)}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _run(command: str, args: list[str]) -> None:
-    if command == "export":
-        from keras_reference import export
-
-        export.main(args)
-        return
-    from keras_reference.config import read_features, show_help
-
-    if "-h" in args or "--help" in args:
-        show_help(command)
-    elif command == "features":
-        experiment, output = read_features(args)
-        from keras_reference.module import backbone_features
-
-        write_features(output, backbone_features(experiment))
-        print(output)
-    else:
-        run_command(command, args)
-
-
-def overview() -> str:
-    lines = [f"  {command:<8}{text}" for command, text in COMMANDS.items()]
-    return "\n".join(
-        ["usage: keras-reference COMMAND ...", "", "The experiments of lightning-vgg, trained with Keras.", "", *lines]
-    )
+PROGRAM = Program(
+    "keras-reference",
+    "The experiments of lightning-vgg, trained with Keras.",
+    {
+        "fit": (_MODULE, "train in Keras, then test the best checkpoint"),
+        "test": (_MODULE, "evaluate the best checkpoint of a run on the test images"),
+        "features": (_MODULE, "write the backbone's features of all images"),
+        "export": (_MODULE, "write a run's weights as a file that both frameworks start from"),
+    },
+)
+main = PROGRAM.main
+run = PROGRAM.run

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from keras_reference.config import read_experiment, refuse_unimplemented
+from lightning_vgg.experiment.keras_support import refuse_unimplemented
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder, Watch
 
-
-def check(specs: Any) -> None:
-    """Raises:
-    ExperimentError: Keras would ignore a setting.
-    """
-    refuse_unimplemented(specs.model, specs.trainer)
+check = refuse_unimplemented
 
 
-def train(config: Path, watch: Watch | None) -> RunFolder:
-    """Train a config.yaml: watched and untested, or, without watch, tested at the end."""
-    from keras_reference import module as train  # seconds
+def train(experiment: ExperimentSpec, watch: Watch | None) -> RunFolder:
+    """Train an experiment: watched and untested, or, without watch, tested at the end."""
+    from keras_reference import module  # seconds
 
-    return train.fit(read_experiment("fit", ["-c", str(config)]), watch)
+    return module.fit(experiment, watch)

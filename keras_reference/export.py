@@ -1,26 +1,17 @@
-"""``keras-reference export RUN``: a run's best weights as the neutral file."""
+"""A run's best weights as the neutral file."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-from keras_reference.config import require_keras
+from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import plan_model
-from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.weights.neutral import write_neutral
 from lightning_vgg.weights.pretrained import recorded_pretrained
-
-
-def main(args: list[str]) -> None:
-    parser = argparse.ArgumentParser("keras-reference export", description="Write a run's best weights as one file.")
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
-    arguments = parser.parse_args(args)
-    print(export_run(RunFolder.open(arguments.run), arguments.output))
 
 
 def export_run(run: RunFolder, output: Path | None) -> Path:
@@ -30,13 +21,20 @@ def export_run(run: RunFolder, output: Path | None) -> Path:
     return output
 
 
+def require_keras(run: RunFolder) -> None:
+    """Raise ExperimentError for a run that Keras has not trained."""
+    framework = run.read_record().get("framework")
+    if framework != "keras":
+        raise ExperimentError(f"{run.path} was trained by {framework or 'nothing yet'}, not by Keras")
+
+
 def best_weights(run: RunFolder) -> dict[str, np.ndarray]:
     """The tensors of a run's best checkpoint, in the precision they were trained in."""
     require_keras(run)
     from keras_reference.backend import prepare_keras
     from keras_reference.network import Network
 
-    config, record = read_config(run.path / "config.yaml"), run.read_record()
+    config, record = read_experiment(run.path / "config.yaml"), run.read_record()
     pretrained = recorded_pretrained(config.model.backbone, config.data.image_size, run)
     prepare_keras(record["precision"], record["seed"])
     plan = plan_model(

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import yaml
 
 from keras_reference.backend import describe_backend, prepare_keras
 from keras_reference.callbacks import (
@@ -20,7 +19,6 @@ from keras_reference.callbacks import (
     WandbCurves,
 )
 from keras_reference.checkpoints import LAST, Checkpoints
-from keras_reference.config import Experiment
 from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import Features
 from keras_reference.network import Network, trained_parts
@@ -28,8 +26,8 @@ from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
 from keras_reference.transfer import load_pretrained
 from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
-from lightning_vgg.experiment.schedule import rate_factors
-from lightning_vgg.experiment.specs import AugmentationSpec
+from lightning_vgg.experiment.settings import config_text, plain_settings
+from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec
 from lightning_vgg.images.dataset import Split, load_dataset, refuse_other_images
 from lightning_vgg.runs.folder import RunFolder, Watch
 from lightning_vgg.runs.tracking import wandb_arguments
@@ -37,7 +35,7 @@ from lightning_vgg.weights.feature_store import LabelledFeatures, require_backbo
 from lightning_vgg.weights.pretrained import Pretrained, file_sha256, recorded_pretrained
 
 
-def fit(experiment: Experiment, watch: Watch | None = None, resumed: RunFolder | None = None) -> RunFolder:
+def fit(experiment: ExperimentSpec, watch: Watch | None = None, resumed: RunFolder | None = None) -> RunFolder:
     """Train, then test the best checkpoint; returns the run folder.
 
     Args:
@@ -45,7 +43,7 @@ def fit(experiment: Experiment, watch: Watch | None = None, resumed: RunFolder |
         watch: of a trial of a study: is told each epoch, says whether to stop; nothing is printed, and nothing tested.
         resumed: a run of this experiment to go on with, after its last whole epoch.
     """
-    spec, size = experiment.model, experiment.data.image_size
+    spec, size = experiment.model, experiment.image_size
     pretrained = None
     if resumed is not None and (resumed.checkpoints / LAST).exists():
         pretrained = recorded_pretrained(spec.backbone, size, resumed)
@@ -74,12 +72,12 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
     """Train in a run folder, from the beginning or from where it stands; then test, unless the run is watched."""
     experiment, network, dataset = training.experiment, training.network, training.dataset
     spec, trainer, steps = experiment.model, experiment.trainer, training.steps
-    rates = spec.optimizer.learning_rate * rate_factors(spec.schedule, trainer.max_epochs * steps)
+    rates = spec.learning_rates(trainer.max_epochs * steps)
     optimizer = training.optimizer(rates)
     whole = network.model(training.stages[0][2])
     keeper = Checkpoints(run, whole, optimizer, validated=len(dataset.val.labels) > 0)
     done = keeper.resume()
-    run.write_config(experiment.text)
+    run.write_config(config_text(experiment))
     run.update_record(**describe_run(training, pretrained))
     batches = training.batches()
     validation = training.evaluation(dataset.val, "val") if keeper.validated else None
@@ -115,37 +113,37 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
         wandb_curves.finish(results)
 
 
-def test(experiment: Experiment, run: RunFolder) -> RunFolder:
+def test(experiment: ExperimentSpec, run: RunFolder) -> RunFolder:
     """Test the best checkpoint of a run once more; returns the run's folder."""
-    pretrained = recorded_pretrained(experiment.model.backbone, experiment.data.image_size, run)
+    pretrained = recorded_pretrained(experiment.model.backbone, experiment.image_size, run)
     training = Training(experiment, pretrained)
     refuse_other_images(training.dataset, run, resuming=False)
     test_best(training, training.network.model(), run)
     return run
 
 
-def build(experiment: Experiment, num_classes: int) -> keras.Model:
+def build(experiment: ExperimentSpec, num_classes: int) -> keras.Model:
     """The model of an experiment before its training."""
     spec = experiment.model
-    pretrained = None if spec.backbone is None else load_pretrained(spec.backbone, experiment.data.image_size)
+    pretrained = None if spec.backbone is None else load_pretrained(spec.backbone, experiment.image_size)
     network = build_layers(experiment, num_classes, pretrained)
     if spec.init_from is not None:
         network.start_from(Path(spec.init_from).expanduser())
     return network.model(pretrained.plan.frozen_layers(0) if pretrained else 0)
 
 
-def build_layers(experiment: Experiment, num_classes: int, pretrained: Pretrained | None) -> Network:
+def build_layers(experiment: ExperimentSpec, num_classes: int, pretrained: Pretrained | None) -> Network:
     """All layers as the experiment's seed draws them."""
     prepare_keras(experiment.trainer.precision, experiment.seed_everything)
-    size = experiment.data.image_size
+    size = experiment.image_size
     plan = plan_model(experiment.model, size, num_classes, pretrained.plan if pretrained else None)
     return Network(plan, pretrained, size)
 
 
-def backbone_features(experiment: Experiment) -> dict[str, LabelledFeatures]:
+def backbone_features(experiment: ExperimentSpec) -> dict[str, LabelledFeatures]:
     """Of each part that has images; see :func:`keras_reference.extract_features`."""
     spec = require_backbone(experiment.model)
-    training = Training(experiment, load_pretrained(spec, experiment.data.image_size))
+    training = Training(experiment, load_pretrained(spec, experiment.image_size))
     backbone, dataset = training.network.backbone, training.dataset
     assert backbone is not None
     features = Features(backbone, len(backbone.plan.layers), experiment.data, dataset, experiment.trainer.precision)
@@ -166,7 +164,7 @@ class Training:
         fed: the lowest layers of the backbone, which never train: their features are computed once.
     """
 
-    def __init__(self, experiment: Experiment, pretrained: Pretrained | None) -> None:
+    def __init__(self, experiment: ExperimentSpec, pretrained: Pretrained | None) -> None:
         self.experiment = experiment
         epochs = experiment.trainer.max_epochs
         self.dataset = load_dataset(experiment.data)
@@ -199,7 +197,7 @@ class Training:
     @property
     def steps(self) -> int:
         """Of an epoch."""
-        return -(-len(self.dataset.train.labels) // self.experiment.data.batch_size)
+        return self.experiment.data.steps_per_epoch(len(self.dataset.train.labels))
 
     def optimizer(self, rates: np.ndarray) -> keras.optimizers.Optimizer:
         """One for all, or one for each part of a backbone that trains at a rate or from an epoch of its own.
@@ -275,5 +273,5 @@ def describe_run(training: Training, pretrained: Pretrained | None) -> dict[str,
     }
 
 
-def _wandb_arguments(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
-    return wandb_arguments(run, experiment.experiment, "keras", yaml.safe_load(experiment.text))
+def _wandb_arguments(run: RunFolder, experiment: ExperimentSpec) -> dict[str, Any]:
+    return wandb_arguments(run, experiment.experiment, "keras", plain_settings(experiment))

@@ -21,9 +21,9 @@ from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
 from lightning_vgg.experiment.network_plan import NetworkPlan
-from lightning_vgg.experiment.parsing import framework_free_parser
+from lightning_vgg.experiment.parsing import parse_experiment
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
-from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.dataset import Dataset, load_dataset
 from lightning_vgg.runs.folder import RunFolder as RunFolder
 from lightning_vgg.weights.feature_store import LabelledFeatures
@@ -55,7 +55,7 @@ def load_images(*settings: Settings) -> Dataset:
     >>> digits.class_names[:3]
     ('0', '1', '2')
     """
-    return load_dataset(_specs(*settings).data)
+    return load_dataset(_experiment(*settings).data)
 
 
 def plan_network(*settings: Settings, num_classes: int = 10) -> NetworkPlan:
@@ -85,15 +85,15 @@ def plan_network(*settings: Settings, num_classes: int = 10) -> NetworkPlan:
     lightning_vgg.experiment.network_plan.NetworkError: block6 (conv - maxpool) cannot be built: its 'maxpool' \
 needs 2x2 pixels and gets 1x1; use fewer blocks, fewer pools, or larger images
     """
-    return plan_specs(_specs(*settings), num_classes)
+    return plan_experiment(_experiment(*settings), num_classes)
 
 
-def plan_specs(specs: Any, num_classes: int) -> NetworkPlan:
-    """:func:`plan_network` of specs that are read already: ``.model``, ``.data``."""
-    spec, size = specs.model, specs.data.image_size
+def plan_experiment(experiment: ExperimentSpec, num_classes: int) -> NetworkPlan:
+    """:func:`plan_network` of settings that are read already."""
+    spec, size = experiment.model, experiment.image_size
     backbone = None
     if spec.backbone is not None:
-        source = find_source(spec.backbone, resolve_semantics(spec.semantics, spec.semantics_except))
+        source = find_source(spec.backbone, spec.resolved_semantics)
         backbone = plan_backbone(spec.backbone, source, size)
     return plan_model(spec, size, num_classes, backbone)
 
@@ -115,9 +115,9 @@ def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
 
     from lightning_vgg.training.module import VGGClassifier
 
-    specs = _specs(*settings)
-    torch.manual_seed(specs.seed_everything)
-    return VGGClassifier(specs.model, specs.data.image_size, num_classes).network
+    experiment = _experiment(*settings)
+    torch.manual_seed(experiment.seed_everything)
+    return VGGClassifier(experiment.model, experiment.image_size, num_classes).network
 
 
 def fit(*settings: Settings) -> RunFolder:
@@ -192,7 +192,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
     """
     from lightning_vgg.training.features import backbone_features
 
-    return backbone_features(_specs(*settings))
+    return backbone_features(_experiment(*settings))
 
 
 def export_weights(run: Run, output: str | os.PathLike[str] | None = None) -> Path:
@@ -218,16 +218,16 @@ def show_network(*settings: Settings, num_classes: int = 10) -> Image:
 
     from lightning_vgg.show.architecture import draw_network
 
-    specs, file = _specs(*settings), io.BytesIO()
-    draw_network(plan_specs(specs, num_classes), title_of(specs), file)
+    experiment, file = _experiment(*settings), io.BytesIO()
+    draw_network(plan_experiment(experiment, num_classes), title_of(experiment), file)
     return Image.open(file)
 
 
-def title_of(specs: Any) -> str:
+def title_of(experiment: ExperimentSpec) -> str:
     """Of the picture of a network: the experiment's name, and what goes in."""
-    backbone = specs.model.backbone
-    below = f"{specs.data.image_size} px" if backbone is None else f"on {backbone.layer}"
-    return f"{specs.experiment}, {below}"
+    backbone = experiment.model.backbone
+    below = f"{experiment.image_size} px" if backbone is None else f"on {backbone.layer}"
+    return f"{experiment.experiment}, {below}"
 
 
 def show_run(
@@ -278,9 +278,10 @@ def compare_arms(*settings: Settings) -> Path:
     Raises:
         ExperimentError: before anything is trained, whatever can be refused then; or a process failed.
     """
+    from lightning_vgg.compare.plan import comparison_parser
     from lightning_vgg.compare.runner import begin, compare
 
-    report, complete = compare(begin(as_arguments(*settings)))
+    report, complete = compare(begin(comparison_parser(), as_arguments(*settings)))
     if not complete:
         raise ExperimentError(f"not all of the comparison could be made; what failed, and why, stands in {report}")
     return report
@@ -321,8 +322,9 @@ def tune_settings(*settings: Settings) -> optuna.Study:
         ExperimentError: before a trial begins, whatever can be refused then.
     """
     from lightning_vgg.tune.search import tune
+    from lightning_vgg.tune.spec import tune_parser
 
-    return tune(as_arguments(*settings))
+    return tune(tune_parser(), as_arguments(*settings))
 
 
 def measure_parity(*settings: Settings) -> dict[str, Any]:
@@ -348,7 +350,5 @@ def measure_parity(*settings: Settings) -> dict[str, Any]:
         return json.loads(figures.read_text())
 
 
-def _specs(*settings: Settings) -> Any:
-    """``.model``, ``.data``, ``.trainer``, ``.experiment`` and ``.seed_everything``."""
-    parser = framework_free_parser("lightning-vgg", "")
-    return parser.instantiate(parser.parse_args(as_arguments(*settings)))
+def _experiment(*settings: Settings) -> ExperimentSpec:
+    return parse_experiment(as_arguments(*settings))

@@ -7,10 +7,12 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_vgg.experiment.parsing import framework_free_parser
+from lightning_vgg.experiment.keras_support import refuse_unimplemented
+from lightning_vgg.experiment.parsing import experiment_spec, framework_free_parser
 from lightning_vgg.runs.folder import atomic_write
 
 if TYPE_CHECKING:
@@ -25,12 +27,12 @@ def main(command: str, args: list[str]) -> None:
     )
     parser.add_argument("--json", type=str | None, default=None, help="write the figures to this file, too")
     parser.add_argument("--ablate", type=bool, default=False, help="say instead how much each default matters")
-    if "-h" in args or "--help" in args:
-        parser.print_help()
-        return
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
-    config = parser.instantiate(parser.parse_args(args))
+    config = parser.read(args)
+    # Whichever defaults Lightning is to follow, Keras follows its own.
+    model = replace(config.model, semantics="keras", semantics_except=[])
+    refuse_unimplemented(replace(experiment_spec(config), model=model))
     passed = (_ablate if config.ablate else _climb)(config)
     if not passed:
         sys.exit(1)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
-
-from jsonargparse import ActionConfigFile
 
 from lightning_vgg.experiment.parsing import UnknownKey, experiment_parser, framework_free_parser
 
-SUBCOMMANDS = ("fit", "validate", "test")
-
-_HELP_EPILOG = """\
-Every other argument of lightning.pytorch.Trainer is understood, too, such as --trainer.devices 2.
-"""
+_HELP_EPILOG = "Every other argument of lightning.pytorch.Trainer is understood, too, such as --trainer.devices 2."
+_RUN_HELP = "A checkpoint, or best or last of the run whose config.yaml is given by -c."
+_CKPT_HELP = {
+    "fit": "Go on with this checkpoint, in its own run folder; last is that of the experiment's newest run.",
+    "validate": _RUN_HELP,
+    "test": _RUN_HELP,
+}
 
 
 def main(command: str, args: list[str]) -> None:
@@ -21,43 +20,30 @@ def main(command: str, args: list[str]) -> None:
         parser = framework_free_parser(f"lightning-vgg {command}", "YAML files and flags say what; flags win.")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=_CKPT_HELP[command])
         parser.epilog = _HELP_EPILOG
-        parser.print_help()
-        return
+        parser.read(args)
     refuse_early(args)
     from lightning_vgg.training.lightning_cli import run_command
 
     run_command(command, args)
 
 
-_RUN_HELP = "A checkpoint, or best or last of the run whose config.yaml is given by -c."
-_CKPT_HELP: dict[str, Any] = {
-    "fit": "Go on with this checkpoint, in its own run folder; last is that of the experiment's newest run.",
-    "validate": _RUN_HELP,
-    "test": _RUN_HELP,
-}
-
-
 def refuse_early(args: list[str]) -> None:
     """Name what is wrong with the experiment before the seconds in which torch is loaded.
 
-    What only LightningCLI understands it leaves to that.
+    What only LightningCLI understands is left to LightningCLI.
 
     Raises:
         ExperimentError: a setting cannot be, or the network cannot be built.
     """
     if any(arg.startswith("--print_config") for arg in args):  # nothing will be built
         return
-    from lightning_vgg.experiment.backbone_plan import plan_model  # they load numpy, which --help can do without
-    from lightning_vgg.experiment.semantics import resolve_semantics
-
-    parser = experiment_parser()
-    parser.add_argument("-c", "--config", action=ActionConfigFile)
     try:
-        config = parser.instantiate(parser.parse_args(_of_experiment(args)))
+        config = experiment_parser().read(_of_experiment(args))
     except UnknownKey:  # LightningCLI knows more, and so the nearest one
         return
-    resolve_semantics(config.model.semantics, config.model.semantics_except)
     if config.model.backbone is None:
+        from lightning_vgg.experiment.backbone_plan import plan_model
+
         plan_model(config.model, config.data.image_size, num_classes=2)
 
 

@@ -11,7 +11,6 @@ import yaml
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.compare.plan import Arm, ComparisonPlan
-from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.weights.neutral import write_neutral
 
 
@@ -31,26 +30,27 @@ def initial_weights(plan: ComparisonPlan, classes: Mapping[str, int]) -> dict[tu
     found = {}
     for arm, seed in plan.members():
         path = _path(plan, arm, seed, classes[arm.name])
-        if arm.model.init_from is None and not path.exists():
+        model = arm.experiment.model
+        if model.init_from is None and not path.exists():
             from lightning_vgg.training.weights import fresh_tensors  # loads torch, which takes seconds
 
             try:
-                tensors = fresh_tensors(arm.model, arm.data.image_size, classes[arm.name], seed)
+                tensors = fresh_tensors(model, arm.experiment.image_size, classes[arm.name], seed)
             except ExperimentError as error:
                 raise ExperimentError(f"compare.arms.{arm.name}: {error}") from None
             write_neutral(path, tensors)
-        found[arm.name, seed] = arm.model.init_from or str(path)
+        found[arm.name, seed] = model.init_from or str(path)
     return found
 
 
 def _path(plan: ComparisonPlan, arm: Arm, seed: int, classes: int) -> Path:
-    model = arm.model
+    model = arm.experiment.model
     what = {
         "network": asdict(model.network),
         "backbone": asdict(model.backbone) if model.backbone else None,
-        "image_size": arm.data.image_size,
+        "image_size": arm.experiment.image_size,
         "classes": classes,
     }
     digest = hashlib.sha256(yaml.safe_dump(what).encode()).hexdigest()[:8]
-    drawn = resolve_semantics(model.semantics, model.semantics_except).initialization
+    drawn = model.resolved_semantics.initialization
     return plan.folder / "initial_weights" / f"{drawn}_{digest}_seed{seed}.safetensors"

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.compare.arms import ArmSpec, CompareSpec
-from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.backbone_plan import plan_model
+from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import (
-    OPTIONAL_GROUPS,
     ExplainingParser,
     config_files,
-    dotted,
+    experiment_spec,
     framework_free_parser,
-    known_keys,
-    nearest_key,
-    readable_config,
+    read_settings,
+    with_values,
 )
-from lightning_vgg.experiment.semantics import resolve_semantics
-from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.experiment.settings import as_yaml, dotted, plain_settings
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import usable_cores
 
@@ -53,15 +50,12 @@ class Arm:
     Attributes:
         name: of the arm.
         spec: framework and backend.
-        settings: every key of the experiment, as plain YAML values.
-        model, data: the same as specs.
+        experiment: what it trains.
     """
 
     name: str
     spec: ArmSpec
-    settings: dict[str, Any]
-    model: ModelSpec
-    data: DataSpec
+    experiment: ExperimentSpec
 
 
 @dataclass(frozen=True)
@@ -69,16 +63,15 @@ class ComparisonPlan:
     """A comparison.
 
     Attributes:
-        experiment, name: it lies at runs/<experiment>/compare-<name>, and its runs beside it.
-        settings: of the experiment that all arms share, as plain YAML values.
+        experiment: that all arms share.
+        name: it lies at runs/<experiment>/compare-<name>, and its runs beside it.
         compare: the arms, the seeds, the margin.
         arms: in the order of display.
         jobs: how many processes at once.
     """
 
-    experiment: str
+    experiment: ExperimentSpec
     name: str
-    settings: dict[str, Any]
     compare: CompareSpec
     arms: tuple[Arm, ...]
     jobs: int
@@ -86,15 +79,15 @@ class ComparisonPlan:
     @property
     def group(self) -> str:
         """Of its runs in W&B."""
-        return f"{self.experiment}/compare-{self.name}"
+        return f"{self.experiment.experiment}/compare-{self.name}"
 
     @property
     def folder(self) -> Path:
-        return Path(self.settings["trainer"]["default_root_dir"] or ".") / "runs" / self.group
+        return self.experiment.root / "runs" / self.group
 
     def members(self) -> Iterator[tuple[Arm, int]]:
         """Arms and seeds, the arms of one seed after each other: whenever it ends, all arms have come as far."""
-        first = self.settings["seed_everything"]
+        first = self.experiment.seed_everything
         for seed in range(first, first + self.compare.seeds):
             for arm in self.arms:
                 yield arm, seed
@@ -104,15 +97,15 @@ class ComparisonPlan:
 
     def as_yaml(self) -> str:
         """The settings in full; they plan this comparison again."""
-        values = {**self.settings, "name": self.name, "compare": asdict(self.compare)}
-        return yaml.safe_dump(values, sort_keys=False, width=110)
+        return as_yaml({**plain_settings(self.experiment), "name": self.name, "compare": asdict(self.compare)})
 
 
-def parser(command: str) -> ExplainingParser:
+def comparison_parser(program: str = "lightning-vgg compare") -> ExplainingParser:
     parser = framework_free_parser(
-        f"lightning-vgg {command}",
+        program,
         "Train an experiment in several arms over several seeds, each run a process, and report how they compare. "
         "What is finished stays, and the same command goes on from there.",
+        named_groups={"compare.arms": ArmSpec},
     )
     parser.add_class_arguments(CompareSpec, "compare")
     parser.set_defaults({"compare.arms": {name: asdict(arm) for name, arm in CompareSpec().arms.items()}})
@@ -124,7 +117,7 @@ def parser(command: str) -> ExplainingParser:
     return parser
 
 
-def read_plan(command: str, args: list[str]) -> ComparisonPlan:
+def read_plan(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
     """The comparison of a command line.
 
     Raises:
@@ -132,69 +125,43 @@ def read_plan(command: str, args: list[str]) -> ComparisonPlan:
     """
     for short, long in _SHORT.items():
         args = [long + arg.removeprefix(short) if arg.split("=")[0] == short else arg for arg in args]
-    reader = parser(command)
-    config = reader.parse_args(args)
-    values = yaml.safe_load(reader.dump(config, skip_unset=False, skip_validation=True))
-    specs = reader.instantiate(config)
+    config = parser.read(args)
     if config.jobs < 1:
         raise ExperimentError(f"--jobs must be at least 1, not {config.jobs}")
-    settings = readable_config(values, {})
-    files = config_files(args)
+    experiment, files = experiment_spec(config), config_files(args)
     return ComparisonPlan(
-        experiment=specs.experiment,
-        name=specs.name or (files[-1].stem if files else "defaults"),
-        settings={**settings, "name": None},
-        compare=specs.compare,
-        arms=tuple(_plan_arm(name, arm, settings) for name, arm in specs.compare.arms.items()),
+        experiment=replace(experiment, name=None),
+        name=experiment.name or (files[-1].stem if files else "defaults"),
+        compare=config.compare,
+        arms=tuple(_plan_arm(name, arm, experiment) for name, arm in config.compare.arms.items()),
         jobs=config.jobs,
     )
 
 
-def _plan_arm(name: str, arm: ArmSpec, base: Mapping[str, Any]) -> Arm:
-    reader = framework_free_parser("", "")
-    settings = _with_settings(base, name, arm, known_keys(reader))
+def _plan_arm(name: str, arm: ArmSpec, base: ExperimentSpec) -> Arm:
+    place = f"compare.arms.{name}.settings"
+    for key in arm.settings:
+        if key in OF_ALL_ARMS:
+            raise ExperimentError(f"{place}: {key} is the same for all arms; set it beside 'compare', or as a flag")
+    experiment = with_values(replace(base, name=None), arm.settings, place)
     try:
-        specs = reader.instantiate(reader.parse_object(settings))
         if arm.framework == "keras":
-            # What the Keras reference does not implement is its own to know; this part of it loads no Keras.
-            from keras_reference.config import refuse_unimplemented
-
-            refuse_unimplemented(specs.model, specs.trainer)
+            refuse_unimplemented(experiment)
             backend = backend_of(arm)
             if importlib.util.find_spec(backend) is None:
                 raise ExperimentError(f"Keras is to run on {backend}, which is not installed: pip install {backend}")
-        resolve_semantics(specs.model.semantics, specs.model.semantics_except)
-        start = specs.model.init_from
-        if start is not None and not Path(start).is_file():
-            raise ExperimentError(f"model.init_from: there is no file {start}")
-        if specs.model.backbone is None:  # otherwise it can be planned when the backbone is loaded
-            plan_network(specs.model.network, specs.data.image_size, num_classes=2)
+        model = experiment.model
+        if model.init_from is not None and not Path(model.init_from).is_file():
+            raise ExperimentError(f"model.init_from: there is no file {model.init_from}")
+        if model.backbone is None:  # otherwise it can be planned when the backbone is loaded
+            plan_model(model, experiment.image_size, num_classes=2)
     except ExperimentError as error:
         raise ExperimentError(f"compare.arms.{name}: {error}") from None
-    return Arm(name, arm, settings, specs.model, specs.data)
+    return Arm(name, arm, experiment)
 
 
 def backend_of(arm: ArmSpec) -> str:
     return arm.backend or "tensorflow"
-
-
-def _with_settings(base: Mapping[str, Any], name: str, arm: ArmSpec, keys: list[str]) -> dict[str, Any]:
-    settings = copy.deepcopy(dict(base))
-    for key, value in arm.settings.items():
-        place = f"compare.arms.{name}.settings"
-        if key in OF_ALL_ARMS:
-            raise ExperimentError(f"{place}: {key} is the same for all arms; set it beside 'compare', or as a flag")
-        if key not in keys:
-            raise ExperimentError(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
-        if key not in OPTIONAL_GROUPS and any(known.startswith(f"{key}.") for known in keys):
-            raise ExperimentError(f"{place}: {key} has settings of its own; name each with its dots, as {key}.KEY")
-        *groups, last = key.split(".")
-        node = settings
-        for group in groups:
-            node[group] = node[group] or {}  # one of the OPTIONAL_GROUPS may be null
-            node = node[group]
-        node[last] = value
-    return settings
 
 
 def write_beginning(plan: ComparisonPlan) -> None:
@@ -213,7 +180,7 @@ def hold_to_beginning(plan: ComparisonPlan) -> None:
     path = plan.folder / _BEGINNING
     if not path.exists():
         return
-    before, now = (yaml.safe_load(text) for text in (path.read_text(), plan.as_yaml()))
+    before, now = read_settings(path), yaml.safe_load(plan.as_yaml())
     common = before["compare"]["arms"].keys() & now["compare"]["arms"].keys()
     for values in (before, now):
         values["compare"]["arms"] = {name: values["compare"]["arms"][name] for name in sorted(common)}

@@ -1,4 +1,4 @@
-"""``lightning-vgg compare -c EXPERIMENT.yaml``: arms times seeds, each run a process, and the report at the end."""
+"""A comparison: arms times seeds, each run a process, and the report at the end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.initial_weights import initial_weights
@@ -25,11 +23,12 @@ from lightning_vgg.compare.plan import (
     ComparisonPlan,
     arm_environment,
     hold_to_beginning,
-    parser,
     read_plan,
     share_of_machine,
     write_beginning,
 )
+from lightning_vgg.experiment.parsing import ExplainingParser
+from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.images.dataset import load_dataset
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 
@@ -38,27 +37,13 @@ MEASURED = {"parity": (), "ablation": ("--ablate",)}
 """What is measured beside the runs -> flags of ``lightning-vgg parity``."""
 
 
-def main(command: str, args: list[str]) -> None:
-    if "-h" in args or "--help" in args:
-        parser(command).print_help()
-        return
-    plan = begin(args)
-    try:
-        _, complete = compare(plan)
-    except KeyboardInterrupt as stop:
-        print(f"stopped; the same command goes on with {plan.folder}", file=sys.stderr)
-        sys.exit(128 + stop.args[0])
-    if not complete:
-        sys.exit(1)
-
-
-def begin(args: list[str]) -> ComparisonPlan:
+def begin(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
     """The comparison of a command line, begun or gone on with.
 
     Raises:
         ExperimentError: for whatever can be refused without reading an image.
     """
-    plan = read_plan("compare", args)
+    plan = read_plan(parser, args)
     hold_to_beginning(plan)
     print(f"compares {', '.join(arm.name for arm in plan.arms)} over {plan.compare.seeds} seeds in {plan.folder}")
     return plan
@@ -105,7 +90,7 @@ def carry_out(plan: ComparisonPlan) -> bool:
         ExperimentError: before anything runs: the images cannot be had, a network cannot be built, or another process
             works on the same comparison.
     """
-    classes = {arm.name: len(load_dataset(arm.data).class_names) for arm in plan.arms}
+    classes = {arm.name: len(load_dataset(arm.experiment.data).class_names) for arm in plan.arms}
     with alone(plan.folder) as held:
         weights = initial_weights(plan, classes)
         write_beginning(plan)
@@ -119,7 +104,7 @@ def carry_out(plan: ComparisonPlan) -> bool:
         for job in todo:
             if job.name in members:  # half a run that was stopped, or failed; its log stays until the next attempt
                 shutil.rmtree(members[job.name].run.path, ignore_errors=True)
-        runs = {name: (member.run, member.arm.settings["trainer"]["max_epochs"]) for name, member in members.items()}
+        runs = {name: (member.run, member.arm.experiment.trainer.max_epochs) for name, member in members.items()}
         with Display(len(jobs), len(jobs) - len(todo), runs) as display:
             run_jobs(todo, plan.jobs, Keeper(plan, members, display), held)
         return all(job.made() for job in jobs)
@@ -151,12 +136,10 @@ def alone(folder: Path) -> Iterator[int]:
 
 def write_settings(plan: ComparisonPlan) -> None:
     """The YAML files that the processes read."""
-    files = {arm.name: arm.settings for arm in plan.arms}
-    for name, settings in files.items():
-        with atomic_write(plan.folder / "arms" / f"{name}.yaml") as file:
-            file.write(yaml.safe_dump(settings, sort_keys=False, width=110).encode())
-    with atomic_write(plan.folder / "experiment.yaml") as file:
-        file.write(yaml.safe_dump(plan.settings, sort_keys=False, width=110).encode())
+    files = {f"arms/{arm.name}.yaml": arm.experiment for arm in plan.arms} | {"experiment.yaml": plan.experiment}
+    for name, experiment in files.items():
+        with atomic_write(plan.folder / name) as file:
+            file.write(config_text(experiment).encode())
 
 
 def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> Member:
@@ -247,7 +230,7 @@ class Keeper:
                 arms[member.arm.name][str(member.seed)] = os.path.relpath(member.run.path, self.plan.folder)
         measured = {name: f"{name}.json" for name in MEASURED if (self.plan.folder / f"{name}.json").exists()}
         record = {
-            "experiment": self.plan.experiment,
+            "experiment": self.plan.experiment.experiment,
             "margin": self.plan.compare.margin,
             "reference": self.plan.compare.reference,
             "arms": {name: runs for name, runs in arms.items() if runs},
@@ -265,7 +248,7 @@ def publish(plan: ComparisonPlan) -> Path:
     from lightning_vgg.report.comparison import read_comparison
 
     report = write_report(read_comparison(plan.folder / "comparison.json"), plan.folder)
-    if plan.settings["trainer"]["logger"] is not False:
+    if plan.experiment.trainer.logger is not False:
         log_report(plan.folder, plan.group)
     print(f"report   {report}")
     return report

@@ -21,9 +21,9 @@ from lightning_vgg.experiment.network_plan import (
     plan_network,
     require_whitening,
 )
-from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.recipe import AveragePool, GlobalAveragePool, MaxPool
-from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
+from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 from lightning_vgg.images.preprocessing import NAMED_WEIGHTS, PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
@@ -178,11 +178,11 @@ def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: Bac
     """
     if backbone is None:
         plan = plan_network(spec.network, image_size, num_classes)
-        if spec.whitening:
+        if spec.tricks.whitening:
             require_whitening(plan)
         return plan
-    if spec.whitening:
-        raise ExperimentError("model.whitening is of a network that sees pixels: leave out model.backbone")
+    if spec.tricks.whitening:
+        raise ExperimentError("model.tricks.whitening is of a network that sees pixels: leave out model.backbone")
     shape = backbone.output_shape
     return plan_network(spec.network, shape[0] if len(shape) == 3 else 1, num_classes, shape[-1])
 
@@ -251,10 +251,10 @@ def _run_source(run: RunFolder) -> Source:
     record = run.read_record()
     if "backbone" in record:  # its network is a head; what can be transferred is what lies below
         return replace(recorded_source(record["backbone"]), kind="run")
-    model = read_config(run.path / "config.yaml").model
+    model = read_experiment(run.path / "config.yaml").model
     if not model.network.filters:
         raise ExperimentError(f"model.backbone.weights: {run.path} has no convolutional block to take over")
-    return Source("run", model.network, resolve_semantics(model.semantics, model.semantics_except))
+    return Source("run", model.network, model.resolved_semantics)
 
 
 def _named_layers(plan: NetworkPlan) -> list[tuple[str, PlannedLayer]]:

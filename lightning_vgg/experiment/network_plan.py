@@ -119,11 +119,11 @@ def require_whitening(plan: NetworkPlan) -> None:
     """Raise NetworkError unless the first layer is a convolution with two kernels for each number of a patch."""
     first = plan.layers[0]
     if not isinstance(first.layer, Conv):
-        raise NetworkError(f"model.whitening needs a convolution as the first layer; {first.name} is none")
+        raise NetworkError(f"model.tricks.whitening needs a convolution as the first layer; {first.name} is none")
     width = 2 * first.layer.kernel**2 * first.input_shape[-1]
     if first.width != width:
         raise NetworkError(
-            f"model.whitening: {first.name} needs {width} filters, two for each of the numbers of a patch, "
+            f"model.tricks.whitening: {first.name} needs {width} filters, two for each of the numbers of a patch, "
             f"not {first.width}"
         )
 

@@ -1,97 +1,130 @@
-"""YAML files and flags -> specs, without any framework: what every command line of the project has in common."""
+"""YAML files and flags -> ExperimentSpec, without any framework: every command line of the project reads by this."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import os
-import re
 import sys
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from lightning_vgg.common.addresses import is_address, without_secrets
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.compare.arms import ArmSpec
-from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, refuse_null
+from lightning_vgg.common.nearest import nearest
+from lightning_vgg.experiment.specs import MOVED, BackboneSpec, DataSpec, ExperimentSpec, ModelSpec, TrainerSpec
 
-OPTIONAL_GROUPS = {"model.backbone": BackboneSpec}
+OPTIONAL_GROUPS: dict[str, type] = {"model.backbone": BackboneSpec}
 """Keys that are null or have settings of their own; a parser knows each of these as one key."""
-NAMED_GROUPS = {"compare.arms": ArmSpec}
-"""Keys below which the user's own names stand, each with settings of its own; among the known keys such a name is *."""
-
-
-@dataclass(frozen=True)
-class TrainerSpec:
-    """The settings of ``lightning.pytorch.Trainer`` that mean the same in every framework.
-
-    Args:
-        max_epochs: epochs to train.
-        precision: 32-true, 64-true or bf16-mixed.
-        gradient_clip_val: largest norm of all gradients together; null for any.
-        default_root_dir: runs/ goes here; null for the working folder.
-        logger: false to log nothing to W&B.
-        enable_progress_bar: null for a bar on a terminal and a line an epoch elsewhere.
-    """
-
-    max_epochs: int = 10
-    precision: str = "32-true"
-    gradient_clip_val: float | None = None
-    default_root_dir: str | None = None
-    logger: bool | None = None
-    enable_progress_bar: bool | None = None
-
-    def __post_init__(self) -> None:
-        refuse_null(self, "trainer")
 
 
 class UnknownKey(ExperimentError):
-    """A key or flag that this parser does not know; one of the whole program might."""
+    """A key or flag that this parser does not know; one of the whole program might.
+
+    Attributes:
+        key: dotted.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class ExplainsErrors:
-    """For an ArgumentParser: errors name the key, the place and the nearest known key, without a page of usage."""
+    """For an ArgumentParser: errors name the key, the place and the nearest known key, without a page of usage.
+
+    Attributes:
+        named_groups: keys below which the user's own names stand, each with the settings of a dataclass.
+    """
+
+    named_groups: Mapping[str, type] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
-    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        keys = known_keys(self)
-        args = flags_last(sys.argv[1:] if args is None else args)
-        for path in config_files(args):
-            check_yaml(path, keys)
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:
+        args = sys.argv[1:] if args is None else args
+        if "-h" in args or "--help" in args:  # whatever else is wrong
+            self.print_help()  # type: ignore[attr-defined]
+            sys.exit()
+        args = checked_arguments(self, args)
         return super().parse_args(args, *more, **kwargs)  # type: ignore[misc]
 
-    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+    def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
         try:
             return super().instantiate(*args, **kwargs)  # type: ignore[misc]
         except ValueError as error:  # what a spec that may be null refuses comes wrapped, as its cause
-            refused: BaseException | None = error
-            while not isinstance(refused, ExperimentError):
-                if refused is None:
-                    raise
-                refused = refused.__cause__
-            raise refused from None
+            raise refusal_in(error) or error from None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise explained(message, known_keys(self))
+        """The last line of a chain of causes says what is wrong; those before it say in which key, and in what type."""
+        if refused := refusal_in(ex):
+            raise refused
+        causes = list(chain_of_causes(ex))
+        if len(causes) > 2:  # one of the types that the key may have: the first is the one that was meant
+            message = f"{message.splitlines()[0]} {causes[-1]}"
+        raise ExperimentError(message)
 
 
 class ExplainingParser(ExplainsErrors, ArgumentParser):  # type: ignore[misc]
     """Raises ExperimentError where an ArgumentParser exits."""
 
+    def read(self, args: Sequence[str]) -> Namespace:
+        """Parse a command line; ``experiment_spec`` of the answer is the experiment."""
+        return self.instantiate(self.parse_args(args))
 
-def config_files(args: list[str]) -> list[Path]:
+
+def chain_of_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def refusal_in(error: BaseException | None) -> ExperimentError | None:
+    """The ExperimentError among the causes of an error."""
+    return next((each for each in chain_of_causes(error) if isinstance(each, ExperimentError)), None)
+
+
+# What is known
+
+
+def known_keys(parser: Any) -> list[str]:
+    """Every key of the parser, dotted, those of its subcommands included; * stands for the user's own names."""
+    keys = []
+    for action in parser._actions:
+        if action.dest == "subcommand":
+            for subparser in action.choices.values():
+                keys += known_keys(subparser)
+        if not action.dest.endswith(".help"):  # a flag beside each setting that takes a class
+            keys.append(action.dest)
+        for groups, inner in ((OPTIONAL_GROUPS, ""), (parser.named_groups, "*.")):
+            if action.dest in groups:
+                keys += [f"{action.dest}.{inner}{field.name}" for field in fields(groups[action.dest])]
+    return list(dict.fromkeys(keys))
+
+
+def nearest_key(key: str, keys: Sequence[str]) -> str:
+    """``; did you mean 'model.network.filters'?``, or nothing where no key is near."""
+    guess = nearest(key, keys)
+    if guess is None:  # the name may be right, and its place wrong
+        leaves = {known.rpartition(".")[2]: known for known in reversed(keys)}
+        guess = leaves.get(nearest(key.rpartition(".")[2], leaves, cutoff=0.8) or "")
+    return f"; did you mean {guess!r}?" if guess else ""
+
+
+# Command lines
+
+
+def config_files(args: Sequence[str]) -> list[Path]:
     """The files given by ``-c FILE``, ``--config FILE`` or ``--config=FILE``."""
-    files = [Path(after) for flag, after in itertools.pairwise(args) if flag in ("-c", "--config")]
-    return files + [Path(arg.removeprefix("--config=")) for arg in args if arg.startswith("--config=")]
+    files = [after for flag, after in itertools.pairwise(args) if flag in ("-c", "--config")]
+    files += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    return [Path(file) for file in files]
 
 
-def flags_last(args: list[str]) -> list[str]:
+def flags_last(args: Sequence[str]) -> list[str]:
     """Files before flags: what stands on the command line wins, wherever it stands."""
     files: list[str] = []
     others: list[str] = []
@@ -105,24 +138,62 @@ def flags_last(args: list[str]) -> list[str]:
     return [*others[:first], *files, *others[first:]]
 
 
-def known_keys(parser: Any) -> list[str]:
-    """Every key of the parser, dotted, those of its subcommands' parsers included."""
-    keys = []
+def checked_arguments(parser: Any, args: Sequence[str]) -> list[str]:
+    """The arguments with files first, those of older run folders in today's words.
+
+    Raises:
+        ExperimentError: a file cannot be read, or has a key that is not known; a flag is not known.
+    """
+    keys = known_keys(parser)
+    checked: list[str] = []
+    args = flags_last(args)
+    for number, arg in enumerate(args):
+        before = args[number - 1] if number else ""
+        flag, equals, value = arg.partition("=")
+        if before in ("-c", "--config"):
+            checked.append(_checked_file(arg, keys))
+        elif flag == "--config" and equals:
+            checked.append(f"{flag}={_checked_file(value, keys)}")
+        else:
+            if flag.startswith("--") and flag not in _flags(parser):
+                _check_flag(flag.removeprefix("--").removesuffix("+"), keys)
+            checked.append(arg)
+    return checked
+
+
+def _flags(parser: Any) -> set[str]:
+    """As they are written: some have a dash where their key has an underscore."""
+    found = {flag for action in parser._actions for flag in action.option_strings}
     for action in parser._actions:
         if action.dest == "subcommand":
-            for subparser in action.choices.values():
-                keys += known_keys(subparser)
-        if not action.dest.endswith(".help"):  # a flag beside each setting that takes a class
-            keys.append(action.dest)
-        if action.dest in OPTIONAL_GROUPS:
-            keys += [f"{action.dest}.{field.name}" for field in fields(OPTIONAL_GROUPS[action.dest])]
-        if action.dest in NAMED_GROUPS:
-            keys += [f"{action.dest}.*.{field.name}" for field in fields(NAMED_GROUPS[action.dest])]
-    return list(dict.fromkeys(keys))
+            found |= {flag for subparser in action.choices.values() for flag in _flags(subparser)}
+    return found
 
 
-def check_yaml(path: Path, keys: list[str]) -> None:
+def _check_flag(key: str, keys: Sequence[str]) -> None:
+    if key in MOVED:
+        raise ExperimentError(f"unknown flag --{key}; it is --{MOVED[key]} now")
+    known_above = next((key[: len(key) - cut] for cut in range(len(key)) if key[: len(key) - cut] in keys), None)
+    below_known = known_above is not None and key.startswith(f"{known_above}.")
+    # A logger or callback of Lightning's has settings that its class alone knows: --trainer.logger.project.
+    if key not in keys and not (below_known and not any(known.startswith(f"{known_above}.") for known in keys)):
+        raise UnknownKey(f"unknown flag --{key}{nearest_key(key, keys)}", key)
+
+
+def _checked_file(file: str, keys: Sequence[str]) -> str:
+    """The path; or, of a run folder from before keys moved, the settings themselves."""
+    moved = check_yaml(Path(file), keys)
+    return yaml.safe_dump(read_settings(Path(file)), default_flow_style=True, width=10**6) if moved else file
+
+
+# YAML files
+
+
+def check_yaml(path: Path, keys: Sequence[str]) -> bool:
     """Refuse a file that is missing, is no mapping, or has a key twice or one that is not among ``keys``.
+
+    Returns:
+        whether keys in it have moved since, which is allowed in a run folder alone.
 
     Raises:
         ExperimentError: with the file and the line.
@@ -135,12 +206,13 @@ def check_yaml(path: Path, keys: list[str]) -> None:
         raise ExperimentError(f"{path} is no YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
         raise ExperimentError(f"{path} holds no settings: write keys such as 'model:' and 'data:'")
-    _check_mapping(path, root, "", "", keys)
+    return _check_mapping(path, root, "", "", keys)
 
 
-def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str, keys: list[str]) -> None:
+def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str, keys: Sequence[str]) -> bool:
     """``pattern`` is the prefix as the known keys have it, with * for the user's own names."""
     seen = set()
+    moved = False
     for key_node, value_node in node.value:
         key = f"{prefix}{key_node.value}"
         place = f"{path}, line {key_node.start_mark.line + 1}"
@@ -150,40 +222,39 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str
         named = any(known.startswith(f"{pattern}*.") for known in keys)
         known_key = f"{pattern}{'*' if named else key_node.value}"
         has_children = any(known.startswith(f"{known_key}.") for known in keys)
-        if not has_children and known_key not in keys:
-            raise UnknownKey(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
-        if isinstance(value_node, yaml.MappingNode):
+        if key in MOVED:
+            if not is_run_folder(path.parent):
+                raise ExperimentError(f"{place}: unknown key {key!r}; it is {MOVED[key]!r} now")
+            moved = True
+        elif not has_children and known_key not in keys:
+            raise UnknownKey(f"{place}: unknown key {key!r}{nearest_key(key, keys)}", key)
+        elif isinstance(value_node, yaml.MappingNode):
             if has_children:
-                _check_mapping(path, value_node, f"{key}.", f"{known_key}.", keys)
+                moved |= _check_mapping(path, value_node, f"{key}.", f"{known_key}.", keys)
         elif has_children and not (key in OPTIONAL_GROUPS and value_node.tag.endswith(":null")):
             raise ExperimentError(f"{place}: {key!r} has settings of its own: write them below it, indented")
+    return moved
 
 
-def explained(message: str, keys: list[str]) -> ExperimentError:
-    """Of a message of jsonargparse: with the nearest known key to an unknown flag, and without what helps nobody."""
-    optional = re.match(
-        r"Parser key \"([\w.]+)\":\n.*Errors:\n    - (.*)\n    - Expected a .*NoneType", message, re.DOTALL
-    )
-    if optional is not None:
-        return ExperimentError(f"{optional[1]}: {optional[2]}")
-    unknown = re.search(
-        r"(?:[Uu]nrecognized arguments: --|ambiguous option: --|Option ')([\w.]+)"
-        r"|Group '(.+)' does not accept option '([\w.]+)",
-        message,
-    )
-    if unknown is None:
-        return ExperimentError(message)
-    key = unknown[1] or f"{unknown[2]}.{unknown[3]}"
-    return UnknownKey(f"unknown flag --{key}{nearest_key(key, keys)}")
+def is_run_folder(folder: Path) -> bool:
+    """Whether a config.yaml in it was written by a training."""
+    return (folder / "checkpoints").is_dir()
 
 
-def nearest_key(key: str, keys: list[str]) -> str:
-    """``; did you mean 'model.network.filters'?``, or nothing where no key is near."""
-    guess = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    if not guess:  # the last word may be right and its place wrong
-        leaves = {known.rpartition(".")[2]: known for known in reversed(keys)}
-        guess = [leaves[name] for name in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.8)]
-    return f"; did you mean {guess[0]!r}?" if guess else ""
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file as plain values, in today's words."""
+    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for old, new in MOVED.items():
+        *groups, name = old.split(".")
+        node = settings
+        for group in groups:
+            node = node.get(group) or {}
+        if name in node:
+            settings["model"].setdefault("tricks", {})[new.rpartition(".")[2]] = node.pop(name)
+    return settings
+
+
+# Parsers
 
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
@@ -194,11 +265,14 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(DataSpec, "data")
 
 
-def framework_free_parser(prog: str, description: str) -> ExplainingParser:
+def framework_free_parser(
+    prog: str = "", description: str = "", named_groups: Mapping[str, type] | None = None
+) -> ExplainingParser:
     """A parser of experiments that loads no framework: for the Keras reference, for checks, and for ``--help``."""
     parser = ExplainingParser(
         prog=prog, description=description, usage="%(prog)s -c EXPERIMENT.yaml [-c OVERLAY.yaml] [--KEY VALUE ...]"
     )
+    parser.named_groups = named_groups or {}
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file; later ones win.")
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, order and augmentation.")
     add_experiment_arguments(parser)
@@ -206,99 +280,91 @@ def framework_free_parser(prog: str, description: str) -> ExplainingParser:
     return parser
 
 
-def read_config(path: Path) -> Any:
-    """The settings of one YAML file as specs: ``.model``, ``.data``, ``.seed_everything``, ``.experiment``.
-
-    The trainer's settings are taken as they come: each framework reads its own.
-    """
-    parser = experiment_parser()
-    check_yaml(path, known_keys(parser))
-    return parser.instantiate(parser.parse_path(path))
-
-
 def experiment_parser() -> ExplainingParser:
     """Knows the experiment, and of the trainer nothing but that there is one."""
     parser = ExplainingParser()
+    parser.add_argument("-c", "--config", action=ActionConfigFile)
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--trainer", type=dict[str, Any])
     add_experiment_arguments(parser)
     return parser
 
 
-def readable_config(config: dict[str, Any], trainer_defaults: dict[str, Any]) -> dict[str, Any]:
-    """What config.yaml keeps: the experiment in full, and the trainer's settings that differ from its defaults.
-
-    Settings that every framework shares are kept in any case.
-    """
-    shared = {field.name for field in fields(TrainerSpec)}
-    kept = {key: config[key] for key in ("experiment", "name", "seed_everything", "model", "data")}
-    kept["trainer"] = {
-        key: value for key, value in config["trainer"].items() if key in shared or value != trainer_defaults[key]
-    }
-    return _impersonal(kept)
+# Experiments
 
 
-def _impersonal(value: Any) -> Any:
-    """Paths below the home folder begin with ~, addresses hold no password: a run folder can be passed on.
-
-    An archive that was had by a password lies in the cache, where the run finds it again.
-    """
-    if isinstance(value, dict):
-        return {key: _impersonal(inner) for key, inner in value.items()}
-    home = f"{Path.home()}{os.sep}"
-    if isinstance(value, str) and value.startswith(home):
-        return f"~{os.sep}{value.removeprefix(home)}"
-    return without_secrets(value) if isinstance(value, str) and is_address(value) else value
+def experiment_spec(config: Namespace) -> ExperimentSpec:
+    """The experiment among the settings that a parser has read, that of LightningCLI included."""
+    trainer = config.trainer if isinstance(config.trainer, TrainerSpec) else _shared_trainer(config.trainer or {})
+    return ExperimentSpec(config.experiment, config.name, config.seed_everything, config.model, config.data, trainer)
 
 
-_MAY_CHANGE = {
-    "model.channels_last",
-    "model.compile",
-    "data.source",
-    "data.root",
-    "data.cache_dir",
-    "data.eval_batch_size",
-}
-"""Whatever does not change what a run computes. Images may move; that they are the same is checked by themselves."""
+def _shared_trainer(settings: Mapping[str, Any] | Namespace) -> TrainerSpec:
+    """What every framework reads of the settings of Lightning's trainer."""
+    shared = {field.name: settings[field.name] for field in fields(TrainerSpec) if field.name in settings}
+    if "precision" in shared:
+        shared["precision"] = str(shared["precision"])
+    if not isinstance(shared.get("logger"), bool):  # a logger of the user's own
+        shared["logger"] = None
+    if shared.get("max_epochs", 0) is None:  # as long as max_steps or max_time say
+        shared["max_epochs"] = -1
+    return TrainerSpec(**shared)
 
-_TRAINER_KEEPS = ("precision", "gradient_clip_val", "accumulate_grad_batches")
 
-
-def refuse_changes(path: Path, config: Any, resuming: bool) -> None:
-    """Refuse settings with which a checkpoint cannot be used: a run is one experiment from beginning to end.
-
-    Args:
-        path: the run's config.yaml.
-        config: the settings of this command, as specs.
-        resuming: whether training goes on; otherwise the checkpoint is only evaluated.
+def parse_experiment(args: Sequence[str]) -> ExperimentSpec:
+    """The experiment of a command line that holds nothing else.
 
     Raises:
-        ExperimentError: names the settings, with both values.
+        ExperimentError: a setting is unknown or cannot be.
     """
-    trained = read_config(path)
-    before, now = (
-        _impersonal(dotted({"model": asdict(each.model), "data": asdict(each.data), "seed_everything": seed}))
-        for each, seed in ((trained, trained.seed_everything), (config, config.seed_everything))
-    )
-    trainer = trained.trainer or {}
-    for key in _TRAINER_KEEPS:
-        if key in trainer:
-            before[f"trainer.{key}"], now[f"trainer.{key}"] = trainer[key], getattr(config.trainer, key, trainer[key])
-    for key in ("experiment", "name"):
-        if getattr(config, key) is not None:
-            before[key], now[key] = getattr(trained, key), getattr(config, key)
-    changed = [key for key in before | now if before.get(key) != now.get(key) and key not in _MAY_CHANGE]
-    if not resuming:
-        fixed = ("model.network.", "model.backbone", "model.semantics", "data.image_size")
-        changed = [key for key in changed if key.startswith(fixed)]
-    if changed:
-        lines = "".join(f"\n  {key}: {before.get(key)} in the run, {now.get(key)} now" for key in changed)
-        remedy = "leave them out, or start a new run, without --ckpt_path" if resuming else "leave them out"
-        raise ExperimentError(f"{path.parent} was trained with other settings: {remedy}{lines}")
+    return experiment_spec(framework_free_parser().read(args))
 
 
-def dotted(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted keys; an empty mapping is a value."""
-    if not isinstance(values, dict) or not values:
-        return {prefix.removesuffix("."): values}
-    return {key: value for name, below in values.items() for key, value in dotted(below, f"{prefix}{name}.").items()}
+def read_experiment(path: Path) -> ExperimentSpec:
+    """The experiment of a YAML file; what Lightning alone reads of the trainer is left out.
+
+    Raises:
+        ExperimentError: the file cannot be read, or holds a setting that is unknown or cannot be.
+    """
+    parser = experiment_parser()
+    check_yaml(path, known_keys(parser))
+    settings = read_settings(path)
+    trainer = settings.pop("trainer", None)
+    config = parser.instantiate(parser.parse_object(settings))
+    config.trainer = trainer
+    return experiment_spec(config)
+
+
+def with_values(experiment: ExperimentSpec, values: Mapping[str, Any], place: str = "") -> ExperimentSpec:
+    """The experiment with other values.
+
+    Args:
+        experiment: stays as it is.
+        values: dotted key -> plain value.
+        place: for messages: where these keys stand.
+
+    Raises:
+        ExperimentError: a key is unknown, or has settings of its own; a value cannot be.
+    """
+    parser = framework_free_parser()
+    keys = known_keys(parser)
+    settings = asdict(experiment)
+    for key, value in values.items():
+        _check_known(key, keys, place)
+        *groups, last = key.split(".")
+        node = settings
+        for group in groups:
+            node[group] = node[group] or {}  # one of the OPTIONAL_GROUPS may be null
+            node = node[group]
+        node[last] = value
+    return experiment_spec(parser.instantiate(parser.parse_object(settings)))
+
+
+def _check_known(key: str, keys: Iterable[str], place: str) -> None:
+    keys = list(keys)
+    if key in MOVED:
+        raise ExperimentError(f"{place}: unknown key {key!r}; it is {MOVED[key]!r} now")
+    if key not in keys:
+        raise ExperimentError(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
+    if key not in OPTIONAL_GROUPS and any(known.startswith(f"{key}.") for known in keys):
+        raise ExperimentError(f"{place}: {key} has settings of its own; name each with its dots, as {key}.KEY")

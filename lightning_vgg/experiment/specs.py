@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
+
+if TYPE_CHECKING:
+    import numpy as np
+    from _typeshed import DataclassInstance
 
 
-def refuse_null(spec: Any, place: str) -> None:
+def refuse_null(spec: DataclassInstance, place: str) -> None:
     """Raise ExperimentError for a setting that is null and may not be: parsers let null through for any type."""
     for each in fields(spec):
         if getattr(spec, each.name) is None and not str(each.type).endswith("| None"):
@@ -53,12 +60,7 @@ class OptimizerSpec:
         beta2: of adam and adamw: decay of the mean of squared gradients.
         epsilon: of adam and adamw; null for the default of the semantics.
         weight_decay: null for the default of the semantics.
-        decay_all: whether weight decay shrinks biases and batch norm, too, as both frameworks do.
-        batch_norm_bias_factor: learning rate of batch norm's biases, as a multiple of that of all others; rate times
-            decay stays the same.
-        muon_rate: learning rate of the convolutions' kernels if Muon is to train them, and sgd all else: they keep
-            their norm and move by the orthogonalized momentum (0.6), without decay; null for no Muon.
-        lookahead: every five steps the weights fall back to a slow average of theirs, ever closer to it, and end on it.
+        decay_all: whether weight decay also shrinks biases and batch norm, as in both frameworks.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "adam"
@@ -70,22 +72,11 @@ class OptimizerSpec:
     epsilon: float | None = None
     weight_decay: float | None = None
     decay_all: bool = True
-    batch_norm_bias_factor: float = 1.0
-    muon_rate: float | None = None
-    lookahead: bool = False
 
     def __post_init__(self) -> None:
         refuse_null(self, "optimizer")
-        if not 0 < self.batch_norm_bias_factor < math.inf:
-            raise ExperimentError(
-                f"optimizer.batch_norm_bias_factor must be above 0, not {self.batch_norm_bias_factor}"
-            )
-        for name in ("learning_rate", "muon_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < math.inf:
-                raise ExperimentError(f"optimizer.{name} must be above 0, not {rate}")
-        if self.muon_rate is not None and self.name != "sgd":
-            raise ExperimentError(f"optimizer.muon_rate needs optimizer.name sgd, not {self.name}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ExperimentError(f"optimizer.learning_rate must be above 0, not {self.learning_rate}")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ExperimentError(f"optimizer.{name} lies in [0, 1), not {getattr(self, name)}")
@@ -158,6 +149,42 @@ class BackboneSpec:
 
 
 @dataclass(frozen=True)
+class TricksSpec:
+    """What the fastest known training of CIFAR-10 adds (airbench94, https://arxiv.org/abs/2404.00498).
+
+    Args:
+        whitening: the first convolution's kernels make the pixels of a patch uncorrelated, and do not train.
+        whitening_bias_epochs: epochs in which the bias of that convolution trains.
+        identity_initialization: the first kernels of every convolution pass their inputs on unchanged.
+        logit_scale: factor on the classifier's outputs.
+        batch_norm_bias_factor: learning rate of batch norm's biases, as a multiple of that of all others; rate times
+            decay stays the same.
+        muon_rate: learning rate of the convolutions' kernels if Muon trains them and sgd the rest: they keep their
+            norm and move by the orthogonalized momentum (0.6), without decay; null for no Muon.
+        lookahead: every five steps the weights return to a slow average of themselves, closer and closer to it, and
+            they end on it.
+        test_time_augmentation: also test on the mean logits of each image and its mirror image, and of the same
+            shifted by a pixel.
+    """
+
+    whitening: bool = False
+    whitening_bias_epochs: int = 3
+    identity_initialization: bool = False
+    logit_scale: float = 1.0
+    batch_norm_bias_factor: float = 1.0
+    muon_rate: float | None = None
+    lookahead: bool = False
+    test_time_augmentation: Literal["none", "mirror", "mirror_and_shift"] = "none"
+
+    def __post_init__(self) -> None:
+        refuse_null(self, "tricks")
+        for name in ("logit_scale", "batch_norm_bias_factor", "muon_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ExperimentError(f"tricks.{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """The network and how it learns.
 
@@ -169,12 +196,7 @@ class ModelSpec:
         semantics: whose defaults the Lightning side follows where the frameworks differ.
         semantics_except: switches that follow the other framework, by name (``batch_norm_epsilon``, ...).
         label_smoothing: share of the target spread evenly over all classes.
-        logit_scale: what the classifier's outputs are multiplied by.
-        identity_initialization: the first kernels of every convolution pass their inputs on unchanged.
-        whitening: the first convolution's kernels make the pixels of a patch uncorrelated, and do not train.
-        whitening_bias_epochs: epochs in which its bias trains.
-        test_time_augmentation: also test on the mean logits of each image and its mirror image, and of the same moved
-            by a pixel.
+        tricks: of the fastest training; all off by default.
         init_from: a .safetensors file to start from instead of random weights.
         channels_last: store images with their channels last, which is faster for convolutions.
         compile: compile the network with torch.compile.
@@ -187,11 +209,7 @@ class ModelSpec:
     semantics: Literal["keras", "torch"] = "keras"
     semantics_except: list[str] = field(default_factory=list)
     label_smoothing: float = 0.0
-    logit_scale: float = 1.0
-    identity_initialization: bool = False
-    whitening: bool = False
-    whitening_bias_epochs: int = 3
-    test_time_augmentation: Literal["none", "mirror", "mirror_and_shift"] = "none"
+    tricks: TricksSpec = field(default_factory=TricksSpec)
     init_from: str | None = None
     channels_last: bool = True
     compile: bool = False
@@ -200,8 +218,24 @@ class ModelSpec:
         refuse_null(self, "model")
         if not 0 <= self.label_smoothing < 1:
             raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
-        if not 0 < self.logit_scale < math.inf:
-            raise ExperimentError(f"model.logit_scale must be above 0, not {self.logit_scale}")
+        if self.tricks.muon_rate is not None and self.optimizer.name != "sgd":
+            raise ExperimentError(f"tricks.muon_rate needs optimizer.name sgd, not {self.optimizer.name}")
+        self.resolved_semantics  # noqa: B018 - an unknown switch is refused here
+
+    @cached_property
+    def resolved_semantics(self) -> Semantics:
+        """One value for each difference between the frameworks."""
+        return resolve_semantics(self.semantics, self.semantics_except)
+
+    def rate_factors(self, steps: int) -> np.ndarray:
+        """Of each step of a training of ``steps``: its learning rate as a share of the highest, float64 (steps,)."""
+        from lightning_vgg.experiment.schedule import rate_factors  # loads numpy, which --help can do without
+
+        return rate_factors(self.schedule, steps)
+
+    def learning_rates(self, steps: int) -> np.ndarray:
+        """Of each step of a training of ``steps``, float64 (steps,): the one table that both frameworks follow."""
+        return self.optimizer.learning_rate * self.rate_factors(steps)
 
 
 @dataclass(frozen=True)
@@ -265,3 +299,75 @@ class DataSpec:
             raise ExperimentError(
                 f"data.augmentation.shift ({self.augmentation.shift}) must be below data.image_size ({self.image_size})"
             )
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Batches in an epoch of ``images`` training images; the last one may be smaller."""
+        return -(-images // self.batch_size)
+
+
+@dataclass(frozen=True)
+class TrainerSpec:
+    """The settings of ``lightning.pytorch.Trainer`` that mean the same in every framework.
+
+    Args:
+        max_epochs: epochs to train.
+        precision: 32-true, 64-true or bf16-mixed.
+        gradient_clip_val: largest norm of all gradients together; null for no clipping.
+        default_root_dir: runs/ goes here; null for the working folder.
+        logger: false to log nothing to W&B.
+        enable_progress_bar: null for a bar on a terminal and a line per epoch elsewhere.
+    """
+
+    max_epochs: int = 10
+    precision: str = "32-true"
+    gradient_clip_val: float | None = None
+    default_root_dir: str | None = None
+    logger: bool | None = None
+    enable_progress_bar: bool | None = None
+
+    def __post_init__(self) -> None:
+        refuse_null(self, "trainer")
+
+
+@dataclass(frozen=True)
+class ExperimentSpec:
+    """A whole experiment: what YAML files and flags come down to, and what everything here is given.
+
+    Args:
+        experiment: runs lie at runs/<experiment>/<name>.
+        name: of the run; null for the time and the seed.
+        seed_everything: seed of weights, order and augmentation.
+        model: the network and how it learns.
+        data: the images.
+        trainer: the part of Lightning's trainer that every framework reads.
+    """
+
+    experiment: str = "vgg"
+    name: str | None = None
+    seed_everything: int = 0
+    model: ModelSpec = field(default_factory=ModelSpec)
+    data: DataSpec = field(default_factory=DataSpec)
+    trainer: TrainerSpec = field(default_factory=TrainerSpec)
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds runs/."""
+        return Path(self.trainer.default_root_dir or ".").expanduser()
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the images in memory; a backbone may have them resized."""
+        return self.data.image_size
+
+
+MOVED = {
+    "model.whitening": "model.tricks.whitening",
+    "model.whitening_bias_epochs": "model.tricks.whitening_bias_epochs",
+    "model.identity_initialization": "model.tricks.identity_initialization",
+    "model.logit_scale": "model.tricks.logit_scale",
+    "model.test_time_augmentation": "model.tricks.test_time_augmentation",
+    "model.optimizer.batch_norm_bias_factor": "model.tricks.batch_norm_bias_factor",
+    "model.optimizer.muon_rate": "model.tricks.muon_rate",
+    "model.optimizer.lookahead": "model.tricks.lookahead",
+}
+"""Keys of earlier run folders -> where they are now."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.parsing import dotted
+from lightning_vgg.experiment.settings import dotted
 from lightning_vgg.runs.folder import RunFolder
 
 OF_ONE_RUN = (

@@ -5,13 +5,12 @@ Both group the runs by comparison and arm, so that a chart overlays Lightning an
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.runs.tracking import PARITY_TABLE, PROJECT, SPEED, STEP, VERDICT_TABLE, has_api_key
+from lightning_vgg.runs.tracking import PARITY_TABLE, SPEED, STEP, VERDICT_TABLE, has_api_key
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -34,17 +33,8 @@ _WHOLE_ROW = 24
 """Columns of W&B's grid."""
 
 
-def main(command: str, args: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        f"lightning-vgg {command}",
-        description="Build the W&B project's workspace and report: curves of both frameworks overlaid, test results, "
-        "speed, verdicts and the parity table. WANDB_PROJECT and WANDB_ENTITY have their usual meaning.",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print as JSON what would be made; needs no server")
-    project = os.environ.get("WANDB_PROJECT", PROJECT)
-    if not parser.parse_args(args).dry_run:
-        save(project)
-        return
+def show(project: str) -> None:
+    """Print as JSON what would be made; this needs no server."""
     entity = os.environ.get("WANDB_ENTITY", "")
     made = {"workspace": build_workspace(entity, project), "report": build_report(entity, project)}
     print(json.dumps(made, indent=2, default=lambda made: made._to_model().model_dump(mode="json", by_alias=True)))

@@ -1,8 +1,7 @@
-"""``lightning-vgg report RUN...``: the report of existing run folders."""
+"""What is to be reported: a comparison, or run folders that make one."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
@@ -12,32 +11,6 @@ from lightning_vgg.runs.folder import RunFolder
 
 COMPARISON = "comparison.json"
 MARGIN = 0.01
-
-
-def main(command: str, args: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        f"lightning-vgg {command}",
-        description="Write report.html, report.json and report.md: of a comparison into its folder, "
-        "of single runs into the folder report/ beside them. Older ones are replaced.",
-    )
-    parser.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="run folders, such as runs/vgg/*; or the one folder of a comparison, runs/vgg/compare-NAME",
-    )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        help=f"difference of test accuracy up to which arms count as equivalent, a fraction ({MARGIN}); a comparison "
-        "has its own",
-    )
-    arguments = parser.parse_args(args)
-    comparison, folder = find_comparison(arguments.runs, arguments.margin)
-    from lightning_vgg.report import write_report
-
-    print(f"report   {write_report(comparison, folder)}")
 
 
 def find_comparison(paths: list[Path], margin: float | None) -> tuple[Comparison, Path]:

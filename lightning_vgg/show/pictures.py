@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import TqdmWarning
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.parsing import read_config
+from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import Normalization, normalize
 from lightning_vgg.images.sources import load_images, open_image
 from lightning_vgg.runs.folder import RunFolder
@@ -42,7 +42,7 @@ class TrainedRun:
         self.normalization = Normalization(
             tuple(record["normalization"]["mean"]), tuple(record["normalization"]["std"])
         )
-        self.data = read_config(run.path / "config.yaml").data
+        self.data = read_experiment(run.path / "config.yaml").data
 
     def test_image(self, number: int) -> np.ndarray:
         """uint8 (S, S, 3).

@@ -7,11 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,14 +22,9 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import plan_model
-from lightning_vgg.experiment.parsing import (
-    ExplainsErrors,
-    add_experiment_arguments,
-    config_files,
-    readable_config,
-    refuse_changes,
-)
-from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
+from lightning_vgg.experiment.parsing import ExplainsErrors, add_experiment_arguments, config_files, experiment_spec
+from lightning_vgg.experiment.settings import config_text, plain_settings, refuse_changes
+from lightning_vgg.experiment.specs import TrainerSpec
 from lightning_vgg.images.dataset import refuse_other_images
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.machine import keep_freed_memory
@@ -103,51 +100,52 @@ class ExperimentCLI(LightningCLI):
         assert self.subcommand is not None
         self.config_init = self.parser.instantiate(self.config)
         config = self.config_init[self.subcommand]
+        self.experiment = experiment_spec(config)
         # Whatever can be refused is refused before an image is read or a folder made.
-        spec, size = config.model, config.data.image_size
-        semantics = resolve_semantics(spec.semantics, spec.semantics_except)
-        self._check_sync_batchnorm(config, semantics)
+        spec, size = self.experiment.model, self.experiment.image_size
+        self._check_sync_batchnorm(config)
         resumed = None
         if self.subcommand != "fit" or config.ckpt_path is not None:
             resumed, config.ckpt_path = self._trained_run(config)
-            refuse_changes(resumed.path / "config.yaml", config, resuming=self.subcommand == "fit")
+            resuming = self.subcommand == "fit"
+            refuse_changes(resumed.path / "config.yaml", self.experiment, vars(config.trainer), resuming)
             if resumed.read_record().get("framework") == "keras":
                 raise ExperimentError(f"{resumed.path} was trained by Keras: go on with it by keras-reference")
         if resumed and config.ckpt_path:
             pretrained = recorded_pretrained(spec.backbone, size, resumed)
         else:  # perhaps stopped before there was a checkpoint with the weights
-            pretrained = load_pretrained(spec.backbone, size, semantics) if spec.backbone is not None else None
+            pretrained = (
+                load_pretrained(spec.backbone, size, spec.resolved_semantics) if spec.backbone is not None else None
+            )
         plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
         normalization = pretrained.normalization if pretrained else None
-        self.datamodule = ImageData(config.data, config.seed_everything, normalization)
+        self.datamodule = ImageData(self.experiment.data, self.experiment.seed_everything, normalization)
         if resumed:
             refuse_other_images(self.datamodule.dataset, resumed, resuming=self.subcommand == "fit")
         self.model = VGGClassifier(spec, size, self.datamodule.num_classes, pretrained)
-        self.run = resumed or self._new_run(config)
+        self.run = resumed or self._new_run()
         if self.subcommand == "fit" and _rank() == 0:
-            self.run.write_config(self._config_text())
+            self.run.write_config(config_text(self.experiment, self._trainer_settings()))
         self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
 
-    @staticmethod
-    def _check_sync_batchnorm(config: Any, semantics: Semantics) -> None:
+    def _check_sync_batchnorm(self, config: Namespace) -> None:
         if not config.trainer.sync_batchnorm:
             return
         if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
             raise ExperimentError("trainer.sync_batchnorm needs GPUs: torch.nn.SyncBatchNorm does not run on CPUs")
-        if semantics.batch_norm_variance == "biased":
+        if self.experiment.model.resolved_semantics.batch_norm_variance == "biased":
             raise ExperimentError(
                 "trainer.sync_batchnorm keeps torch's unbiased variance, Keras's is biased: take torch's by "
                 "--model.semantics_except [batch_norm_variance], or --model.semantics torch"
             )
 
-    @staticmethod
-    def _new_run(config: Any) -> RunFolder:
+    def _new_run(self) -> RunFolder:
         if _rank() != 0:
             return RunFolder(Path())  # the first process makes it, and tells the others in RunRecorder.setup
-        root = Path(config.trainer.default_root_dir or ".").expanduser()
-        return RunFolder.create(root, config.experiment, config.name, config.seed_everything)
+        spec = self.experiment
+        return RunFolder.create(spec.root, spec.experiment, spec.name, spec.seed_everything)
 
-    def _trained_run(self, config: Any) -> tuple[RunFolder, str | None]:
+    def _trained_run(self, config: Namespace) -> tuple[RunFolder, str | None]:
         """The run that ckpt_path means, and its checkpoint's file; none for one that was stopped before its first.
 
         A file says it itself; otherwise it is the run whose config.yaml was given, or the newest of the experiment.
@@ -164,21 +162,21 @@ class ExperimentCLI(LightningCLI):
         if given and (given[-1].parent / "checkpoints").is_dir():
             run = RunFolder.open(given[-1].parent)
         else:
-            root = Path(config.trainer.default_root_dir or ".").expanduser()
-            run = RunFolder.newest(root, config.experiment, config.name, trained=not resuming)
+            spec = self.experiment
+            run = RunFolder.newest(spec.root, spec.experiment, spec.name, trained=not resuming)
         if resuming and not any(run.checkpoints.glob("*.ckpt")):
             return run, None
         return run, str(run.checkpoint("last" if asked == "last" else "best"))
 
-    def _trainer_arguments(self, config: Any) -> dict[str, Any]:
+    def _trainer_arguments(self, config: Namespace) -> dict[str, Any]:
         fitting = self.subcommand == "fit"
-        bar = config.trainer.enable_progress_bar
+        bar = self.experiment.trainer.enable_progress_bar
         if bar is None:
             bar = sys.stderr.isatty()
         self.recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
         logger = config.trainer.logger
         if logger in (None, True):
-            logger = self._wandb_logger(config) if fitting and not config.trainer.fast_dev_run else False
+            logger = self._wandb_logger() if fitting and not config.trainer.fast_dev_run else False
         return {
             "callbacks": [*(config.trainer.callbacks or []), self.recorder],
             "enable_progress_bar": bar,
@@ -186,19 +184,22 @@ class ExperimentCLI(LightningCLI):
             "logger": logger,
         }
 
-    def _wandb_logger(self, config: Any) -> WandbLogger:
-        arguments = wandb_arguments(self.run, config.experiment, "lightning", yaml.safe_load(self._config_text()))
+    def _wandb_logger(self) -> WandbLogger:
+        settings = plain_settings(self.experiment, self._trainer_settings())
+        arguments = wandb_arguments(self.run, self.experiment.experiment, "lightning", settings)
         logger = WandbLogger(save_dir=arguments.pop("dir"), **arguments)
         logger._wandb_init.pop("anonymous", None)  # lightning always passes it, and wandb 0.31 warns of it
         return logger
 
-    def _config_text(self) -> str:
+    def _trainer_settings(self) -> dict[str, Any]:
+        """Of the trainer, as plain values: what every framework reads, and what differs from Lightning's defaults."""
         parser = self._parser(self.subcommand)
-        config, defaults = (
-            yaml.safe_load(parser.dump(values, skip_unset=False, skip_validation=True))
+        ours, defaults = (
+            yaml.safe_load(parser.dump(values, skip_unset=False, skip_validation=True))["trainer"]
             for values in (self.config[self.subcommand], parser.get_defaults())
         )
-        return yaml.safe_dump(readable_config(config, defaults["trainer"]), sort_keys=False, width=110)
+        shared = {field.name for field in fields(TrainerSpec)}
+        return {key: value for key, value in ours.items() if key in shared or value != defaults[key]}
 
     def fit(self, **arguments: Any) -> None:
         with self.run.being_trained() if self.trainer.is_global_zero else nullcontext():

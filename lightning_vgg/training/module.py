@@ -17,9 +17,7 @@ from torchmetrics.classification import MulticlassStatScores
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import plan_model
-from lightning_vgg.experiment.parsing import read_config
-from lightning_vgg.experiment.schedule import rate_factors
-from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.specs import ModelSpec
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.augmented_test import augmented_logits
@@ -122,17 +120,16 @@ class VGGClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
         if spec.backbone is not None and pretrained is None:
-            pretrained = load_pretrained(spec.backbone, image_size, self.semantics)
+            pretrained = load_pretrained(spec.backbone, image_size, spec.resolved_semantics)
         self.pretrained = pretrained
         self.plan = plan_model(spec, image_size, num_classes, pretrained.plan if pretrained else None)
-        self.network: nn.Module = build_network(self.plan, self.semantics)
+        self.network: nn.Module = build_network(self.plan, spec.resolved_semantics)
         if pretrained is not None:
             self.network = on_backbone(Backbone(pretrained), self.network)
-        if spec.identity_initialization:
+        if spec.tricks.identity_initialization:
             pass_inputs_on(self.network)
-        if spec.whitening:
+        if spec.tricks.whitening:
             first_convolution(self.network).weight.requires_grad_(False)
         if spec.init_from is not None:
             load_network(self.network, Path(spec.init_from).expanduser())
@@ -140,7 +137,7 @@ class VGGClassifier(LightningModule):
             self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
             self.network.compile()
-        parts = ["train", "val", "test"] + (["augmented_test"] if spec.test_time_augmentation != "none" else [])
+        parts = ["train", "val", "test"] + (["augmented_test"] if spec.tricks.test_time_augmentation != "none" else [])
         self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in parts})
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
 
@@ -151,16 +148,17 @@ class VGGClassifier(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         callbacks: list[Callback] = [Transfer()] if self.pretrained else []
-        if self.spec.whitening:
-            callbacks.append(Whitening(self.spec.whitening_bias_epochs))
-        return [*callbacks, Lookahead()] if self.spec.optimizer.lookahead else callbacks
+        if self.spec.tricks.whitening:
+            callbacks.append(Whitening(self.spec.tricks.whitening_bias_epochs))
+        return [*callbacks, Lookahead()] if self.spec.tricks.lookahead else callbacks
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes)."""
         if not self.spec.channels_last:
             images = images.contiguous()
         logits = self.network(images)
-        return logits if self.spec.logit_scale == 1 else logits * self.spec.logit_scale
+        scale = self.spec.tricks.logit_scale
+        return logits if scale == 1 else logits * scale
 
     def on_fit_start(self) -> None:
         if self.spec.init_from is not None and self.dtype == torch.float64 and self.trainer.ckpt_path is None:
@@ -212,14 +210,14 @@ class VGGClassifier(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         logits = self._evaluate("test", batch)
         self.test_outputs.append((batch[1].cpu(), logits.float().cpu()))
-        if self.spec.test_time_augmentation != "none":
-            augmented = augmented_logits(self, batch[0], logits, self.spec.test_time_augmentation)
+        if self.spec.tricks.test_time_augmentation != "none":
+            augmented = augmented_logits(self, batch[0], logits, self.spec.tricks.test_time_augmentation)
             self._scores("augmented_test").update(augmented, batch[1], F.cross_entropy(augmented, batch[1]))
 
     def on_test_epoch_end(self) -> None:
         self.test_acc_per_class = self._scores("test").accuracy_per_class().tolist()
         self._log_scores("test")
-        if self.spec.test_time_augmentation != "none":
+        if self.spec.tricks.test_time_augmentation != "none":
             self._log_scores("augmented_test")
 
     def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -240,11 +238,13 @@ class VGGClassifier(LightningModule):
         self._scores(part).reset()
 
     def configure_optimizers(self) -> Any:
+        spec = self.spec
         parts = trained_parts(self.network, self.pretrained.plan) if self.pretrained else None
-        optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics, parts)
-        factors = rate_factors(self.spec.schedule, int(self.trainer.estimated_stepping_batches))
-        self.rates = (factors * self.spec.optimizer.learning_rate).tolist()
-        factors = factors.tolist()  # a numpy number in a checkpoint could not be read back safely
+        optimizer = build_optimizer(self.network, spec.optimizer, spec.resolved_semantics, parts, spec.tricks)
+        steps = int(self.trainer.estimated_stepping_batches)
+        self.rates: list[float] = spec.learning_rates(steps).tolist()
+        # A numpy number in a checkpoint could not be read back safely.
+        factors: list[float] = spec.rate_factors(steps).tolist()
         # The scheduler asks for one rate more than there are steps.
         scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -256,7 +256,7 @@ class VGGClassifier(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         if gradient_clip_val:
-            clip_gradients(self.network.parameters(), gradient_clip_val, self.semantics.clip_epsilon)
+            clip_gradients(self.network.parameters(), gradient_clip_val, self.spec.resolved_semantics.clip_epsilon)
 
 
 def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:
@@ -270,7 +270,7 @@ def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> 
             f"{run.path} was trained by Keras: `keras-reference export {run.path}` writes its weights to a file that "
             "fit takes by --model.init_from"
         )
-    config = read_config(run.path / "config.yaml")
+    config = read_experiment(run.path / "config.yaml")
     spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
     size = config.data.image_size
     pretrained = recorded_pretrained(spec.backbone, size, run)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_vgg.experiment.semantics import Semantics
-from lightning_vgg.experiment.specs import OptimizerSpec
+from lightning_vgg.experiment.specs import OptimizerSpec, TricksSpec
 from lightning_vgg.training.muon import MuonSGD
 from lightning_vgg.training.velocity_sgd import VelocitySGD
 
@@ -29,7 +29,11 @@ class ParameterGroup(NamedTuple):
 
 
 def build_optimizer(
-    network: nn.Module, spec: OptimizerSpec, semantics: Semantics, parts: Sequence[ParameterGroup] | None = None
+    network: nn.Module,
+    spec: OptimizerSpec,
+    semantics: Semantics,
+    parts: Sequence[ParameterGroup] | None = None,
+    tricks: TricksSpec | None = None,
 ) -> Optimizer:
     """The optimizer of ``network``.
 
@@ -38,15 +42,18 @@ def build_optimizer(
         spec: the optimizer.
         semantics: the frameworks' differences, resolved.
         parts: what trains, some of it perhaps later; None for all parameters that require gradients.
+        tricks: Muon and the rate of batch norm's biases; None for neither.
     """
+    tricks = tricks or TricksSpec()
+    muon_rate = tricks.muon_rate
     if parts is None:
         parts = [ParameterGroup([parameter for parameter in network.parameters() if parameter.requires_grad], 1.0)]
     decay = spec.weight_decay
     if decay is None:
         decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
-    parts = [each for part in parts for each in _without_norm_biases(part, network, spec.batch_norm_bias_factor)]
-    if spec.muon_rate is not None:
-        parts = [each for part in parts for each in _muon_apart(part, spec.muon_rate / spec.learning_rate)]
+    parts = [each for part in parts for each in _without_norm_biases(part, network, tricks.batch_norm_bias_factor)]
+    if muon_rate is not None:
+        parts = [each for part in parts for each in _muon_apart(part, muon_rate / spec.learning_rate)]
     groups = [
         {**group, "lr": spec.learning_rate * part.rate_factor} | ({"muon": True} if part.muon else {})
         for part in parts
@@ -55,9 +62,9 @@ def build_optimizer(
     decoupled = spec.name == "adamw" or semantics.weight_decay == "decoupled"
     if spec.name == "sgd":
         with_rate = semantics.sgd_velocity == "with_rate"
-        if not with_rate and not decoupled and spec.muon_rate is None:
+        if not with_rate and not decoupled and muon_rate is None:
             return torch.optim.SGD(groups, spec.learning_rate, spec.momentum, nesterov=spec.nesterov, fused=True)
-        kind = VelocitySGD if spec.muon_rate is None else MuonSGD
+        kind = VelocitySGD if muon_rate is None else MuonSGD
         return kind(
             groups, spec.learning_rate, spec.momentum, spec.nesterov, rate_in_velocity=with_rate, decoupled=decoupled
         )

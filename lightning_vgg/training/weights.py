@@ -1,8 +1,7 @@
-"""A torch network's tensors to and from the neutral file; and ``lightning-vgg export``."""
+"""A torch network's tensors to and from the neutral file."""
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +12,6 @@ from torch import nn
 from lightning_vgg.experiment.specs import ModelSpec
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.weights.neutral import read_neutral, write_neutral
-
-
-def main(command: str, args: list[str]) -> None:
-    parser = argparse.ArgumentParser(f"lightning-vgg {command}", description="Write a run's best weights as one file.")
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
-    arguments = parser.parse_args(args)
-    print(export_run(RunFolder.open(arguments.run), arguments.output))
 
 
 def export_run(run: RunFolder, output: Path | None) -> Path:

@@ -49,7 +49,7 @@ class Whitening(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
             raise ExperimentError(
-                "model.whitening needs trainer.devices 1: a bias that is frozen later would be missed by the others"
+                "model.tricks.whitening needs trainer.devices 1: other processes would not freeze its bias"
             )
         if trainer.ckpt_path is not None or pl_module.spec.init_from is not None:  # type: ignore[union-attr]
             return  # the kernels come from there

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder, Watch
 
 Framework = Literal["lightning", "keras"]
@@ -19,11 +19,11 @@ ENGINES: dict[Framework, str] = {
 class Engine(Protocol):
     """A module with these functions; importing it loads no framework."""
 
-    def check(self, specs: Any) -> None:
-        """Raise ExperimentError for settings that it would not train: ``.model``, ``.data``, ``.trainer``."""
+    def check(self, experiment: ExperimentSpec) -> None:
+        """Raise ExperimentError for settings that it would not train."""
 
-    def train(self, config: Path, watch: Watch | None) -> RunFolder:
-        """Train a config.yaml in a new run folder: watched and untested, or, without watch, tested at the end."""
+    def train(self, experiment: ExperimentSpec, watch: Watch | None) -> RunFolder:
+        """Train in a new run folder: watched and untested, or, without watch, tested at the end."""
 
 
 def find_engine(framework: Framework) -> Engine:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning_vgg.common.interruption import Interrupted
+from lightning_vgg.experiment.settings import config_text
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder, Watch
 
 
-def check(specs: Any) -> None:
+def check(experiment: ExperimentSpec) -> None:
     """Whatever the specs allow, Lightning trains."""
 
 
-def train(config: Path, watch: Watch | None) -> RunFolder:
+def train(experiment: ExperimentSpec, watch: Watch | None) -> RunFolder:
     from lightning_vgg.training.lightning_cli import run_command  # seconds
     from lightning_vgg.tune.lightning_trial import TrialCLI
 
     cli = None if watch is None else partial(TrialCLI, watch)
     try:
-        run = run_command("fit", ["-c", str(config)], cli).run
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "config.yaml"
+            config.write_text(config_text(experiment))
+            run = run_command("fit", ["-c", str(config)], cli).run
     except Interrupted as stop:
         raise Interrupted(stop.number) from None  # a trial does not go on from its checkpoint
     finally:

@@ -1,4 +1,4 @@
-"""``lightning-vgg tune``: search the best settings, or train the best found."""
+"""A study: search the best settings, or train the best found."""
 
 from __future__ import annotations
 
@@ -7,32 +7,26 @@ import multiprocessing
 import os
 import signal
 import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.images.dataset import load_dataset
-from lightning_vgg.tune.spec import StudySettings, read_settings, tune_parser
+from lightning_vgg.tune.spec import StudySettings, read_settings
 
 if TYPE_CHECKING:
     import optuna
 
 
-def main(command: str, args: list[str]) -> None:
-    if "-h" in args or "--help" in args:
-        tune_parser().print_help()
-        return
-    tune(args)
-
-
-def tune(args: list[str]) -> optuna.Study:
+def tune(parser: ExplainingParser, args: list[str]) -> optuna.Study:
     """Carry out a command line; returns the study."""
-    parser = tune_parser()
-    config = parser.parse_args(args)
+    config = parser.read(args)
     _require("optuna", "tune")
     if config.framework == "keras":
         _require("keras", "keras")
-    settings = read_settings(config, parser)
-    load_dataset(parser.instantiate(config).data)  # what cannot be had stops a study, and not trial after trial
+    settings = read_settings(config)
+    load_dataset(settings.experiment.data)  # what cannot be had stops a study, and not trial after trial
     from lightning_vgg.tune.study import open_study
 
     study = open_study(settings)
@@ -100,8 +94,9 @@ def retrain_best(study: optuna.Study, settings: StudySettings, seeds: list[int])
     print(f"trial {best.number} of {settings.name}, val_acc {best.values[0]:.2%} in the search", flush=True)
     accuracies = []
     for seed in seeds:
-        config = settings.config(best.params, name=f"best{best.number:04}_seed{seed}", seed_everything=seed)
-        accuracies.append(train_once(config, settings).read_record()["test_acc"])
+        experiment = settings.experiment_of(best.params, name=f"best{best.number:04}_seed{seed}")
+        run = train_once(replace(experiment, seed_everything=seed), settings)
+        accuracies.append(run.read_record()["test_acc"])
     for seed, accuracy in zip(seeds, accuracies, strict=True):
         print(f"seed {seed}  test_acc {accuracy:.2%}")
     if len(seeds) > 1:

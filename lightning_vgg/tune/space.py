@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +11,14 @@ import yaml
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.network_plan import plan_network
-from lightning_vgg.experiment.parsing import framework_free_parser, known_keys, nearest_key
+from lightning_vgg.experiment.parsing import (
+    OPTIONAL_GROUPS,
+    framework_free_parser,
+    known_keys,
+    nearest_key,
+    with_values,
+)
+from lightning_vgg.experiment.specs import ExperimentSpec
 
 FIXED = {
     "experiment",
@@ -86,13 +92,13 @@ def as_text(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
-def read_space(space: dict[str, Any], experiment: dict[str, Any], check: Callable[[Any], None]) -> Space:
+def read_space(space: dict[str, Any], experiment: ExperimentSpec, check: Callable[[ExperimentSpec], None]) -> Space:
     """The parameters of ``tune.space``, every value of which the experiment can take.
 
     Args:
         space: key -> a list of choices, or a mapping with low, high and perhaps log or step.
-        experiment: the settings that are varied, as config.yaml has them.
-        check: raises ExperimentError for specs that the framework would not train.
+        experiment: whose settings are varied.
+        check: raises ExperimentError for an experiment that the framework would not train.
 
     Raises:
         ExperimentError: names the key.
@@ -101,9 +107,8 @@ def read_space(space: dict[str, Any], experiment: dict[str, Any], check: Callabl
         raise ExperimentError(
             "tune.space is empty: write below it, say, 'model.network.dropout: {low: 0.0, high: 0.5}'"
         )
-    parser = framework_free_parser("", "")
-    keys = [key for key in known_keys(parser) if key not in FIXED]
-    parameters = {}
+    keys = [key for key in known_keys(framework_free_parser()) if key not in FIXED]
+    parameters: Space = {}
     for key, values in space.items():
         if key in FIXED:
             raise ExperimentError(
@@ -111,13 +116,16 @@ def read_space(space: dict[str, Any], experiment: dict[str, Any], check: Callabl
             )
         if key not in keys:
             raise ExperimentError(f"tune.space: unknown key {key!r}{nearest_key(key, keys)}")
-        parameters[key] = _read_parameter(key, values, isinstance(_get(experiment, key), float))
+        group = key.rpartition(".")[0]
+        if group in OPTIONAL_GROUPS and _value_of(experiment, group) is None:
+            raise ExperimentError(f"{group} is null in the experiment; give it settings before one of them varies")
+        parameters[key] = _read_parameter(key, values, isinstance(_value_of(experiment, key), float))
         for value in parameters[key].examples:
             try:
-                check(parser.instantiate(parser.parse_object(with_values(experiment, {key: value}))))
+                check(with_values(experiment, {key: value}, "tune.space"))
             except ExperimentError as error:
                 raise ExperimentError(f"tune.space, {key}, the value {as_text(value)}: {error}") from None
-    _refuse_impossible_networks(parameters, parser.instantiate(parser.parse_object(experiment)))
+    _refuse_impossible_networks(parameters, experiment)
     return parameters
 
 
@@ -154,17 +162,17 @@ def _read_range(key: str, values: dict[str, Any], real: bool) -> Range:
     return found
 
 
-def _refuse_impossible_networks(space: Space, specs: Any) -> None:
+def _refuse_impossible_networks(space: Space, experiment: ExperimentSpec) -> None:
     """Plan every combination of the choices that shape the network."""
-    if specs.model.backbone is not None or "model.backbone" in space:
+    if experiment.model.backbone is not None or "model.backbone" in space:
         return  # its weights decide, and reading them takes a framework
     shaping = {key: space[key].examples for key in (*_SHAPING, "data.image_size") if key in space}
     for values in itertools.product(*shaping.values()):
         chosen = dict(zip(shaping, values, strict=True))
-        size = chosen.get("data.image_size", specs.data.image_size)
+        size = chosen.get("data.image_size", experiment.image_size)
         blocks = {key.rpartition(".")[2]: value for key, value in chosen.items() if key in _SHAPING}
         try:
-            plan_network(replace(specs.model.network, **blocks), size, num_classes=2)
+            plan_network(replace(experiment.model.network, **blocks), size, num_classes=2)
         except ExperimentError as error:
             combination = "".join(f"\n  {key}: {as_text(value)}" for key, value in chosen.items())
             raise ExperimentError(f"tune.space: this combination cannot be built: {error}{combination}") from None
@@ -175,27 +183,9 @@ def decode(space: Space, params: dict[str, Any]) -> dict[str, Any]:
     return {key: space[key].decode(value) for key, value in params.items()}
 
 
-def with_values(experiment: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the experiment with these values.
-
-    Raises:
-        ExperimentError: a key lies below one that is null.
-    """
-    experiment = copy.deepcopy(experiment)
-    for key, value in values.items():
-        group, _, name = key.rpartition(".")
-        below = _get(experiment, group) if group else experiment
-        if below is None:
-            raise ExperimentError(f"{group} is null in the experiment; give it settings before one of them varies")
-        below[name] = value
-    return experiment
-
-
-def _get(experiment: dict[str, Any], key: str) -> Any:
+def _value_of(experiment: ExperimentSpec, key: str) -> Any:
     """The value of a dotted key; None below what is null."""
     value: Any = experiment
     for name in key.split("."):
-        if value is None:
-            return None
-        value = value[name]
+        value = getattr(value, name, None)
     return value

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from jsonargparse import Namespace
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.parsing import ExplainingParser, dotted, framework_free_parser, readable_config
+from lightning_vgg.experiment.parsing import ExplainingParser, experiment_spec, framework_free_parser, with_values
+from lightning_vgg.experiment.settings import dotted, plain_settings
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.tune.engines import Framework, find_engine
-from lightning_vgg.tune.space import FIXED, Space, decode, read_space, with_values
+from lightning_vgg.tune.space import FIXED, Space, decode, read_space
 
 Objective = Literal["val_acc", "images_per_second", "parameters"]
 
@@ -53,7 +55,7 @@ class StudySettings:
     """A study, whole and plain: the processes of its workers get it as it is.
 
     Args:
-        experiment: the settings that are varied, as config.yaml has them.
+        experiment: whose settings are varied.
         tune: the search.
         space: the parameters that tune.space describes.
         framework: which side trains.
@@ -62,7 +64,7 @@ class StudySettings:
         jobs: processes.
     """
 
-    experiment: dict[str, Any]
+    experiment: ExperimentSpec
     tune: TuneSpec
     space: Space
     framework: Framework
@@ -73,34 +75,34 @@ class StudySettings:
     @property
     def name(self) -> str:
         """Of the study, of its folder below runs/, and of the trials' W&B group."""
-        return self.experiment["experiment"]
+        return self.experiment.experiment
 
     @property
     def folder(self) -> Path:
-        return Path(self.experiment["trainer"]["default_root_dir"] or ".") / "runs" / self.name
+        return self.experiment.root / "runs" / self.name
 
     @property
     def pruning(self) -> bool:
         return self.tune.pruner != "none" and len(self.tune.objectives) == 1
 
-    def config(self, params: dict[str, Any], **keys: Any) -> dict[str, Any]:
-        """The experiment with a trial's parameters, as config.yaml has it; ``keys`` such as the name win."""
-        return {**with_values(self.experiment, decode(self.space, params)), **keys}
+    def experiment_of(self, params: dict[str, Any], name: str | None = None) -> ExperimentSpec:
+        """The experiment with a trial's parameters."""
+        return replace(with_values(self.experiment, decode(self.space, params)), name=name)
 
     def fixed(self) -> dict[str, Any]:
         """What must not change while a study goes on, flat; where the images lie may."""
         keys = {
             **{f"tune.{key}": value for key, value in asdict(self.tune).items()},
             "framework": self.framework,
-            **dotted(self.experiment),
+            **dotted(plain_settings(self.experiment)),
         }
         moving = {"experiment", "name", "data.root", "data.cache_dir", *(key for key in FIXED if "trainer." in key)}
         return {key: value for key, value in keys.items() if key not in moving}
 
 
-def tune_parser() -> ExplainingParser:
+def tune_parser(program: str = "lightning-vgg tune") -> ExplainingParser:
     parser = framework_free_parser(
-        "lightning-vgg tune",
+        program,
         "Search the best settings of an experiment with Optuna. The same command goes on where a study stopped.",
     )
     parser.add_class_arguments(TuneSpec, "tune")
@@ -125,22 +127,20 @@ def tune_parser() -> ExplainingParser:
     return parser
 
 
-def read_settings(config: Any, parser: ExplainingParser) -> StudySettings:
+def read_settings(config: Namespace) -> StudySettings:
     """Check everything that can be checked without a framework.
 
     Raises:
         ExperimentError: names the key and the remedy.
     """
-    specs = parser.instantiate(config)
-    if config.name is not None:
+    experiment = experiment_spec(config)
+    if experiment.name is not None:
         raise ExperimentError("name: a study names its runs itself; call the study by 'experiment'")
     if min(config.trials, config.jobs) < 1:
         raise ExperimentError("--trials and --jobs must be at least 1")
-    if specs.data.validation_fraction == 0:
+    if experiment.data.validation_fraction == 0:
         raise ExperimentError("data.validation_fraction is 0; a study needs validation images to judge its trials")
-    values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
-    experiment = readable_config(values, {})
     check = find_engine(config.framework).check
-    check(specs)
-    space = read_space(specs.tune.space, experiment, check)
-    return StudySettings(experiment, specs.tune, space, config.framework, config.trials, config.storage, config.jobs)
+    check(experiment)
+    space = read_space(config.tune.space, experiment, check)
+    return StudySettings(experiment, config.tune, space, config.framework, config.trials, config.storage, config.jobs)

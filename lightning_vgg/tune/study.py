@@ -132,7 +132,7 @@ def sampler(settings: StudySettings, draw: int) -> optuna.samplers.BaseSampler:
 
     A sampler seeded once would draw the same first trials in every worker, and again after a restart.
     """
-    seed = np.random.SeedSequence([settings.experiment["seed_everything"], draw]).generate_state(1)[0]
+    seed = np.random.SeedSequence([settings.experiment.seed_everything, draw]).generate_state(1)[0]
     return optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=settings.tune.startup_trials)
 
 

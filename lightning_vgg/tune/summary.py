@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.runs.folder import atomic_write
 from lightning_vgg.tune.spec import DIRECTIONS, Objective, StudySettings
 from lightning_vgg.tune.study import best_trial, finished_trials
@@ -42,7 +42,7 @@ def write_results(study: optuna.Study, settings: StudySettings) -> None:
 
 def best_config(trial: FrozenTrial, settings: StudySettings) -> str:
     """The text of best.yaml."""
-    config = yaml.safe_dump(settings.config(trial.params), sort_keys=False, width=110)
+    config = config_text(settings.experiment_of(trial.params))
     return f"# Trial {trial.number} of the study {settings.name}: val_acc {trial.values[0]:.4f}.\n{config}"
 
 
@@ -144,7 +144,7 @@ def savings(trials: list[FrozenTrial], settings: StudySettings) -> tuple[float, 
     for trial in trials:
         if "error" in trial.user_attrs:
             continue
-        missing = settings.config(trial.params)["trainer"]["max_epochs"] - trial.user_attrs["epochs"]
+        missing = settings.experiment_of(trial.params).trainer.max_epochs - trial.user_attrs["epochs"]
         spent += trial.user_attrs["seconds"]
         saved += missing * trial.user_attrs["seconds"] / trial.user_attrs["epochs"]
     return spent, saved

@@ -5,19 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.storages._heartbeat import get_heartbeat_thread  # Study.optimize has it, but takes trials without a turn
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_vgg.common.errors import Diverged, ExperimentError
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
-from lightning_vgg.runs.folder import RunFolder, Watch
+from lightning_vgg.experiment.specs import ExperimentSpec
+from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.tune.alive import alive, locked
 from lightning_vgg.tune.engines import find_engine
 from lightning_vgg.tune.space import as_text
@@ -84,9 +82,9 @@ def take_trial(study: optuna.Study, settings: StudySettings, worker: str) -> opt
 def _run_trial(study: optuna.Study, trial: optuna.Trial, settings: StudySettings) -> None:
     for key, parameter in settings.space.items():
         parameter.suggest(trial, key)
-    config = settings.config(trial.params, name=f"trial{trial.number:04}")
-    watch = _Reporter(trial, settings.pruning, config["trainer"]["max_epochs"])
-    run = train(config, settings, watch)
+    experiment = settings.experiment_of(trial.params, name=f"trial{trial.number:04}")
+    watch = _Reporter(trial, settings.pruning, experiment.trainer.max_epochs)
+    run = find_engine(settings.framework).train(experiment, watch)
     history, record = run.read_history(), run.read_record()
     best = max(row["val_acc"] for row in history)
     trial.set_user_attr("run", run.path.name)
@@ -118,21 +116,13 @@ class _Reporter:
         return self.pruned
 
 
-def train(config: dict[str, Any], settings: StudySettings, watch: Watch | None) -> RunFolder:
-    """Train a configuration in a run folder of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.yaml"
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
-        return find_engine(settings.framework).train(path, watch)
-
-
-def train_once(config: dict[str, Any], settings: StudySettings) -> RunFolder:
-    """Train and test a configuration, unless a run of its name has been tested already."""
-    name = config["name"]
-    for path in (*settings.folder.glob(name), *settings.folder.glob(f"{name}-*")):  # a number where one broke off
+def train_once(experiment: ExperimentSpec, settings: StudySettings) -> RunFolder:
+    """Train and test an experiment, unless a run of its name has been tested already."""
+    name = experiment.name
+    for path in (*settings.folder.glob(f"{name}"), *settings.folder.glob(f"{name}-*")):  # a number where one broke off
         if "test_acc" in RunFolder(path).read_record():
             return RunFolder(path)
-    return train(config, settings, None)
+    return find_engine(settings.framework).train(experiment, None)
 
 
 def trial_line(trial: FrozenTrial, settings: StudySettings) -> str:

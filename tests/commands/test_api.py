@@ -16,7 +16,7 @@ from PIL import Image
 
 import lightning_vgg
 from lightning_vgg import ExperimentError, RunFolder
-from lightning_vgg.cli import COMMANDS
+from lightning_vgg.cli import PROGRAM
 
 SMALL = {
     "data.source": "digits",
@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_every_command_has_its_function_and_the_other_names_are_steps_inside_them() -> None:
-    assert FUNCTIONS.keys() == COMMANDS.keys()
+    assert FUNCTIONS.keys() == PROGRAM.commands.keys()
     names = [name for names in FUNCTIONS.values() for name in names]
     for name in names:
         module, _, function = name.rpartition(".")

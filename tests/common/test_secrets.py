@@ -10,7 +10,8 @@ import pytest
 import yaml
 from conftest import CONFIGS, only_run, run_in
 
-from lightning_vgg.experiment.parsing import framework_free_parser, read_config, readable_config
+from lightning_vgg.experiment.parsing import parse_experiment, read_experiment
+from lightning_vgg.experiment.settings import plain_settings
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -52,15 +53,13 @@ def test_a_run_folder_names_nobody(tmp_path: Path) -> None:
         assert [word for word in planted if word in contents] == [], path
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert saved["data"]["cache_dir"] == "~/cache"
-    assert read_config(run / "config.yaml").data.cache_dir == "~/cache"
+    assert read_experiment(run / "config.yaml").data.cache_dir == "~/cache"
 
 
 def test_the_password_of_an_address_is_in_no_kept_settings() -> None:
     """config.yaml, W&B's configuration, and a comparison's and a study's files are made of these."""
-    parser = framework_free_parser("p", "d")
     address = "https://planted-user:planted-password@mirror.org:81/cifar?token=planted"
-    config = parser.parse_args(["--data.root", address])
-    values = yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True))
-    kept = readable_config(values, {})
-    assert "planted" in yaml.safe_dump(values) and "planted" not in yaml.safe_dump(kept)
+    experiment = parse_experiment(["--data.root", address])
+    kept = plain_settings(experiment)
+    assert experiment.data.root == address and "planted" not in yaml.safe_dump(kept)
     assert kept["data"]["root"] == "https://mirror.org:81/cifar"

@@ -94,7 +94,7 @@ def test_any_recipe(conv: str, dense: str, size: int) -> None:
 
 
 def test_a_bug_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "fit", ("no_such_module_of_ours", ""))
+    monkeypatch.setitem(cli.PROGRAM.commands, "fit", ("no_such_module_of_ours", ""))
     assert cli.run(["fit"]) == 1
     said = capsys.readouterr().err
     assert "this is a bug of this project, not yours" in said

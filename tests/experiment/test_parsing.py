@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,29 @@ import yaml
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.parsing import (
     ExplainingParser,
-    TrainerSpec,
     check_yaml,
     config_files,
     flags_last,
     framework_free_parser,
     known_keys,
     nearest_key,
-    read_config,
-    readable_config,
-    refuse_changes,
+    parse_experiment,
+    read_experiment,
+    with_values,
 )
+from lightning_vgg.experiment.settings import config_text, plain_settings, refuse_changes
 from lightning_vgg.experiment.specs import (
+    MOVED,
     AugmentationSpec,
     BackboneSpec,
     DataSpec,
+    ExperimentSpec,
     ModelSpec,
     NetworkSpec,
     OptimizerSpec,
     ScheduleSpec,
+    TrainerSpec,
+    TricksSpec,
 )
 
 Write = Callable[[str], Path]
@@ -92,7 +97,7 @@ def test_a_file_at_fault(write: Write, text: str, line: int | None, says: str) -
         lambda: parse("-c", path),
         lambda: parse("--config", path),
         lambda: parse(f"--config={path}"),
-        lambda: read_config(path),
+        lambda: read_experiment(path),
     ):
         with pytest.raises(ExperimentError) as caught:
             read()
@@ -113,7 +118,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path, ": Is a directory"),
         (tmp_path / "binary.yaml", "binary.yaml is no YAML: 'utf-8' codec"),
     ):
-        for read in (parse, lambda flag, path: read_config(path)):
+        for read in (parse, lambda flag, path: read_experiment(path)):
             with pytest.raises(ExperimentError) as caught:
                 read("-c", path)
             assert str(caught.value).startswith(str(path))
@@ -143,7 +148,7 @@ def test_the_second_file_is_checked_too(write: Write, tmp_path: Path) -> None:
 )
 def test_a_value_of_the_wrong_type(write: Write, text: str, key: str) -> None:
     path = write(text)
-    for read in (parse, lambda flag, path: read_config(path)):
+    for read in (parse, lambda flag, path: read_experiment(path)):
         with pytest.raises(ExperimentError, match=f'"{key}"') as caught:
             read("-c", path)
         assert repr(yaml.safe_load(text.split()[-1].strip("{}"))).strip("'") in str(caught.value)
@@ -172,7 +177,7 @@ def test_a_value_of_the_wrong_type(write: Write, text: str, key: str) -> None:
 )
 def test_a_value_out_of_bounds(write: Write, text: str, says: str) -> None:
     with pytest.raises(ExperimentError, match=says):
-        read_config(write(text))
+        read_experiment(write(text))
 
 
 # --- flags at fault ---------------------------------------------------------------------------------------------------
@@ -220,16 +225,12 @@ def test_config_files() -> None:
 EXPERIMENT = ModelSpec(
     network=NetworkSpec(["conv", "conv - maxpool"], [3, 4], ["dense"], [5], 0.125),
     backbone=BackboneSpec("none", "cifar", "block3_pool", "max", 48, "block2_pool", {2: "none"}, 0.5, 0.25),
-    optimizer=OptimizerSpec("sgd", 0.05, 0.875, True, 0.8, 0.95, 1e-5, 3e-4, False, 64.0, 0.25, True),
+    optimizer=OptimizerSpec("sgd", 0.05, 0.875, True, 0.8, 0.95, 1e-5, 3e-4, False),
     schedule=ScheduleSpec("one_cycle", 0.25, [0.3], 1e-05),
     semantics="torch",
     semantics_except=["clip_epsilon"],
     label_smoothing=0.1,
-    logit_scale=0.5,
-    identity_initialization=True,
-    whitening=True,
-    whitening_bias_epochs=1,
-    test_time_augmentation="mirror",
+    tricks=TricksSpec(True, 1, True, 0.5, 64.0, 0.25, True, "mirror"),
     init_from="weights.safetensors",
     channels_last=False,
     compile=True,
@@ -263,7 +264,7 @@ def test_defaults_are_those_of_the_specs(write: Write) -> None:
     for config in (parse(), parse("-c", write("experiment: other\n"))):
         assert (config.model, config.data, config.trainer) == (ModelSpec(), DataSpec(), TrainerSpec())
         assert config.seed_everything == 0
-    assert read_config(write("{}\n")).model == ModelSpec()
+    assert read_experiment(write("{}\n")).model == ModelSpec()
 
 
 def as_yaml() -> str:
@@ -276,14 +277,14 @@ def test_every_field_by_yaml(write: Write) -> None:
     config = parse("-c", write(as_yaml()))
     assert (config.model, config.data, config.trainer) == (EXPERIMENT, DATA, TRAINER)
     assert (config.experiment, config.name, config.seed_everything) == ("e", "n", 7)
-    config = read_config(write(as_yaml()))
+    config = read_experiment(write(as_yaml()))
     assert (config.model, config.data) == (EXPERIMENT, DATA)
     assert (config.experiment, config.name, config.seed_everything) == ("e", "n", 7)
 
 
 NEEDED_BY = {
     "model.optimizer.nesterov": {"model.optimizer.momentum": "0.875"},
-    "model.optimizer.muon_rate": {"model.optimizer.name": "sgd"},
+    "model.tricks.muon_rate": {"model.optimizer.name": "sgd"},
 }
 """Flag -> what it cannot do without."""
 
@@ -347,62 +348,104 @@ CHANGES = [
 
 @pytest.mark.parametrize(("flags", "says", "always"), CHANGES)
 def test_a_checkpoint_refuses_other_settings(flags: list[str], says: str, always: bool, write: Write) -> None:
-    path = write(yaml.safe_dump(readable_config(parser().parse_args([]).as_dict(), {})))
-    config = parse(*flags)
+    path = write(config_text(ExperimentSpec()))
+    experiment = parse_experiment(flags)
     with pytest.raises(ExperimentError) as caught:
-        refuse_changes(path, config, resuming=True)
+        refuse_changes(path, experiment, vars(experiment.trainer), resuming=True)
     assert says in str(caught.value)
-    if always:
-        with pytest.raises(ExperimentError):
-            refuse_changes(path, config, resuming=False)
-    else:
-        refuse_changes(path, config, resuming=False)
+    with pytest.raises(ExperimentError) if always else nullcontext():
+        refuse_changes(path, experiment, vars(experiment.trainer), resuming=False)
 
 
 def test_a_checkpoint_takes_settings_that_change_nothing_it_holds(write: Write) -> None:
-    path = write(yaml.safe_dump(readable_config(parser().parse_args([]).as_dict(), {})))
-    refuse_changes(
-        path, parse("--trainer.max_epochs", "30", "--data.root", "x", "--data.cache_dir", "y"), resuming=True
-    )
+    path = write(config_text(ExperimentSpec()))
+    experiment = parse_experiment(["--trainer.max_epochs", "30", "--data.root", "x", "--data.cache_dir", "y"])
+    refuse_changes(path, experiment, vars(experiment.trainer), resuming=True)
 
 
 def test_a_rate_without_a_point_is_a_number(write: Write) -> None:
     """To YAML 1.1 1e-3 is text."""
-    assert read_config(write("model: {optimizer: {learning_rate: 1e-3}}\n")).model.optimizer.learning_rate == 0.001
+    assert read_experiment(write("model: {optimizer: {learning_rate: 1e-3}}\n")).model.optimizer.learning_rate == 0.001
 
 
-def test_read_config_leaves_the_trainer_to_its_framework(write: Write) -> None:
-    config = read_config(write("trainer: {accumulate_grad_batches: 4}\n"))
-    assert config.trainer == {"accumulate_grad_batches": 4}
+def test_read_experiment_leaves_what_lightning_alone_knows_to_lightning(write: Write) -> None:
+    trainer = "{accumulate_grad_batches: 4, max_epochs: 3, precision: 32, logger: {class_path: x.Y}}"
+    experiment = read_experiment(write(f"trainer: {trainer}\n"))
+    assert experiment.trainer == TrainerSpec(max_epochs=3, precision="32")
 
 
-def test_readable_config() -> None:
-    defaults = {**dataclasses.asdict(TrainerSpec()), "devices": "auto", "strategy": "auto", "max_steps": -1}
-    config = {
-        "config": ["x.yaml"],
-        "experiment": "e",
-        "name": None,
-        "seed_everything": 1,
-        "model": {"a": 1},
-        "data": {"b": 2},
-        "ckpt_path": None,
-        "trainer": {**defaults, "max_epochs": 3, "devices": 2},
-    }
-    kept = readable_config(config, defaults)
+def test_plain_settings() -> None:
+    kept = plain_settings(ExperimentSpec(data=DataSpec(root=str(Path.home() / "images"))), {"devices": 2})
     assert list(kept) == ["experiment", "name", "seed_everything", "model", "data", "trainer"]
-    assert kept["trainer"] == {**dataclasses.asdict(TrainerSpec()), "max_epochs": 3, "devices": 2}
+    assert kept["trainer"] == {**dataclasses.asdict(TrainerSpec()), "devices": 2}
+    assert kept["data"]["root"] == "~/images"
 
 
 def test_what_is_kept_trains_the_same_again(write: Write) -> None:
-    this = parser()
-    kept = readable_config(this.parse_args(["-c", str(write(as_yaml()))]).as_dict(), dataclasses.asdict(TrainerSpec()))
-    config = parse("-c", write(yaml.safe_dump(kept)))
-    assert (config.model, config.data, config.trainer) == (EXPERIMENT, DATA, TRAINER)
+    experiment = ExperimentSpec("e", "n", 7, EXPERIMENT, DATA, TRAINER)
+    path = write(config_text(experiment))
+    assert parse_experiment(["-c", str(path)]) == experiment
+    assert read_experiment(path) == experiment
+
+
+def test_values_are_changed_by_their_dotted_names() -> None:
+    changed = with_values(ExperimentSpec(), {"model.network.filters": [9], "model.backbone.layer": "block2_pool"})
+    assert changed.model.network.filters == [9]
+    assert changed.model.backbone == BackboneSpec(layer="block2_pool")
+    for key, says in (
+        ("model.network.filtres", "arm: unknown key 'model.network.filtres'; did you mean 'model.network.filters'?"),
+        ("model.network", "arm: model.network has settings of its own; name each with its dots, as model.network.KEY"),
+        ("model.whitening", "arm: unknown key 'model.whitening'; it is 'model.tricks.whitening' now"),
+    ):
+        with pytest.raises(ExperimentError) as caught:
+            with_values(ExperimentSpec(), {key: 1}, "arm")
+        assert str(caught.value) == says
+
+
+# --- keys that moved --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_key_that_moved_is_an_error_that_names_the_new_one(old: str, write: Write) -> None:
+    _, *groups, name = old.split(".")
+    text = "model:\n" + "".join(f"{' ' * depth} {group}:\n" for depth, group in enumerate(groups))
+    path = write(f"{text}{' ' * len(groups)} {name}: 1\n")
+    place = f"{path}, line {2 + len(groups)}"
+    for read in (lambda: parse("-c", path), lambda: read_experiment(path)):
+        with pytest.raises(ExperimentError) as caught:
+            read()
+        assert str(caught.value) == f"{place}: unknown key {old!r}; it is {MOVED[old]!r} now"
+    with pytest.raises(ExperimentError) as caught:
+        parse(f"--{old}=1")
+    assert str(caught.value) == f"unknown flag --{old}; it is --{MOVED[old]} now"
+
+
+def test_older_run_folders_are_read_all_the_same(write: Write) -> None:
+    old = plain_settings(ExperimentSpec())
+    tricks = old["model"].pop("tricks")
+    for name in ("muon_rate", "lookahead", "batch_norm_bias_factor"):
+        old["model"]["optimizer"][name] = tricks.pop(name)
+    old["model"] |= tricks | {"logit_scale": 0.5}
+    path = write(yaml.safe_dump(old))
+    (path.parent / "checkpoints").mkdir()
+    expected = ModelSpec(tricks=TricksSpec(logit_scale=0.5))
+    assert read_experiment(path).model == expected
+    for given in (["-c", path], [f"--config={path}"]):
+        assert parse(*given, "--data.batch_size", "3").model == expected
 
 
 def test_every_setting_is_explained() -> None:
     """The help text has a sentence for every field."""
-    for spec in (NetworkSpec, OptimizerSpec, ScheduleSpec, ModelSpec, AugmentationSpec, DataSpec, TrainerSpec):
+    for spec in (
+        NetworkSpec,
+        OptimizerSpec,
+        ScheduleSpec,
+        ModelSpec,
+        AugmentationSpec,
+        DataSpec,
+        TrainerSpec,
+        TricksSpec,
+    ):
         for field in dataclasses.fields(spec):
             assert f"        {field.name}: " in (spec.__doc__ or "")
     text = parser().format_help()

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import yaml
 from conftest import CONFIGS, history_without_seconds, run_in
+from keras_reference.config import read_experiment
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from keras_reference import cli
-from keras_reference.config import read_experiment
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network

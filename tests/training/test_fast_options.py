@@ -23,7 +23,14 @@ from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, p
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkError, plan_network
 from lightning_vgg.experiment.semantics import TORCH
-from lightning_vgg.experiment.specs import AugmentationSpec, BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.experiment.specs import (
+    AugmentationSpec,
+    BackboneSpec,
+    ModelSpec,
+    NetworkSpec,
+    OptimizerSpec,
+    TricksSpec,
+)
 from lightning_vgg.training.augmented_test import augmented_logits
 from lightning_vgg.training.blocks import build_network, pass_inputs_on
 from lightning_vgg.training.lookahead import slow_share
@@ -77,9 +84,9 @@ def test_the_whitening_layer_stays_and_its_bias_trains_for_some_epochs(command: 
             epochs,
             "--trainer.max_epochs",
             epochs,
-            "--model.whitening_bias_epochs",
+            "--model.tricks.whitening_bias_epochs",
             "2",
-            "--model.optimizer.lookahead",
+            "--model.tricks.lookahead",
             "false",
             "--model.schedule.name",
             "constant",
@@ -107,11 +114,11 @@ def test_the_whitening_layer_stays_and_its_bias_trains_for_some_epochs(command: 
 )
 def test_a_network_that_cannot_whiten_is_refused(network: NetworkSpec, complaint: str) -> None:
     with pytest.raises(NetworkError, match=complaint):
-        plan_model(ModelSpec(network, whitening=True), 32, 10)
+        plan_model(ModelSpec(network, tricks=TricksSpec(whitening=True)), 32, 10)
 
 
 def test_whitening_of_features_is_refused() -> None:
-    spec = ModelSpec(whitening=True, backbone=BackboneSpec("none"))
+    spec = ModelSpec(tricks=TricksSpec(whitening=True), backbone=BackboneSpec("none"))
     backbone = plan_backbone(spec.backbone, find_source(spec.backbone, TORCH), 32)
     with pytest.raises(ExperimentError, match="sees pixels"):
         plan_model(spec, 32, 10, backbone)
@@ -135,7 +142,7 @@ def test_logit_scale_multiplies_the_logits() -> None:
     torch.manual_seed(0)
     plain = VGGClassifier(spec, 8, 3).eval()
     torch.manual_seed(0)
-    scaled = VGGClassifier(replace(spec, logit_scale=0.25), 8, 3).eval()
+    scaled = VGGClassifier(replace(spec, tricks=TricksSpec(logit_scale=0.25)), 8, 3).eval()
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(scaled(images), plain(images) / 4)
 
@@ -145,8 +152,8 @@ def test_logit_scale_multiplies_the_logits() -> None:
 
 def test_batch_norm_biases_move_faster_and_decay_alike() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
-    spec = OptimizerSpec("sgd", 0.01, weight_decay=0.1, batch_norm_bias_factor=8.0)
-    optimizer = build_optimizer(network, spec, TORCH)
+    spec = OptimizerSpec("sgd", 0.01, weight_decay=0.1)
+    optimizer = build_optimizer(network, spec, TORCH, tricks=TricksSpec(batch_norm_bias_factor=8.0))
     before = [parameter.detach().numpy().copy() for parameter in network.parameters()]
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -191,13 +198,13 @@ def test_muon_moves_kernels_as_torchs_own_and_keeps_their_norm() -> None:
 
 
 def test_muon_is_for_kernels_alone_and_all_else_is_as_without_it() -> None:
-    spec = OptimizerSpec("sgd", 0.5, 0.875, nesterov=True, weight_decay=0.1, muon_rate=0.25)
+    spec = OptimizerSpec("sgd", 0.5, 0.875, nesterov=True, weight_decay=0.1)
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 2)).double()
     gradients = [torch.randn_like(parameter) for parameter in network.parameters()]
     start = [parameter.detach().clone() for parameter in network.parameters()]
     after = {}
     for rate in (0.25, None):
-        optimizer = build_optimizer(network, replace(spec, muon_rate=rate), TORCH)
+        optimizer = build_optimizer(network, spec, TORCH, tricks=TricksSpec(muon_rate=rate))
         for parameter, gradient, value in zip(network.parameters(), gradients, start, strict=True):
             parameter.data, parameter.grad = value.clone(), gradient.clone()
         optimizer.step()
@@ -211,7 +218,7 @@ def test_muon_is_for_kernels_alone_and_all_else_is_as_without_it() -> None:
 
 def test_muon_beside_another_optimizer_than_sgd_is_refused() -> None:
     with pytest.raises(ExperimentError, match=r"muon_rate needs optimizer.name sgd, not adam"):
-        OptimizerSpec("adam", muon_rate=0.1)
+        ModelSpec(optimizer=OptimizerSpec("adam"), tricks=TricksSpec(muon_rate=0.1))
 
 
 def test_lookahead_ends_on_the_slow_weights(command: Command, tmp_path: Path) -> None:
@@ -258,12 +265,12 @@ def test_lookahead_ends_on_the_slow_weights(command: Command, tmp_path: Path) ->
         return torch.load(checkpoint, weights_only=True)["state_dict"]["network.classifier.weight"].double().numpy()
 
     after_five = weights_after(5, starts, "five")
-    ours = weights_after(5, starts, "lookahead", "--model.optimizer.lookahead", "true")
+    ours = weights_after(5, starts, "lookahead", "--model.tricks.lookahead", "true")
     share = slow_share(5, 5)
     assert_allclose(ours, share * start["classifier.weight"] + (1 - share) * after_five, atol=1e-7)
     assert share == pytest.approx(0.95**5)
     # Two steps further, nothing falls due but the end, which goes back to the slow weights.
-    seven = weights_after(7, starts, "seven", "--model.optimizer.lookahead", "true")
+    seven = weights_after(7, starts, "seven", "--model.tricks.lookahead", "true")
     share = slow_share(5, 7)
     assert_allclose(seven, share * start["classifier.weight"] + (1 - share) * after_five, atol=1e-7)
 
@@ -314,7 +321,7 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
     command: Command, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs" / "vgg_fast"
-    settings = (*FAST, "--trainer.max_epochs", "4", "--model.whitening_bias_epochs", "2")
+    settings = (*FAST, "--trainer.max_epochs", "4", "--model.tricks.whitening_bias_epochs", "2")
     said = command(*settings, "--name", "whole").stdout
     record = json.loads((runs / "whole" / "run.json").read_text())
     assert f"test_acc {record['augmented_test_acc']:.2%}  with test-time augmentation" in said
@@ -343,4 +350,4 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
 
 def test_whitening_in_several_processes_is_refused(command: Command) -> None:
     error = command(*FAST, "--trainer.devices", "2", "--trainer.accelerator", "cpu", status=2).stderr
-    assert "model.whitening needs trainer.devices 1" in error
+    assert "model.tricks.whitening needs trainer.devices 1" in error

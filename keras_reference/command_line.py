@@ -1,0 +1,140 @@
+"""``keras-reference COMMAND``: the commands, and how the Keras reference reads an experiment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from keras_reference.export import export_run, require_keras
+from lightning_vgg.common.command_parser import CommandParser
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.keras_support import refuse_unimplemented
+from lightning_vgg.experiment.parsing import (
+    ExplainingParser,
+    UnknownKey,
+    config_files,
+    experiment_spec,
+    framework_free_parser,
+)
+from lightning_vgg.experiment.semantics import KERAS
+from lightning_vgg.experiment.settings import refuse_changes
+from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
+from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.weights.feature_store import HEADLESS, write_features
+
+
+def main(command: str, args: list[str]) -> None:
+    """Run one command with its arguments."""
+    match command:
+        case "features":
+            experiment, config = read_command(command, args)
+            from keras_reference.module import backbone_features  # loads Keras
+
+            write_features(Path(config.output), backbone_features(experiment))
+            print(config.output)
+        case "export":
+            export(args)
+        case _:
+            train_or_test(command, args)
+
+
+def export(args: list[str]) -> None:
+    """Write a run's best weights as one file."""
+    parser = CommandParser("keras-reference export", "Write a run's best weights as one file.")
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
+    arguments = parser.read(args)
+    print(export_run(RunFolder.open(arguments.run), arguments.output))
+
+
+def train_or_test(command: str, args: list[str]) -> RunFolder:
+    """Run ``fit`` or ``test``, and print the test results; returns the run's folder."""
+    experiment, config = read_command(command, args)
+    resumes = command == "fit" and config.ckpt_path is not None
+    run = trained_run(experiment, args, resumes) if command == "test" or resumes else None
+    from keras_reference import module  # seconds, and not before what can be refused is refused
+
+    if command == "fit":
+        run = module.fit(experiment, resumed=run)
+    else:
+        assert run is not None
+        run = module.test(experiment, run)
+    record = run.read_record()
+    print(
+        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
+        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
+    )
+    return run
+
+
+def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Namespace]:
+    """The experiment of a command line, and the command's own flags.
+
+    Raises:
+        ExperimentError: it cannot be read or built, or asks for what the Keras reference does not implement.
+    """
+    try:
+        config = command_parser(command).read(args)
+    except UnknownKey as error:
+        if not error.key.startswith("trainer."):
+            raise
+        known = ", ".join(field.name for field in fields(TrainerSpec))
+        raise ExperimentError(f"{error}\nOf the trainer's settings the Keras reference implements {known}.") from None
+    experiment = experiment_spec(config)
+    asked = config.ckpt_path if command == "fit" else None
+    if asked not in (None, "last"):
+        raise ExperimentError(
+            f"the Keras reference does not implement --ckpt_path {asked}: it resumes a run after its last whole epoch "
+            "only, by --ckpt_path last"
+        )
+    if command == "features":  # the network above the backbone is not used, so it need not fit
+        experiment = replace(experiment, model=replace(experiment.model, network=HEADLESS))
+    refuse_unimplemented(experiment)
+    model, size = experiment.model, experiment.image_size
+    # Before an image is read. The backbone of a trained run may be gone from where it was loaded.
+    if model.backbone is None:
+        plan_model(model, size, num_classes=2)
+    elif command != "test" and asked is None:
+        plan_model(model, size, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
+    return experiment, config
+
+
+def command_parser(command: str) -> ExplainingParser:
+    parser = framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
+    if command == "fit":
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="last: resume the run whose config.yaml is given by -c, or the experiment's newest, after its last "
+            "whole epoch.",
+        )
+    if command == "features":
+        parser.add_argument("--output", type=str, default="features.npz", help="arrays train, train_labels, val, ...")
+    return parser
+
+
+def trained_run(experiment: ExperimentSpec, args: Sequence[str], resumes: bool) -> RunFolder:
+    """The run whose config.yaml is given, or else the newest of the experiment.
+
+    Raises:
+        ExperimentError: there is none, Lightning trained it, or it is to go on with other settings or another backend.
+    """
+    files = config_files(args)
+    if files and (files[-1].parent / "checkpoints").is_dir():
+        run = RunFolder.open(files[-1].parent)
+    else:
+        run = RunFolder.newest(experiment.root, experiment.experiment, experiment.name, trained=not resumes)
+    if run.read_record() or not resumes:  # empty where it was stopped before it began
+        require_keras(run)
+    if resumes:
+        backend = run.read_record().get("backend")
+        if backend not in (None, os.environ["KERAS_BACKEND"]):
+            raise ExperimentError(f"{run.path} was begun with Keras on {backend}: set KERAS_BACKEND={backend}")
+        refuse_changes(run.path / "config.yaml", experiment, vars(experiment.trainer), resuming=True)
+    return run
