@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -341,7 +341,7 @@ def with_values(experiment: ExperimentSpec, values: Mapping[str, Any], place: st
     Args:
         experiment: stays as it is.
         values: dotted key -> plain value.
-        place: for messages: where these keys stand.
+        place: where these keys stand, for messages.
 
     Raises:
         ExperimentError: a key is unknown, or has settings of its own; a value cannot be.
@@ -349,22 +349,24 @@ def with_values(experiment: ExperimentSpec, values: Mapping[str, Any], place: st
     parser = framework_free_parser()
     keys = known_keys(parser)
     settings = asdict(experiment)
-    for key, value in values.items():
-        _check_known(key, keys, place)
-        *groups, last = key.split(".")
-        node = settings
-        for group in groups:
-            node[group] = node[group] or {}  # one of the OPTIONAL_GROUPS may be null
-            node = node[group]
-        node[last] = value
-    return experiment_spec(parser.instantiate(parser.parse_object(settings)))
+    try:
+        for key, value in values.items():
+            _check_known(key, keys)
+            *groups, last = key.split(".")
+            node = settings
+            for group in groups:
+                node[group] = node[group] or {}  # one of the OPTIONAL_GROUPS may be null
+                node = node[group]
+            node[last] = value
+        return experiment_spec(parser.instantiate(parser.parse_object(settings)))
+    except ExperimentError as error:
+        raise ExperimentError(f"{place}: {error}" if place else str(error)) from None
 
 
-def _check_known(key: str, keys: Iterable[str], place: str) -> None:
-    keys = list(keys)
+def _check_known(key: str, keys: Sequence[str]) -> None:
     if key in MOVED:
-        raise ExperimentError(f"{place}: unknown key {key!r}; it is {MOVED[key]!r} now")
+        raise ExperimentError(f"unknown key {key!r}; it is {MOVED[key]!r} now")
     if key not in keys:
-        raise ExperimentError(f"{place}: unknown key {key!r}{nearest_key(key, keys)}")
+        raise UnknownKey(f"unknown key {key!r}{nearest_key(key, keys)}", key)
     if key not in OPTIONAL_GROUPS and any(known.startswith(f"{key}.") for known in keys):
-        raise ExperimentError(f"{place}: {key} has settings of its own; name each with its dots, as {key}.KEY")
+        raise ExperimentError(f"{key} has settings of its own; name each with its dots, as {key}.KEY")

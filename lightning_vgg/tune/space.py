@@ -122,7 +122,7 @@ def read_space(space: dict[str, Any], experiment: ExperimentSpec, check: Callabl
         parameters[key] = _read_parameter(key, values, isinstance(_value_of(experiment, key), float))
         for value in parameters[key].examples:
             try:
-                check(with_values(experiment, {key: value}, "tune.space"))
+                check(with_values(experiment, {key: value}))
             except ExperimentError as error:
                 raise ExperimentError(f"tune.space, {key}, the value {as_text(value)}: {error}") from None
     _refuse_impossible_networks(parameters, experiment)

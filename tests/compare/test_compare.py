@@ -21,7 +21,14 @@ from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.compare import jobs
 from lightning_vgg.compare.jobs import Job, last_words, run_jobs
-from lightning_vgg.compare.plan import ComparisonPlan, hold_to_beginning, read_plan, share_of_machine, write_beginning
+from lightning_vgg.compare.plan import (
+    ComparisonPlan,
+    comparison_parser,
+    hold_to_beginning,
+    read_plan,
+    share_of_machine,
+    write_beginning,
+)
 from lightning_vgg.compare.runner import carry_out
 from lightning_vgg.runs.folder import RunFolder
 
@@ -31,12 +38,12 @@ QUICKSTART = CONFIGS / "quickstart.yaml"
 
 
 def plan(*args: str | Path) -> ComparisonPlan:
-    return read_plan("compare", [str(arg) for arg in args])
+    return read_plan(comparison_parser(), [str(arg) for arg in args])
 
 
 def test_by_default_both_frameworks_and_both_semantics_are_compared() -> None:
     this = plan("-c", QUICKSTART, "--seeds", "2", "--seed_everything", "7", "--margin=0.005")
-    assert [(arm.name, arm.spec.framework, arm.model.semantics) for arm in this.arms] == [
+    assert [(arm.name, arm.spec.framework, arm.experiment.model.semantics) for arm in this.arms] == [
         ("lightning-keras", "lightning", "keras"),
         ("lightning-torch", "lightning", "torch"),
         ("keras", "keras", "keras"),
@@ -61,9 +68,9 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
     this = plan(*(word for file in files for word in ("-c", file)))
     assert this.name == overlays[-1]
     if "lesson" in overlays:  # later files add to earlier ones
-        assert (this.compare.seeds, this.compare.margin, this.settings["data"]["train_images"]) == (5, 0.005, 10000)
+        assert (this.compare.seeds, this.compare.margin, this.experiment.data.train_images) == (5, 0.005, 10000)
     if "switches" in overlays:
-        assert len(this.arms) == 8 and this.arms[1].model.semantics_except == ["initialization"]
+        assert len(this.arms) == 8 and this.arms[1].experiment.model.semantics_except == ["initialization"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +100,7 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
         ),
         (
             "compare: {reference: a, arms: {a: {framework: lightning, settings: {model.network.filters: many}}}}",
-            'compare.arms.a: Parser key "model.network.filters"',
+            'compare.arms.a.settings: Parser key "model.network.filters"',
         ),
         (
             "compare: {reference: a, arms: {a: {framework: lightning, settings: {model.network.conv_block: maxpol}}}}",
@@ -125,9 +132,9 @@ def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_planning_loads_no_framework() -> None:
-    """Though it asks the Keras reference what it implements."""
+    """Though what the Keras reference implements is asked for."""
     code = (
-        "import sys, lightning_vgg.compare.runner as command\ncommand.read_plan('compare', [])\n"
+        "import sys\nfrom lightning_vgg.compare.plan import *\nread_plan(comparison_parser(), [])\n"
         "print(sorted({'torch', 'lightning', 'keras', 'tensorflow', 'wandb'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
@@ -297,11 +304,11 @@ run.mkdir(parents=True)
 (run / "run.json").write_text(json.dumps(dict(test_acc=0.5)))
 """
 DRIVE = (
-    "import sys\nfrom lightning_vgg.compare import runner as command\n"
+    "import sys\nfrom lightning_vgg.compare import runner as command\nfrom lightning_vgg.commands.compare import main\n"
     "command.PROGRAMS = dict.fromkeys(('lightning', 'keras'), sys.argv[1])\n"
     "command.initial_weights = lambda plan, classes: {(arm.name, seed): '' for arm, seed in plan.members()}\n"
     "command.publish = lambda plan: print('published')\n"
-    "command.main('compare', sys.argv[2:])"
+    "main('compare', sys.argv[2:])"
 )
 
 
@@ -408,7 +415,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     }
     (root / "my.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     args = ["-c", str(root / "my.yaml"), "--jobs", "2"]
-    return Trained(root, args, carry_out(read_plan("compare", args)))
+    return Trained(root, args, carry_out(read_plan(comparison_parser(), args)))
 
 
 @pytest.mark.slow
@@ -447,7 +454,7 @@ def test_a_repeat_keeps_what_is_finished_and_tries_again_what_failed(
     trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.root.rglob("history.csv")}
-    assert not carry_out(read_plan("compare", trained.args))
+    assert not carry_out(read_plan(comparison_parser(), trained.args))
     assert {path: path.stat().st_mtime_ns for path in trained.root.rglob("history.csv")} == before
     output = capsys.readouterr().out
     assert output.startswith("broken seed 3: started\nbroken seed 3: FAILED, exit status 2: ")

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import yaml
 from conftest import CONFIGS, history_without_seconds, run_in
-from keras_reference.config import read_experiment
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from keras_reference import cli
+from keras_reference.command_line import read_command
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
@@ -181,7 +181,7 @@ def test_export_writes_the_best_weights(first: Path, tmp_path: Path, keras: Any)
     from keras_reference.network import Network
 
     assert cli.run(["export", str(first), "--output", str(tmp_path / "weights.safetensors")]) == 0
-    config = read_experiment("fit", ["-c", str(first / "config.yaml")])
+    config, _ = read_command("fit", ["-c", str(first / "config.yaml")])
     plan = plan_network(config.model.network, config.data.image_size, num_classes=10)
     network = Network(plan, None, config.data.image_size)
     network.start_from(tmp_path / "weights.safetensors")
@@ -254,12 +254,15 @@ def test_other_backends_train_too_and_without_validation_images_the_last_epoch_c
         (["fit", "--model.semantics", "torch"], "does not implement model.semantics: torch; leave it at keras"),
         (["fit", "--model.semantics_except", "[adam_formula]"], "model.semantics_except: [adam_formula]"),
         (["fit", "--model.channels_last", "false"], "does not implement model.channels_last: false; leave it at true"),
-        (["fit", "--model.optimizer.lookahead", "true"], "does not implement model.optimizer.lookahead: true"),
+        (["fit", "--model.tricks.lookahead", "true"], "does not implement model.tricks.lookahead: true"),
         (
-            ["fit", "--model.optimizer.name", "sgd", "--model.optimizer.muon_rate", "0.2"],
-            "does not implement model.optimizer.muon_rate: 0.2",
+            ["fit", "--model.optimizer.name", "sgd", "--model.tricks.muon_rate", "0.2"],
+            "does not implement model.tricks.muon_rate: 0.2",
         ),
-        (["fit", "--model.whitening", "true"], "does not implement model.whitening: true; leave it at false"),
+        (
+            ["fit", "--model.tricks.whitening", "true"],
+            "does not implement model.tricks.whitening: true; leave it at false",
+        ),
         (["fit", "--model.compile", "true"], "does not implement model.compile: true; leave it at false"),
         (["fit", "--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed; set it to 32-true or 64-true or b"),
         (["fit", "--trainer.max_epochs", "0"], "trainer.max_epochs must be at least 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import itertools
 import json
@@ -24,11 +25,13 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lightning_vgg.common.errors import Diverged, ExperimentError
+from lightning_vgg.experiment.settings import plain_settings
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.tune import study as studies
 from lightning_vgg.tune import worker
 from lightning_vgg.tune.alive import alive, is_alive
-from lightning_vgg.tune.space import Range, as_text, decode, with_values
+from lightning_vgg.tune.space import Range, as_text, decode
 from lightning_vgg.tune.spec import StudySettings, read_settings, tune_parser
 from lightning_vgg.tune.study import best_trial, fail_dead_trials, open_study, trials_left
 from lightning_vgg.tune.summary import closing_words, savings, write_report, write_results
@@ -52,16 +55,21 @@ SMALL = {
 
 def write_small(folder: Path, **changes: Any) -> Path:
     """A study of trials that take less than a second; changes by dotted keys, with __ for the dots."""
-    values = with_values(SMALL, {key.replace("__", "."): value for key, value in changes.items()})
+    values = copy.deepcopy(SMALL)
+    for key, value in changes.items():
+        *groups, last = key.split("__")
+        node: Any = values
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = value
     path = folder / "tune.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
 
 
 def small(folder: Path, *args: str, **changes: Any) -> StudySettings:
-    parser = tune_parser()
     changes = {"trainer__default_root_dir": str(folder), **changes}
-    return read_settings(parser.parse_args(["-c", str(write_small(folder, **changes)), *args]), parser)
+    return read_settings(tune_parser().read(["-c", str(write_small(folder, **changes)), *args]))
 
 
 # The search space
@@ -79,9 +87,9 @@ def test_a_space_is_read_with_the_types_of_the_experiments_keys(tmp_path: Path) 
     assert values["model.network.filters"] in SPACE["model.network.filters"]
     assert isinstance(values["data.augmentation.flip"], bool)
     assert values["data.batch_size"] in (16, 32, 48, 64)
-    config = small(tmp_path).config(trial.params)
-    assert config["model"]["network"]["filters"] == values["model.network.filters"]
-    assert small(tmp_path).experiment["model"]["network"]["filters"] == [8]  # stays as it was
+    experiment = small(tmp_path).experiment_of(trial.params)
+    assert experiment.model.network.filters == values["model.network.filters"]
+    assert small(tmp_path).experiment.model.network.filters == [8]  # stays as it was
 
 
 @pytest.mark.parametrize(
@@ -150,12 +158,12 @@ def test_the_file_is_checked_without_any_framework(tmp_path: Path) -> None:
 
 
 def test_the_shipped_study_is_sound() -> None:
-    parser = tune_parser()
-    settings = read_settings(parser.parse_args(["-c", str(CONFIGS / "tune" / "vgg.yaml")]), parser)
+    settings = read_settings(tune_parser().read(["-c", str(CONFIGS / "tune" / "vgg.yaml")]))
     default = yaml.safe_load((CONFIGS / "vgg" / "base.yaml").read_text())["model"]
     for key, value in {"network": default["network"], **default["optimizer"]}.items():
-        place = settings.experiment["model"]
-        assert (place[key] if key == "network" else place["optimizer"][key]) == value  # it varies the lesson's network
+        place = plain_settings(settings.experiment)["model"]
+        ours = place["network"] if key == "network" else {key: place["optimizer"][key]}
+        assert value.items() <= ours.items() if key == "network" else ours[key] == value  # the lesson's network
 
 
 # The study
@@ -231,8 +239,7 @@ from lightning_vgg.tune import worker
 from lightning_vgg.tune.alive import alive
 from lightning_vgg.tune.spec import read_settings, tune_parser
 from lightning_vgg.tune.study import open_study
-parser = tune_parser()
-settings = read_settings(parser.parse_args(sys.argv[1:]), parser)
+settings = read_settings(tune_parser().read(sys.argv[1:]))
 study = open_study(settings)
 with alive(settings.folder) as name:
     while (trial := worker.take_trial(study, settings, name)) is not None:
@@ -347,17 +354,16 @@ class FakeEngine:
     def __init__(self, highest_rate: float) -> None:
         self.highest_rate = highest_rate
 
-    def check(self, specs: Any) -> None:
+    def check(self, experiment: ExperimentSpec) -> None:
         pass
 
-    def train(self, path: Path, watch: Callable[[int, float], bool]) -> RunFolder:
-        config = yaml.safe_load(path.read_text())
-        if config["model"]["optimizer"]["learning_rate"] > self.highest_rate:
+    def train(self, experiment: ExperimentSpec, watch: Callable[[int, float], bool]) -> RunFolder:
+        if experiment.model.optimizer.learning_rate > self.highest_rate:
             raise Diverged("the loss is lost")
-        run = RunFolder.create(Path(config["trainer"]["default_root_dir"]), config["experiment"], config["name"], 0)
+        run = RunFolder.create(experiment.root, experiment.experiment, experiment.name, 0)
         run.update_record(parameters=100, images_per_second=9.0)
-        for epoch in range(1, config["trainer"]["max_epochs"] + 1):
-            val_acc = config["model"]["network"]["dropout"] * (1 if epoch == 3 else 0.9)
+        for epoch in range(1, experiment.trainer.max_epochs + 1):
+            val_acc = experiment.model.network.dropout * (1 if epoch == 3 else 0.9)
             run.write_history({"epoch": epoch, "step": epoch, "val_acc": val_acc, "seconds": 1.0})
             if watch(epoch, val_acc):
                 break
@@ -450,10 +456,8 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def trials_of(folder: Path, *args: str) -> list[FrozenTrial]:
-    parser = tune_parser()
-    path = str(folder / "tune.yaml")
-    args = (*args, "--trainer.default_root_dir", str(folder))
-    return open_study(read_settings(parser.parse_args(["-c", path, *args]), parser)).trials
+    command = ["-c", str(folder / "tune.yaml"), *args, "--trainer.default_root_dir", str(folder)]
+    return open_study(read_settings(tune_parser().read(command))).trials
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
