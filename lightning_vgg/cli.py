@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("lightning_vgg.report.inputs", "report how runs compare: verdicts, curves, speed, in one HTML file"),
     "dashboard": ("lightning_vgg.report.dashboard", "build the W&B project's workspace and report"),
     "tune": ("lightning_vgg.tune.search", "search the best settings of an experiment with Optuna"),
+    "configs": ("lightning_vgg.commands.configs", "list the experiments that come with the package, or copy them"),
     "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
 }
 """Command -> its module, which has main(command, args), and what the help says."""

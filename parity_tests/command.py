@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import framework_free_parser
 from lightning_vgg.runs.folder import atomic_write
 
@@ -28,6 +29,7 @@ def main(command: str, args: list[str]) -> None:
     if "-h" in args or "--help" in args:
         parser.print_help()
         return
+    require("tensorflow", "keras")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
     config = parser.instantiate(parser.parse_args(args))

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.extras import require
 from lightning_vgg.runs.tracking import PARITY_TABLE, PROJECT, SPEED, STEP, VERDICT_TABLE, has_api_key
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def main(command: str, args: list[str]) -> None:
         "speed, verdicts and the parity table. WANDB_PROJECT and WANDB_ENTITY have their usual meaning.",
     )
     parser.add_argument("--dry-run", action="store_true", help="print as JSON what would be made; needs no server")
+    arguments = parser.parse_args(args)
+    require("wandb_workspaces", "dashboard")
     project = os.environ.get("WANDB_PROJECT", PROJECT)
-    if not parser.parse_args(args).dry_run:
+    if not arguments.dry_run:
         save(project)
         return
     entity = os.environ.get("WANDB_ENTITY", "")
