@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 IMAGES ?= $(LIGHTNING_VGG_TEST_DATA)/data/cifar10-jpeg.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick chaos lint docs notebooks bench bench-quick clean
+.PHONY: help setup quickstart test test-quick chaos lint wheel docs notebooks bench bench-quick clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,7 +17,7 @@ setup: $(READY)  ## make .venv with everything in it
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[keras,tune,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[keras,tune,show,dashboard,dev]"
 	touch $(READY)
 
 quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and compare them, about two minutes
@@ -32,10 +32,14 @@ test-quick: $(READY)  ## without those that take long
 chaos: $(READY)  ## kill fit, extraction, tune and compare 110 times at random moments, and compare
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 110
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(READY)  ## build the package into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 docs: $(READY)  ## build the documentation into site/; a warning is an error
 	$(BIN)/mkdocs build --strict
@@ -62,4 +66,4 @@ bench-quick: $(READY)  ## start-up and throughput in about three minutes, into r
 	  --images 640 --turns 1
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

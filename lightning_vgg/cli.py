@@ -21,6 +21,7 @@ PROGRAM = Program(
         "report": (f"{_ROOM}.report", "report how runs compare: verdicts, curves, speed, in one HTML file"),
         "dashboard": (f"{_ROOM}.dashboard", "build the W&B project's workspace and report"),
         "tune": (f"{_ROOM}.tune", "search the best settings of an experiment with Optuna"),
+        "configs": (f"{_ROOM}.configs", "list the experiments that come with the package, or copy them"),
         "parity": ("parity_tests.command", "measure how far Lightning and Keras lie apart on an experiment"),
     },
     "To begin:\n  lightning-vgg fit -c quickstart.yaml",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import experiment_spec, framework_free_parser
 from lightning_vgg.runs.folder import atomic_write
@@ -30,6 +31,7 @@ def main(command: str, args: list[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
     config = parser.read(args)
+    require("tensorflow", "keras")
     # Whichever defaults Lightning is to follow, Keras follows its own.
     model = replace(config.model, semantics="keras", semantics_except=[])
     refuse_unimplemented(replace(experiment_spec(config), model=model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from lightning_vgg.common.command_parser import CommandParser
+from lightning_vgg.common.extras import require
 from lightning_vgg.runs.tracking import PROJECT
 
 
@@ -16,6 +17,7 @@ def main(command: str, args: list[str]) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print as JSON what would be made; needs no server")
     dry_run = parser.read(args).dry_run
+    require("wandb_workspaces", "dashboard")
     from lightning_vgg.report import dashboard
 
     (dashboard.show if dry_run else dashboard.save)(os.environ.get("WANDB_PROJECT", PROJECT))

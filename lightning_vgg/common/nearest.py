@@ -11,6 +11,13 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
 
 
+def nearest_path(path: str, known: Iterable[str], separator: str) -> str | None:
+    """The known path that is most like this one, or else the one whose last part is: the rest may be wrong."""
+    known = list(known)
+    leaves = {each.rpartition(separator)[2]: each for each in reversed(known)}
+    return nearest(path, known) or leaves.get(nearest(path.rpartition(separator)[2], leaves, cutoff=0.8) or "")
+
+
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``; did you mean 'maxpool'?``, or nothing where no word is near."""
     guess = nearest(word, known, cutoff)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 
@@ -51,6 +52,9 @@ class Program:
         except Interrupted as stop:
             print(f"{self.name}: {stop}", file=sys.stderr)
             return stop.status
+        except BrokenPipeError:  # whoever reads a pipe, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + 13
         except Exception as error:
             print(f"{self.name}: {explain_bug(error)}", file=sys.stderr)
             return 1

@@ -13,7 +13,8 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.common.nearest import nearest
+from lightning_vgg.common.nearest import nearest_path
+from lightning_vgg.experiment.shipped import find_config, nearest_config
 from lightning_vgg.experiment.specs import MOVED, BackboneSpec, DataSpec, ExperimentSpec, ModelSpec, TrainerSpec
 
 OPTIONAL_GROUPS: dict[str, type] = {"model.backbone": BackboneSpec}
@@ -107,10 +108,7 @@ def known_keys(parser: Any) -> list[str]:
 
 def nearest_key(key: str, keys: Sequence[str]) -> str:
     """``; did you mean 'model.network.filters'?``, or nothing where no key is near."""
-    guess = nearest(key, keys)
-    if guess is None:  # the name may be right, and its place wrong
-        leaves = {known.rpartition(".")[2]: known for known in reversed(keys)}
-        guess = leaves.get(nearest(key.rpartition(".")[2], leaves, cutoff=0.8) or "")
+    guess = nearest_path(key, keys, ".")
     return f"; did you mean {guess!r}?" if guess else ""
 
 
@@ -118,10 +116,10 @@ def nearest_key(key: str, keys: Sequence[str]) -> str:
 
 
 def config_files(args: Sequence[str]) -> list[Path]:
-    """The files given by ``-c FILE``, ``--config FILE`` or ``--config=FILE``."""
+    """The files given by ``-c FILE``, ``--config FILE`` or ``--config=FILE``, shipped ones where they are."""
     files = [after for flag, after in itertools.pairwise(args) if flag in ("-c", "--config")]
     files += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
-    return [Path(file) for file in files]
+    return [find_config(file) for file in files]
 
 
 def flags_last(args: Sequence[str]) -> list[str]:
@@ -182,8 +180,11 @@ def _check_flag(key: str, keys: Sequence[str]) -> None:
 
 def _checked_file(file: str, keys: Sequence[str]) -> str:
     """The path; or, of a run folder from before keys moved, the settings themselves."""
-    moved = check_yaml(Path(file), keys)
-    return yaml.safe_dump(read_settings(Path(file)), default_flow_style=True, width=10**6) if moved else file
+    path = find_config(file)
+    if not path.exists() and (guess := nearest_config(file)):
+        raise ExperimentError(f"{path}: No such file or directory; did you mean {guess!r}?")
+    moved = check_yaml(path, keys)
+    return yaml.safe_dump(read_settings(path), default_flow_style=True, width=10**6) if moved else str(path)
 
 
 # YAML files

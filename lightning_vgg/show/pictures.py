@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import TqdmWarning
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import Normalization, normalize
 from lightning_vgg.images.sources import load_images, open_image
@@ -134,6 +135,7 @@ def draw_mistakes(trained: TrainedRun, file: IO[bytes]) -> None:
 
 def draw_attention(trained: TrainedRun, which: str, layer: str | None, file: IO[bytes]) -> None:
     """Grad-CAM (Selvaraju et al., 2017) by captum: what of an image speaks for the class that it is taken for."""
+    require("captum", "show")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without widgets, for progress bars that it has
         from captum.attr import LayerGradCam

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -11,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.images.dataset import load_dataset
 from lightning_vgg.tune.spec import StudySettings, read_settings
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 def tune(parser: ExplainingParser, args: list[str]) -> optuna.Study:
     """Carry out a command line; returns the study."""
     config = parser.read(args)
-    _require("optuna", "tune")
+    for package in ("optuna", "plotly"):
+        require(package, "tune")
     if config.framework == "keras":
-        _require("keras", "keras")
+        require("keras", "keras")
     settings = read_settings(config)
     load_dataset(settings.experiment.data)  # what cannot be had stops a study, and not trial after trial
     from lightning_vgg.tune.study import open_study
@@ -35,11 +36,6 @@ def tune(parser: ExplainingParser, args: list[str]) -> optuna.Study:
     else:
         search(study, settings)
     return study
-
-
-def _require(package: str, extra: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ExperimentError(f"{package} is not installed; pip install 'lightning-vgg[{extra}]'")
 
 
 def search(study: optuna.Study, settings: StudySettings) -> None:

@@ -39,6 +39,7 @@ FUNCTIONS = {
     "report": ["lightning_vgg.report_runs"],
     "dashboard": ["lightning_vgg.report.dashboard.save"],
     "tune": ["lightning_vgg.tune_settings"],
+    "configs": ["lightning_vgg.experiment.shipped.shipped_configs"],
     "parity": ["lightning_vgg.measure_parity"],
 }
 STEPS_INSIDE = {"ExperimentError", "RunFolder", "build_network", "load_images", "parse_recipe", "plan_network"}
