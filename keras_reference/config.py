@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.parsing import (
     ExplainingParser,
     TrainerSpec,
@@ -25,6 +25,7 @@ from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.weights.feature_store import HEADLESS
+from lightning_vgg.weights.source import find_source
 
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_bfloat16"}
 """trainer.precision -> Keras's dtype policy."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
-from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.parsing import framework_free_parser
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
@@ -27,6 +27,7 @@ from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.images.dataset import Dataset, load_dataset
 from lightning_vgg.runs.folder import RunFolder as RunFolder
 from lightning_vgg.weights.feature_store import LabelledFeatures
+from lightning_vgg.weights.source import find_source
 
 if TYPE_CHECKING:
     import numpy as np

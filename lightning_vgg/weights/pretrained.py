@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import BackbonePlan, find_source, plan_backbone, recorded_source
+from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_backbone, recorded_source
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.weights.neutral import check_tensors
+from lightning_vgg.weights.source import find_source
 
 Tensors = dict[str, np.ndarray]
 

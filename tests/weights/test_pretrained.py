@@ -21,13 +21,14 @@ from safetensors.torch import save_file
 from torchvision.models import VGG16_Weights, vgg16
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import VGG16, find_source, plan_backbone
+from lightning_vgg.experiment.backbone_plan import VGG16, plan_backbone
 from lightning_vgg.experiment.semantics import TORCH
 from lightning_vgg.experiment.specs import BackboneSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.preprocessing import NAMED_WEIGHTS, PREPROCESSING
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.transfer import Backbone
+from lightning_vgg.weights.source import find_source
 
 State = dict[str, torch.Tensor]
 
