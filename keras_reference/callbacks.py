@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_reference.backend import peak_memory
+from keras_reference.backend import describe_backend, peak_memory
 from keras_reference.checkpoints import LAST
+from keras_reference.config import Experiment
 from keras_reference.data import TrainingBatches
+from keras_reference.transfer import Network, count_parameters
 from lightning_vgg.common.errors import Diverged
+from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder, Watch, epoch_line
 from lightning_vgg.runs.machine import process_seconds
 from lightning_vgg.runs.tracking import STEP, speed_summary
+from lightning_vgg.weights.pretrained import Pretrained, file_sha256
 
 _LOGS = {
     "train_loss": "loss",
@@ -152,3 +157,21 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
         self.wandb.log({"epoch": int(row["epoch"]), STEP: int(row["step"]), **results})
         self.wandb.summary.update(speed_summary(self.run))
         self.wandb.finish()
+
+
+def describe_run(
+    experiment: Experiment, dataset: Dataset, network: Network, pretrained: Pretrained | None
+) -> dict[str, Any]:
+    """What run.json says of a run before its results are known."""
+    start = experiment.model.init_from
+    return {
+        **describe_backend(),
+        "precision": experiment.trainer.precision,
+        "seed": experiment.seed_everything,
+        "semantics": experiment.model.semantics,
+        "semantics_except": experiment.model.semantics_except,
+        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
+        **dataset.describe(),
+        **count_parameters(network),
+        **({"backbone": pretrained.description} if pretrained else {}),
+    }

@@ -56,7 +56,7 @@ def _run(command: str, args: list[str]) -> None:
         show_help(command)
     elif command == "features":
         experiment, output = read_features(args)
-        from keras_reference.module import backbone_features
+        from keras_reference.features import backbone_features
 
         write_features(output, backbone_features(experiment))
         print(output)

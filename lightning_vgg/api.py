@@ -203,7 +203,7 @@ def export_weights(run: Run, output: str | os.PathLike[str] | None = None) -> Pa
         run: its folder.
         output: the file, safetensors; None for ``weights.safetensors`` in the run folder.
     """
-    from lightning_vgg.training.weights import export_run
+    from lightning_vgg.training.export import export_run
 
     return export_run(RunFolder.open(run), Path(output) if output is not None else None)
 

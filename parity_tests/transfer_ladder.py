@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from keras_reference import optim as keras_optim
 from keras_reference.data import Preprocess
-from keras_reference.network import Network
-from keras_reference.network import trained_parts as keras_parts
-from keras_reference.resize import Resize
-from keras_reference.transfer import load_pretrained as keras_pretrained
+from keras_reference.pretrained import load_pretrained as keras_pretrained
+from keras_reference.transfer import Network, Resize
+from keras_reference.transfer import count_parameters as keras_count
+from keras_reference.transfer import trained_parts as keras_parts
 from keras_reference.weights import load_tensors
+from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.recipe import Dropout
@@ -133,7 +134,7 @@ class TransferPair:
 
     def keras_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
         """By Keras's own ``train_on_batch``; the network is as before afterwards."""
-        before = self.keras.read()
+        before = keras_tensors(self.keras.tensors())
         rates = np.full(1, optimizer.learning_rate)
         with keras_precision(self.precision):
             model = self.keras.model(plan.frozen_layers(0))
@@ -144,8 +145,8 @@ class TransferPair:
                 jit_compile=False,
             )
             model.train_on_batch(batch.images, batch.labels)
-        after = self.keras.read()
-        load_tensors("itself", list(self.keras.tensors()), before)
+        after = keras_tensors(self.keras.tensors())
+        load_tensors("itself", self.keras.tensors(), before)
         return after
 
 
@@ -201,15 +202,13 @@ class TransferLadder(Ladder):
     def specification(self) -> Rung:
         pair = self.transfer_pair("float32")
         ours = {name: np.array(tensor.shape) for name, tensor in pair.torch_tensors().items()}
-        theirs = {name: np.array(tensor.shape) for name, tensor in pair.keras.read().items()}
+        theirs = {name: np.array(tensor.shape) for name, tensor in keras_tensors(pair.keras.tensors()).items()}
         layers = pair.plan.frozen_layers(0)
         pair.backbone.freeze(layers)
         pair.keras.model(layers)
-        counts = pair.keras.count_parameters()
-        torch_counts = [torch_count(pair.torch_network, frozen) for frozen in (False, True)]
-        same = torch_counts == [counts["trainable_parameters"], counts["frozen_parameters"]]
-        found = distance(ours, theirs)
-        return exact("specification", found if same else Distance(float("inf"), f"parameters {torch_counts} {counts}"))
+        counts = torch_count(pair.torch_network), keras_count(pair.keras)
+        found = distance(ours, theirs) if counts[0] == counts[1] else Distance(float("inf"), f"parameters {counts}")
+        return exact("specification", found)
 
     def keras_preprocess(self) -> Preprocess:
         """As the backbone has it in Keras, back in RGB."""

@@ -271,7 +271,6 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     """What run.json says of a run before its results are known."""
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(module, VGGClassifier) and isinstance(data, ImageData)
-    parameters = list(module.network.parameters())
     device = module.device
     start = module.spec.init_from
     return {
@@ -290,9 +289,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "semantics_except": module.spec.semantics_except,
         "initial_weights_sha256": file_sha256(Path(start)) if start else None,
         **data.dataset.describe(),
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trainable_parameters": count_parameters(module.network, frozen=False),
-        "frozen_parameters": count_parameters(module.network, frozen=True),
+        **count_parameters(module.network),
         **({"backbone": module.pretrained.description} if module.pretrained else {}),
     }
 

@@ -18,7 +18,7 @@ from lightning_vgg.experiment.specs import BackboneSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.weights.neutral import check_tensors
+from lightning_vgg.weights.neutral import check_tensors, read_safetensors
 from lightning_vgg.weights.source import find_source
 
 Tensors = dict[str, np.ndarray]
@@ -154,7 +154,7 @@ def _read_run(run: RunFolder, plan: BackbonePlan, readers: Readers) -> tuple[Ten
                 f"model.backbone.weights: {run.path} was trained by {framework or 'nothing yet'}: write its weights as "
                 f"a file first: {program} export {run.path}"
             )
-        tensors = read_safetensors(path)
+        tensors = read_safetensors(path, "model.backbone.weights")
     ours: Tensors = {}
     for layer, original in zip(plan.layers, plan.source.layers, strict=False):
         for prefix in (f"{original.name}.", f"backbone.{layer.name}."):
@@ -179,24 +179,7 @@ def read_weights_file(path: Path) -> Tensors:
     """
     if path.suffix == ".h5":
         return from_keras_names(str(path), _read_h5(path))
-    return from_torch_names(str(path), read_safetensors(path))
-
-
-def read_safetensors(path: Path) -> Tensors:
-    """All tensors of a file.
-
-    Raises:
-        ExperimentError: it cannot be read.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return load(path.read_bytes())
-    except OSError as error:
-        raise ExperimentError(f"model.backbone.weights: {path}: {error.strerror}") from None
-    except SafetensorError as error:
-        raise ExperimentError(f"model.backbone.weights: {path} is no sound safetensors file: {error}") from None
+    return from_torch_names(str(path), read_safetensors(path, "model.backbone.weights"))
 
 
 def from_torch_names(source: str, tensors: Mapping[str, np.ndarray]) -> Tensors:

@@ -40,7 +40,8 @@ from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training import transfer
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
-from lightning_vgg.training.module import VGGClassifier, load_classifier
+from lightning_vgg.training.export import load_classifier
+from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.optim import ParameterGroup, build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.transfer import Backbone, count_parameters, trained_parts
@@ -349,7 +350,7 @@ def test_what_is_made_of_features_is_what_is_made_of_images(
         Trainer(accelerator="cpu", precision=precision, logger=False, enable_progress_bar=False),
     )
     again.to(model.dtype).load_state_dict(model.state_dict())
-    again.configure_callbacks = list  # without Transfer, images go all the way
+    again.configure_callbacks = list  # without UseFeatures, images go all the way
     images = trainer_data(data, again)
     trainer.test(again, datamodule=images, verbose=False)
     assert again.backbone.fed == 0
@@ -546,7 +547,9 @@ def test_layers_are_unfrozen_by_the_epoch_and_the_counts_are_said(
     assert "(up to block3_pool)" in said[0] and "(up to block2_pool)" in said[1] and "(up to block1_pool)" in said[2]
     record = RunFolder(tmp_path / "run").read_record()
     model = built(model_spec(source, unfreeze=UNFREEZE))
-    assert record["trainable_parameters"] == count_parameters(model.network, frozen=False) == 256 * 12 + 12 + 130
+    assert (
+        record["trainable_parameters"] == count_parameters(model.network)["trainable_parameters"] == 256 * 12 + 12 + 130
+    )
     assert record["frozen_parameters"] == sum(parameter.numel() for parameter in model.backbone.parameters())
     assert f"trainable parameters {record['trainable_parameters']:,}" in said[0]
 
@@ -588,7 +591,7 @@ def test_unfreezing_in_several_processes_is_refused(source: Path, data: DataSpec
         world_size = 2
 
     with pytest.raises(ExperimentError, match=r"trainer\.devices 1"):
-        transfer.Transfer().on_fit_start(Many(), model)  # type: ignore[arg-type]
+        transfer.Freezing().on_fit_start(Many(), model)  # type: ignore[arg-type]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
