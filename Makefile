@@ -32,10 +32,11 @@ test-quick: $(READY)  ## without those that take long
 chaos: $(READY)  ## kill fit, extraction, tune and compare 110 times at random moments, and compare
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 110
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(READY)  ## build the documentation into site/; a warning is an error
 	$(BIN)/mkdocs build --strict
