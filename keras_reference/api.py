@@ -20,6 +20,7 @@ from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
 from lightning_vgg.runs.folder import RunFolder as RunFolder
+from lightning_vgg.runs.folder import test_lines
 from lightning_vgg.weights.feature_store import LabelledFeatures
 
 if TYPE_CHECKING:
@@ -123,13 +124,5 @@ def run_command(command: str, args: list[str]) -> RunFolder:
     else:
         assert run is not None
         run = train.test(experiment, run)
-    say_test_result(run)
+    print(test_lines(run))
     return run
-
-
-def say_test_result(run: RunFolder) -> None:
-    record = run.read_record()
-    print(
-        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
-        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
-    )

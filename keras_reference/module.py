@@ -23,9 +23,9 @@ from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.config import Experiment
 from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import kept_features
-from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
+from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
 from keras_reference.pretrained import load_pretrained
-from keras_reference.transfer import Network, count_parameters, trained_parts
+from keras_reference.transfer import Network, count_parameters, parameter_groups
 from keras_reference.weights import load_network
 from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
@@ -187,7 +187,7 @@ class Training:
         return -(-len(self.dataset.train.labels) // self.experiment.data.batch_size)
 
     def optimizer(self, rates: np.ndarray) -> keras.optimizers.Optimizer:
-        """One for all, or one for each part of a backbone that trains at a rate or from an epoch of its own.
+        """One for all, or one for each group of layers that trains at a rate or from an epoch of its own.
 
         Args:
             rates: the learning rate of every step.
@@ -196,8 +196,8 @@ class Training:
         backbone = self.network.backbone
         if backbone is None:
             return build_optimizer(spec, rates, clip, self.network.head.trainable_variables)
-        parts = trained_parts(self.network, backbone.plan, self.steps)
-        return PartsOptimizer(spec, rates, clip, [part for part in parts if part.start < len(rates)])
+        groups = parameter_groups(self.network, backbone.plan, self.steps)
+        return GroupedOptimizer(spec, rates, clip, [group for group in groups if group.start < len(rates)])
 
     def say_what_trains(self, epoch: int, frozen: int) -> None:
         backbone = self.network.backbone
@@ -235,11 +235,8 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
     with np.errstate(invalid="ignore"):  # a class without test images has no accuracy
         counts = np.bincount(test.labels, minlength=classes)
         per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
-    run.write_predictions(test.labels, logits.astype(np.float32))
-    run.write_curves(results["test_acc"])
-    run.update_record(  # last: a run whose record has a test_acc is whole
-        checkpoint=f"{run.checkpoints.name}/{checkpoint.name}", **results, test_acc_per_class=per_class.tolist()
-    )
+    measured = {**results, "test_acc_per_class": per_class.tolist()}
+    run.write_test(checkpoint, test.labels, logits.astype(np.float32), measured)
     return results
 
 

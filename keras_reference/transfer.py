@@ -175,7 +175,7 @@ class Network:
         yield from model_tensors(self.head, self.plan)
 
 
-def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[ParameterGroup]:
+def parameter_groups(network: Network, plan: BackbonePlan, steps: int) -> list[ParameterGroup]:
     """The head, and whatever of the backbone trains sooner or later, at a rate and from a step of its own.
 
     Args:
@@ -184,7 +184,7 @@ def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[Para
         steps: of an epoch.
     """
     assert network.backbone is not None
-    parts = [ParameterGroup(network.head.trainable_variables)]
+    groups = [ParameterGroup(network.head.trainable_variables)]
     for (start, factor), layers in plan.trained_groups().items():
         # By name, since Keras counts nothing as trainable that is frozen now.
         variables = [
@@ -194,8 +194,8 @@ def trained_parts(network: Network, plan: BackbonePlan, steps: int) -> list[Para
             if variable.name in _PARAMETERS
         ]
         if variables:
-            parts.append(ParameterGroup(variables, factor, start * steps))
-    return parts
+            groups.append(ParameterGroup(variables, factor, start * steps))
+    return groups
 
 
 def count_parameters(network: Network) -> dict[str, int]:

@@ -16,7 +16,7 @@ from keras_reference.data import Preprocess
 from keras_reference.pretrained import load_pretrained as keras_pretrained
 from keras_reference.transfer import Network, Resize
 from keras_reference.transfer import count_parameters as keras_count
-from keras_reference.transfer import trained_parts as keras_parts
+from keras_reference.transfer import parameter_groups as keras_groups
 from keras_reference.weights import load_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
@@ -29,7 +29,7 @@ from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained as torch_pretrained
-from lightning_vgg.training.transfer import Backbone, on_backbone, resize, trained_parts
+from lightning_vgg.training.transfer import Backbone, on_backbone, parameter_groups, resize
 from lightning_vgg.training.transfer import count_parameters as torch_count
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
@@ -126,7 +126,7 @@ class TransferPair:
     def torch_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
         network = deepcopy(self.torch_network).train()
         network.get_submodule("backbone").freeze(plan.frozen_layers(0))
-        stepper = build_optimizer(network, optimizer, self.semantics, trained_parts(network, plan))
+        stepper = build_optimizer(network, optimizer, self.semantics, parameter_groups(network, plan))
         logits = network(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
         F.cross_entropy(logits, torch.from_numpy(batch.labels)).backward()
         stepper.step()
@@ -138,9 +138,9 @@ class TransferPair:
         rates = np.full(1, optimizer.learning_rate)
         with keras_precision(self.precision):
             model = self.keras.model(plan.frozen_layers(0))
-            parts = keras_parts(self.keras, plan, steps=1)
+            groups = keras_groups(self.keras, plan, steps=1)
             model.compile(
-                keras_optim.PartsOptimizer(optimizer, rates, None, parts),
+                keras_optim.GroupedOptimizer(optimizer, rates, None, groups),
                 keras_optim.training_loss(0.0, self.keras.plan.num_classes),
                 jit_compile=False,
             )

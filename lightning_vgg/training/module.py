@@ -24,7 +24,7 @@ from lightning_vgg.training.features import UseFeatures
 from lightning_vgg.training.lookahead import Lookahead
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.pretrained import load_pretrained
-from lightning_vgg.training.transfer import Backbone, Freezing, on_backbone, trained_parts
+from lightning_vgg.training.transfer import Backbone, Freezing, on_backbone, parameter_groups
 from lightning_vgg.training.weights import load_network
 from lightning_vgg.training.whitening import Whitening, first_convolution
 from lightning_vgg.weights.pretrained import Pretrained
@@ -237,8 +237,8 @@ class VGGClassifier(LightningModule):
         self._scores(part).reset()
 
     def configure_optimizers(self) -> Any:
-        parts = trained_parts(self.network, self.pretrained.plan) if self.pretrained else None
-        optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics, parts)
+        groups = parameter_groups(self.network, self.pretrained.plan) if self.pretrained else None
+        optimizer = build_optimizer(self.network, self.spec.optimizer, self.semantics, groups)
         factors = rate_factors(self.spec.schedule, int(self.trainer.estimated_stepping_batches))
         self.rates = (factors * self.spec.optimizer.learning_rate).tolist()
         factors = factors.tolist()  # a numpy number in a checkpoint could not be read back safely

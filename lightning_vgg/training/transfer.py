@@ -99,16 +99,16 @@ def on_backbone(backbone: Backbone, head: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict([("backbone", backbone), *head.named_children()]))
 
 
-def trained_parts(network: nn.Module, plan: BackbonePlan) -> list[ParameterGroup]:
+def parameter_groups(network: nn.Module, plan: BackbonePlan) -> list[ParameterGroup]:
     """The head, and whatever of the backbone trains sooner or later, by learning rate and first epoch."""
     layers = list(network.get_submodule("backbone").children())
     head = [parameter for name, parameter in network.named_parameters() if not name.startswith("backbone.")]
-    parts = [ParameterGroup(head, 1.0)]
+    groups = [ParameterGroup(head, 1.0)]
     for (_, factor), numbers in plan.trained_groups().items():
         parameters = [parameter for number in numbers for parameter in layers[number].parameters()]
         if parameters:
-            parts.append(ParameterGroup(parameters, factor))
-    return parts
+            groups.append(ParameterGroup(parameters, factor))
+    return groups
 
 
 def count_parameters(network: nn.Module) -> dict[str, int]:

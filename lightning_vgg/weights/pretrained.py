@@ -14,7 +14,7 @@ import numpy as np
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_backbone, recorded_source
 from lightning_vgg.experiment.semantics import Semantics
-from lightning_vgg.experiment.specs import BackboneSpec
+from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
@@ -124,6 +124,17 @@ def read_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics, r
         **source.describe(),
     }
     return Pretrained(plan, tensors, normalization, description)
+
+
+def describe_start(spec: ModelSpec, pretrained: Pretrained | None) -> dict[str, Any]:
+    """What run.json says of a model's semantics and of the weights that it starts from."""
+    start = spec.init_from
+    return {
+        "semantics": spec.semantics,
+        "semantics_except": spec.semantics_except,
+        "initial_weights_sha256": file_sha256(Path(start).expanduser()) if start else None,
+        **({"backbone": pretrained.description} if pretrained else {}),
+    }
 
 
 def recorded_pretrained(spec: BackboneSpec | None, image_size: int, run: RunFolder) -> Pretrained | None:

@@ -304,34 +304,34 @@ def test_features_and_the_rest_are_the_whole(folder: Path, keras: Any, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_a_part_that_joins_later_moves_as_if_it_started_then(name: Any, keras: Any) -> None:
+def test_a_group_that_joins_later_moves_as_if_it_started_then(name: Any, keras: Any) -> None:
     """Against an optimizer of its own in a training of its own, which starts with the later rates."""
     from keras_reference.backend import prepare_keras
-    from keras_reference.optim import ParameterGroup, PartsOptimizer, build_optimizer
+    from keras_reference.optim import GroupedOptimizer, ParameterGroup, build_optimizer
 
     prepare_keras("64-true", seed=0)
     spec = OptimizerSpec(name, momentum=0.5 if name == "sgd" else 0.0, weight_decay=0.1)
     rates, gradients = np.array([0.1, 0.3, 0.2, 0.05]), np.random.default_rng(0).normal(size=(4, 2, 3))
     early, late, alone = (keras.Variable(np.ones(3), name=which) for which in ("early", "late", "alone"))
-    parts = PartsOptimizer(spec, rates, None, [ParameterGroup([early]), ParameterGroup([late], 0.5, start=2)])
+    grouped = GroupedOptimizer(spec, rates, None, [ParameterGroup([early]), ParameterGroup([late], 0.5, start=2)])
     single = build_optimizer(spec, rates[2:] * 0.5, None, [alone])
     for step in range(4):
         variables = [early] if step < 2 else [early, late]
-        parts.apply(
+        grouped.apply(
             [keras.ops.convert_to_tensor(gradient) for gradient in gradients[step]][: len(variables)], variables
         )
         if step >= 2:
             single.apply([keras.ops.convert_to_tensor(gradients[step, 1])], [alone])
     np.testing.assert_array_equal(np.asarray(late), np.asarray(alone))
     assert not np.array_equal(np.asarray(late), np.asarray(early))
-    assert int(parts.iterations) == 4
+    assert int(grouped.iterations) == 4
 
 
-def test_all_parts_are_clipped_together(keras: Any) -> None:
-    from keras_reference.optim import ParameterGroup, PartsOptimizer
+def test_all_groups_are_clipped_together(keras: Any) -> None:
+    from keras_reference.optim import GroupedOptimizer, ParameterGroup
 
     first, second = (keras.Variable(np.zeros(1), name=name) for name in ("first", "second"))
     spec = OptimizerSpec("sgd", learning_rate=1.0)
-    optimizer = PartsOptimizer(spec, np.ones(1), 1.0, [ParameterGroup([first]), ParameterGroup([second])])
+    optimizer = GroupedOptimizer(spec, np.ones(1), 1.0, [ParameterGroup([first]), ParameterGroup([second])])
     optimizer.apply([keras.ops.convert_to_tensor([3.0]), keras.ops.convert_to_tensor([4.0])], [first, second])
     np.testing.assert_allclose([float(first[0]), float(second[0])], [-0.6, -0.8], rtol=1e-6)

@@ -44,7 +44,7 @@ from lightning_vgg.training.export import load_classifier
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.optim import ParameterGroup, build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained
-from lightning_vgg.training.transfer import Backbone, count_parameters, trained_parts
+from lightning_vgg.training.transfer import Backbone, count_parameters, parameter_groups
 from lightning_vgg.weights.feature_store import remember_features
 
 Here = Callable[..., None]
@@ -470,7 +470,7 @@ def test_every_block_has_its_own_rate_and_the_schedule_moves_all_of_them(
     assert model.pretrained is not None
     rate_of = {}
     optimizer = build_optimizer(
-        model.network, spec.optimizer, KERAS, trained_parts(model.network, model.pretrained.plan)
+        model.network, spec.optimizer, KERAS, parameter_groups(model.network, model.pretrained.plan)
     )
     names = {parameter: name for name, parameter in model.network.named_parameters()}
     for group in optimizer.param_groups:
@@ -501,8 +501,8 @@ def test_a_parameter_that_joins_later_moves_as_if_it_started_then(name: Any) -> 
     gradients = torch.randn(8, 3, 4, generator=generator)
     early, late, alone = (torch.nn.Linear(4, 3, bias=False) for _ in range(3))
     alone.load_state_dict(late.state_dict())
-    parts = [ParameterGroup([early.weight], 1.0), ParameterGroup([late.weight], 1.0)]
-    both, single = build_optimizer(early, spec, KERAS, parts), build_optimizer(alone, spec, KERAS)
+    groups = [ParameterGroup([early.weight], 1.0), ParameterGroup([late.weight], 1.0)]
+    both, single = build_optimizer(early, spec, KERAS, groups), build_optimizer(alone, spec, KERAS)
     before = late.weight.detach().clone()
     for step, gradient in enumerate(gradients):
         late.requires_grad_(step >= 5)
