@@ -24,8 +24,8 @@ from torchvision.models import vgg16
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, NetworkSpec
 from lightning_vgg.runs.machine import keep_freed_memory
 from lightning_vgg.training.data import ImageData
+from lightning_vgg.training.features import use_features
 from lightning_vgg.training.module import VGGClassifier
-from lightning_vgg.training.transfer import use_features
 
 BATCH = 256
 

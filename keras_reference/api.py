@@ -92,7 +92,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
         ExperimentError: there is no backbone, or its weights or the images cannot be had.
     """
     experiment, _ = read_command("features", as_arguments(*settings))
-    from keras_reference.module import backbone_features
+    from keras_reference.features import backbone_features
 
     return backbone_features(experiment)
 

@@ -21,7 +21,7 @@ from lightning_vgg.experiment.recipe import (
 from lightning_vgg.experiment.semantics import KERAS
 
 
-def build_model(plan: NetworkPlan) -> keras.Model:
+def build_network(plan: NetworkPlan) -> keras.Model:
     """The network of a plan: images (B, S, S, C) -> logits (B, classes), freshly initialized.
 
     Its precision is that of ``keras.config.dtype_policy()``.

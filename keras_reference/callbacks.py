@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_reference.backend import peak_memory
+from keras_reference.backend import describe_backend, peak_memory
 from keras_reference.checkpoints import LAST
 from keras_reference.data import TrainingBatches
+from keras_reference.transfer import Network, count_parameters
 from lightning_vgg.common.errors import Diverged
+from lightning_vgg.experiment.specs import ExperimentSpec
+from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder, Watch, epoch_line
 from lightning_vgg.runs.machine import process_seconds
 from lightning_vgg.runs.tracking import STEP, speed_summary
+from lightning_vgg.weights.pretrained import Pretrained, describe_start
 
 _LOGS = {
     "train_loss": "loss",
@@ -56,12 +59,8 @@ class RefuseBadLoss(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not np.isfinite(logs["loss"]):  # the epoch's mean so far
             last = self.run.checkpoints / LAST
-            sound = f"the last sound checkpoint is {last}" if last.exists() else "there is no checkpoint before it"
-            raise Diverged(
-                f"the training loss is not finite in step {self.epoch * self.steps + batch + 1} (epoch "
-                f"{self.epoch + 1}); {sound}. "
-                "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
-            )
+            step = self.epoch * self.steps + batch + 1
+            raise Diverged.in_step(step, self.epoch + 1, last if last.exists() else None)
 
 
 class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
@@ -102,15 +101,9 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         row: dict[str, float] = {"epoch": epoch + 1, "step": step}
         row |= {column: logs[name] for column, name in _LOGS.items() if name in logs}
         row |= {"learning_rate": float(self.rates[step - 1]), "seconds": round(seconds, 3)}
-        self.run.write_history(row)
-        self.run.refresh_curves()
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
         assert self.startup_seconds is not None  # an epoch has a first step
-        self.run.update_record(
-            startup_seconds=round(self.startup_seconds, 2),
-            images_per_second=round(statistics.median(self.images_per_second), 1),
-            peak_memory_bytes=peak_memory(),
-        )
+        self.run.write_epoch(row, self.images_per_second, self.startup_seconds, peak_memory())
         if self.echo is not None:
             print(epoch_line(row, self.echo), flush=True)
 
@@ -152,3 +145,17 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
         self.wandb.log({"epoch": int(row["epoch"]), STEP: int(row["step"]), **results})
         self.wandb.summary.update(speed_summary(self.run))
         self.wandb.finish()
+
+
+def describe_run(
+    experiment: ExperimentSpec, dataset: Dataset, network: Network, pretrained: Pretrained | None
+) -> dict[str, Any]:
+    """What run.json says of a run before its results are known."""
+    return {
+        **describe_backend(),
+        "precision": experiment.trainer.precision,
+        "seed": experiment.seed_everything,
+        **describe_start(experiment.model, pretrained),
+        **dataset.describe(),
+        **count_parameters(network),
+    }

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from jsonargparse import Namespace
 
-from keras_reference.export import export_run, require_keras
+from keras_reference.trained_runs import trained_run
 from lightning_vgg.common.command_parser import CommandParser
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import (
     ExplainingParser,
     UnknownKey,
-    config_files,
     experiment_spec,
     framework_free_parser,
 )
 from lightning_vgg.experiment.semantics import KERAS
-from lightning_vgg.experiment.settings import refuse_changes
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
-from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.folder import RunFolder, test_lines
 from lightning_vgg.weights.feature_store import HEADLESS, write_features
+from lightning_vgg.weights.source import find_source
 
 
 def main(command: str, args: list[str]) -> None:
@@ -33,7 +31,7 @@ def main(command: str, args: list[str]) -> None:
     match command:
         case "features":
             experiment, config = read_command(command, args)
-            from keras_reference.module import backbone_features  # loads Keras
+            from keras_reference.features import backbone_features  # loads Keras
 
             write_features(Path(config.output), backbone_features(experiment))
             print(config.output)
@@ -49,6 +47,8 @@ def export(args: list[str]) -> None:
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
     arguments = parser.read(args)
+    from keras_reference.export import export_run  # loads Keras
+
     print(export_run(RunFolder.open(arguments.run), arguments.output))
 
 
@@ -64,11 +64,7 @@ def train_or_test(command: str, args: list[str]) -> RunFolder:
     else:
         assert run is not None
         run = module.test(experiment, run)
-    record = run.read_record()
-    print(
-        f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}\n"
-        f"run      {run.path}\ncurves   {run.path / 'curves.png'}"
-    )
+    print(test_lines(run))
     return run
 
 
@@ -117,24 +113,3 @@ def command_parser(command: str) -> ExplainingParser:
     if command == "features":
         parser.add_argument("--output", type=str, default="features.npz", help="arrays train, train_labels, val, ...")
     return parser
-
-
-def trained_run(experiment: ExperimentSpec, args: Sequence[str], resumes: bool) -> RunFolder:
-    """The run whose config.yaml is given, or else the newest of the experiment.
-
-    Raises:
-        ExperimentError: there is none, Lightning trained it, or it is to go on with other settings or another backend.
-    """
-    files = config_files(args)
-    if files and (files[-1].parent / "checkpoints").is_dir():
-        run = RunFolder.open(files[-1].parent)
-    else:
-        run = RunFolder.newest(experiment.root, experiment.experiment, experiment.name, trained=not resumes)
-    if run.read_record() or not resumes:  # empty where it was stopped before it began
-        require_keras(run)
-    if resumes:
-        backend = run.read_record().get("backend")
-        if backend not in (None, os.environ["KERAS_BACKEND"]):
-            raise ExperimentError(f"{run.path} was begun with Keras on {backend}: set KERAS_BACKEND={backend}")
-        refuse_changes(run.path / "config.yaml", experiment, vars(experiment.trainer), resuming=True)
-    return run

@@ -1,12 +1,13 @@
-"""A run's best weights as the neutral file."""
+"""The best weights of a run: as a network, and as the neutral file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from lightning_vgg.common.errors import ExperimentError
+from keras_reference.backend import prepare_keras
+from keras_reference.trained_runs import require_keras
+from keras_reference.transfer import Network
+from keras_reference.weights import network_tensors
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.runs.folder import RunFolder
@@ -17,29 +18,22 @@ from lightning_vgg.weights.pretrained import recorded_pretrained
 def export_run(run: RunFolder, output: Path | None) -> Path:
     """Write the neutral file of a run's best weights, into its folder where no other file is named."""
     output = output or run.path / "weights.safetensors"
-    write_neutral(output, best_weights(run))
+    write_neutral(output, network_tensors(load_classifier(run).tensors()))
     return output
 
 
-def require_keras(run: RunFolder) -> None:
-    """Raise ExperimentError for a run that Keras has not trained."""
-    framework = run.read_record().get("framework")
-    if framework != "keras":
-        raise ExperimentError(f"{run.path} was trained by {framework or 'nothing yet'}, not by Keras")
+def load_classifier(run: RunFolder) -> Network:
+    """The trained network of a run, in the precision it was trained in.
 
-
-def best_weights(run: RunFolder) -> dict[str, np.ndarray]:
-    """The tensors of a run's best checkpoint, in the precision they were trained in."""
+    Raises:
+        ExperimentError: the run has no best checkpoint, or was not trained by Keras.
+    """
     require_keras(run)
-    from keras_reference.backend import prepare_keras
-    from keras_reference.network import Network
-
-    config, record = read_experiment(run.path / "config.yaml"), run.read_record()
-    pretrained = recorded_pretrained(config.model.backbone, config.data.image_size, run)
+    experiment, record = read_experiment(run.path / "config.yaml"), run.read_record()
+    model, size = experiment.model, experiment.image_size
+    pretrained = recorded_pretrained(model.backbone, size, run)
     prepare_keras(record["precision"], record["seed"])
-    plan = plan_model(
-        config.model, config.data.image_size, len(record["class_names"]), pretrained.plan if pretrained else None
-    )
-    network = Network(plan, pretrained, config.data.image_size)
+    plan = plan_model(model, size, len(record["class_names"]), pretrained.plan if pretrained else None)
+    network = Network(plan, pretrained, size)
     network.model().load_weights(run.checkpoint("best"))
-    return network.read()
+    return network

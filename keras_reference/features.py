@@ -1,67 +1,72 @@
-"""Features of the layers that never train, computed once and kept."""
+"""What a backbone makes of images: of the layers that never train, computed once and kept; and of all, as arrays."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
 
-from keras_reference.backend import device_name
+from keras_reference.backend import device_name, prepare_keras
+from keras_reference.pretrained import load_pretrained
 from keras_reference.transfer import Backbone
-from lightning_vgg.experiment.specs import DataSpec
-from lightning_vgg.images.dataset import Dataset, Split
+from keras_reference.weights import network_tensors
+from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec
+from lightning_vgg.images.dataset import Dataset, load_dataset
 from lightning_vgg.images.sources import cache_folder
-from lightning_vgg.weights.feature_store import describe_features, features_batch_size, remember_features
+from lightning_vgg.weights.feature_store import LabelledFeatures, remember_backbone_features, require_backbone
 
 
-class Features:
-    """What the lowest ``layers`` of a backbone make of each part of a data set, (N, H, W, C).
+def kept_features(
+    precision: str, backbone: Backbone, layers: int, data: DataSpec, dataset: Dataset, part: str
+) -> np.ndarray:
+    """What the lowest layers of the backbone make of a part's images, (N, ..., C); kept in the cache.
 
     Args:
+        precision: as trainer.precision.
         backbone: with its weights.
         layers: how many of its layers.
         data: where features are kept.
         dataset: the images.
-        precision: as trainer.precision.
+        part: train, val or test.
     """
+    dtype = np.dtype(keras.config.floatx())
+    images, normalization = dataset.parts[part].images, dataset.normalization
+    lowest = {layer.name for layer in backbone.plan.layers[:layers]}
+    preprocess = backbone.preprocess(normalization, dtype.name)
+    extractor = backbone.extractor(layers)
 
-    def __init__(self, backbone: Backbone, layers: int, data: DataSpec, dataset: Dataset, precision: str) -> None:
-        self.backbone = backbone
-        self.layers = layers
-        self.data = data
-        self.dataset = dataset
-        self.precision = precision
+    def compute(rows: slice) -> np.ndarray:
+        return extractor.predict_on_batch(preprocess(images[rows])).astype(dtype)
 
-    def of(self, part: Split, label: str) -> np.ndarray:
-        """They are computed where they are not kept; ``label`` names the part beside the progress bar."""
-        plan, normalization = self.backbone.plan, self.dataset.normalization
-        lowest = {layer.name for layer in plan.layers[: self.layers]}
-        tensors = {
-            tensor.name: tensor.read() for tensor in self.backbone.tensors() if tensor.name.split(".")[1] in lowest
-        }
-        description = describe_features(
-            plan,
-            self.layers,
-            tensors,
-            part.images,
-            normalization,
-            framework=f"keras on {keras.config.backend()}",
-            precision=self.precision,
-            device=device_name(),
-        )
-        dtype = np.dtype(keras.config.floatx())
-        preprocess = self.backbone.preprocess(normalization, dtype.name)
-        extractor = self.backbone.extractor(self.layers)
-        shape = (len(part.labels), *plan.features_shape(self.layers))
+    return remember_backbone_features(
+        cache_folder(data.cache_dir),
+        backbone.plan,
+        layers,
+        network_tensors(tensor for tensor in backbone.tensors() if tensor.name.split(".")[1] in lowest),
+        images,
+        normalization,
+        dtype,
+        compute,
+        part,
+        framework=f"keras on {keras.config.backend()}",
+        precision=precision,
+        device=device_name(),
+    )
 
-        def compute(rows: slice) -> np.ndarray:
-            return extractor.predict_on_batch(preprocess(part.images[rows])).astype(dtype)
 
-        return remember_features(
-            cache_folder(self.data.cache_dir),
-            description,
-            shape,
-            dtype,
-            compute,
-            features_batch_size(plan.image_size),
-            label=f"features of {label}",
-        )
+def backbone_features(experiment: ExperimentSpec) -> dict[str, LabelledFeatures]:
+    """Of each part that has images; see :func:`keras_reference.extract_features`."""
+    spec, size, precision = (
+        require_backbone(experiment.model),
+        experiment.data.image_size,
+        experiment.trainer.precision,
+    )
+    pretrained = load_pretrained(spec, size)
+    dataset = load_dataset(experiment.data, pretrained.normalization)
+    prepare_keras(precision, experiment.seed_everything)
+    backbone = Backbone(pretrained, size)
+    layers = len(pretrained.plan.layers)
+    return {
+        name: LabelledFeatures(kept_features(precision, backbone, layers, experiment.data, dataset, name), part.labels)
+        for name, part in dataset.parts.items()
+        if len(part.labels)
+    }

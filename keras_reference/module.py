@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_reference.backend import describe_backend, prepare_keras
+from keras_reference.backend import prepare_keras
 from keras_reference.callbacks import (
     NextEpoch,
     RefuseBadLoss,
     RunRecorder,
     StopWhere,
     WandbCurves,
+    describe_run,
 )
 from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.data import EvaluationBatches, TrainingBatches
-from keras_reference.features import Features
-from keras_reference.network import Network, trained_parts
-from keras_reference.optim import PartsOptimizer, build_optimizer, training_loss
-from keras_reference.transfer import load_pretrained
+from keras_reference.features import kept_features
+from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
+from keras_reference.pretrained import load_pretrained
+from keras_reference.transfer import Network, count_parameters, parameter_groups
+from keras_reference.weights import load_network
 from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
 from lightning_vgg.experiment.settings import config_text, plain_settings
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec
-from lightning_vgg.images.dataset import Split, load_dataset, refuse_other_images
+from lightning_vgg.images.dataset import load_dataset, refuse_other_images
 from lightning_vgg.runs.folder import RunFolder, Watch
 from lightning_vgg.runs.tracking import wandb_arguments
-from lightning_vgg.weights.feature_store import LabelledFeatures, require_backbone, say_features_are_not_kept
-from lightning_vgg.weights.pretrained import Pretrained, file_sha256, recorded_pretrained
+from lightning_vgg.weights.feature_store import say_features_are_not_kept
+from lightning_vgg.weights.pretrained import Pretrained, recorded_pretrained
 
 
 def fit(experiment: ExperimentSpec, watch: Watch | None = None, resumed: RunFolder | None = None) -> RunFolder:
@@ -53,7 +54,7 @@ def fit(experiment: ExperimentSpec, watch: Watch | None = None, resumed: RunFold
             pretrained = load_pretrained(spec.backbone, size)
         training = Training(experiment, pretrained)
         if spec.init_from is not None:
-            training.network.start_from(Path(spec.init_from).expanduser())
+            load_network(training.network.tensors(), Path(spec.init_from).expanduser())
     if resumed is not None:
         refuse_other_images(training.dataset, resumed, resuming=True)
     run = resumed or RunFolder.create(
@@ -78,9 +79,9 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
     keeper = Checkpoints(run, whole, optimizer, validated=len(dataset.val.labels) > 0)
     done = keeper.resume()
     run.write_config(config_text(experiment))
-    run.update_record(**describe_run(training, pretrained))
+    run.update_record(**describe_run(experiment, dataset, network, pretrained))
     batches = training.batches()
-    validation = training.evaluation(dataset.val, "val") if keeper.validated else None
+    validation = training.evaluation("val") if keeper.validated else None
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
     bar = bar and watch is None
     curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
@@ -128,7 +129,7 @@ def build(experiment: ExperimentSpec, num_classes: int) -> keras.Model:
     pretrained = None if spec.backbone is None else load_pretrained(spec.backbone, experiment.image_size)
     network = build_layers(experiment, num_classes, pretrained)
     if spec.init_from is not None:
-        network.start_from(Path(spec.init_from).expanduser())
+        load_network(network.tensors(), Path(spec.init_from).expanduser())
     return network.model(pretrained.plan.frozen_layers(0) if pretrained else 0)
 
 
@@ -138,20 +139,6 @@ def build_layers(experiment: ExperimentSpec, num_classes: int, pretrained: Pretr
     size = experiment.image_size
     plan = plan_model(experiment.model, size, num_classes, pretrained.plan if pretrained else None)
     return Network(plan, pretrained, size)
-
-
-def backbone_features(experiment: ExperimentSpec) -> dict[str, LabelledFeatures]:
-    """Of each part that has images; see :func:`keras_reference.extract_features`."""
-    spec = require_backbone(experiment.model)
-    training = Training(experiment, load_pretrained(spec, experiment.image_size))
-    backbone, dataset = training.network.backbone, training.dataset
-    assert backbone is not None
-    features = Features(backbone, len(backbone.plan.layers), experiment.data, dataset, experiment.trainer.precision)
-    return {
-        name: LabelledFeatures(features.of(part, name), part.labels)
-        for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
-        if len(part.labels)
-    }
 
 
 class Training:
@@ -167,9 +154,7 @@ class Training:
     def __init__(self, experiment: ExperimentSpec, pretrained: Pretrained | None) -> None:
         self.experiment = experiment
         epochs = experiment.trainer.max_epochs
-        self.dataset = load_dataset(experiment.data)
-        if pretrained is not None and pretrained.normalization is not None:
-            self.dataset = replace(self.dataset, normalization=pretrained.normalization)
+        self.dataset = load_dataset(experiment.data, pretrained.normalization if pretrained else None)
         self.network = build_layers(experiment, len(self.dataset.class_names), pretrained)
         self.stages = pretrained.plan.stages(epochs) if pretrained else [(0, epochs, 0)]
         self.fed = pretrained.plan.always_frozen if pretrained else 0
@@ -181,18 +166,18 @@ class Training:
     def batches(self) -> TrainingBatches:
         part, experiment = self.dataset.train, self.experiment
         return TrainingBatches(
-            part, experiment.data, self.preprocess, experiment.seed_everything, self._features(part, "train")
+            part, experiment.data, self.preprocess, experiment.seed_everything, self._features("train")
         )
 
-    def evaluation(self, part: Split, name: str) -> EvaluationBatches:
-        return EvaluationBatches(part, self.experiment.data, self.preprocess, self._features(part, name))
+    def evaluation(self, part: str) -> EvaluationBatches:
+        return EvaluationBatches(self.dataset.parts[part], self.experiment.data, self.preprocess, self._features(part))
 
-    def _features(self, part: Split, name: str) -> np.ndarray | None:
+    def _features(self, part: str) -> np.ndarray | None:
         backbone = self.network.backbone
         if backbone is None or not self.fed:
             return None
         precision = self.experiment.trainer.precision
-        return Features(backbone, self.fed, self.experiment.data, self.dataset, precision).of(part, name)
+        return kept_features(precision, backbone, self.fed, self.experiment.data, self.dataset, part)
 
     @property
     def steps(self) -> int:
@@ -200,7 +185,7 @@ class Training:
         return self.experiment.data.steps_per_epoch(len(self.dataset.train.labels))
 
     def optimizer(self, rates: np.ndarray) -> keras.optimizers.Optimizer:
-        """One for all, or one for each part of a backbone that trains at a rate or from an epoch of its own.
+        """One for all, or one for each group of layers that trains at a rate or from an epoch of its own.
 
         Args:
             rates: the learning rate of every step.
@@ -209,13 +194,13 @@ class Training:
         backbone = self.network.backbone
         if backbone is None:
             return build_optimizer(spec, rates, clip, self.network.head.trainable_variables)
-        parts = trained_parts(self.network, backbone.plan, self.steps)
-        return PartsOptimizer(spec, rates, clip, [part for part in parts if part.start < len(rates)])
+        groups = parameter_groups(self.network, backbone.plan, self.steps)
+        return GroupedOptimizer(spec, rates, clip, [group for group in groups if group.start < len(rates)])
 
     def say_what_trains(self, epoch: int, frozen: int) -> None:
         backbone = self.network.backbone
         if backbone is not None:
-            counts = self.network.count_parameters()
+            counts = count_parameters(self.network)
             numbers = counts["trainable_parameters"], counts["frozen_parameters"]
             print(freezing_line(epoch, self.experiment.trainer.max_epochs, *numbers, backbone.plan, frozen), flush=True)
 
@@ -241,36 +226,16 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
     whole.load_weights(checkpoint)
     test, classes = training.dataset.test, len(training.dataset.class_names)
     model = training.network.model(training.stages[-1][2], training.fed)
-    logits = model.predict(training.evaluation(test, "test"), verbose=0).astype(keras.config.floatx())
+    logits = model.predict(training.evaluation("test"), verbose=0).astype(keras.config.floatx())
     right = logits.argmax(1) == test.labels
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(test.labels, logits)
     results = {"test_loss": float(loss), "test_acc": float(right.mean())}
     with np.errstate(invalid="ignore"):  # a class without test images has no accuracy
         counts = np.bincount(test.labels, minlength=classes)
         per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
-    run.write_predictions(test.labels, logits.astype(np.float32))
-    run.write_curves(results["test_acc"])
-    run.update_record(  # last: a run whose record has a test_acc is whole
-        checkpoint=f"{run.checkpoints.name}/{checkpoint.name}", **results, test_acc_per_class=per_class.tolist()
-    )
+    measured = {**results, "test_acc_per_class": per_class.tolist()}
+    run.write_test(checkpoint, test.labels, logits.astype(np.float32), measured)
     return results
-
-
-def describe_run(training: Training, pretrained: Pretrained | None) -> dict[str, Any]:
-    """What run.json says of a run before its results are known."""
-    experiment = training.experiment
-    start = experiment.model.init_from
-    return {
-        **describe_backend(),
-        "precision": experiment.trainer.precision,
-        "seed": experiment.seed_everything,
-        "semantics": experiment.model.semantics,
-        "semantics_except": experiment.model.semantics_except,
-        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
-        **training.dataset.describe(),
-        **training.network.count_parameters(),
-        **({"backbone": pretrained.description} if pretrained else {}),
-    }
 
 
 def _wandb_arguments(run: RunFolder, experiment: ExperimentSpec) -> dict[str, Any]:

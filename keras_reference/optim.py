@@ -1,4 +1,4 @@
-"""What is minimized, and how: the loss, the optimizer, and the learning rate of every step."""
+"""OptimizerSpec -> a Keras optimizer; the learning rate of every step, and the loss."""
 
 from __future__ import annotations
 
@@ -13,40 +13,19 @@ from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import OptimizerSpec
 
 
-def training_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss:
-    """Cross-entropy of logits (B, classes) and labels (B,), mean over the batch."""
-    if label_smoothing:
-        return SmoothedCrossEntropy(label_smoothing, num_classes)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Variables that begin to train together.
 
+    Attributes:
+        variables: of the model.
+        rate_factor: their learning rate as a share of the experiment's.
+        start: the steps that are done before they train.
+    """
 
-class SmoothedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
-    """Cross-entropy with label smoothing, which Keras offers for one-hot labels only."""
-
-    def __init__(self, label_smoothing: float, num_classes: int) -> None:
-        super().__init__(name="smoothed_cross_entropy")
-        self.label_smoothing = label_smoothing
-        self.num_classes = num_classes
-
-    def call(self, labels: Any, logits: Any) -> Any:
-        one_hot = keras.ops.one_hot(keras.ops.cast(labels, "int32"), self.num_classes, dtype=logits.dtype)
-        return keras.losses.categorical_crossentropy(
-            one_hot, logits, from_logits=True, label_smoothing=self.label_smoothing
-        )
-
-
-class RateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """A learning rate for every step, looked up; after the last step the last one."""
-
-    def __init__(self, rates: np.ndarray) -> None:
-        self.rates = rates
-
-    def __call__(self, step: Any) -> Any:
-        rates = keras.ops.convert_to_tensor(self.rates, dtype=keras.config.floatx())
-        return keras.ops.take(rates, keras.ops.minimum(step, len(self.rates) - 1))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"rates": self.rates.tolist()}
+    variables: list[keras.Variable]
+    rate_factor: float = 1.0
+    start: int = 0
 
 
 def build_optimizer(
@@ -80,23 +59,8 @@ def build_optimizer(
     return optimizer
 
 
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Variables that begin to train together.
-
-    Attributes:
-        variables: of the model.
-        rate_factor: their learning rate as a share of the experiment's.
-        start: the steps that are done before they train.
-    """
-
-    variables: list[keras.Variable]
-    rate_factor: float = 1.0
-    start: int = 0
-
-
-class PartsOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """An optimizer for each part, since Keras has one learning rate and one count of steps an optimizer.
+class GroupedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """An optimizer for each group, since Keras has one learning rate and one count of steps an optimizer.
 
     It is built for all variables that will ever train, so a model may be compiled with it again after an unfreezing.
 
@@ -104,39 +68,75 @@ class PartsOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         spec: of each of them.
         rates: the learning rate of every step (steps,).
         clip: largest norm of all gradients together; None or 0 for any.
-        parts: what trains.
+        groups: what trains.
     """
 
     def __init__(
-        self, spec: OptimizerSpec, rates: np.ndarray, clip: float | None, parts: Sequence[ParameterGroup]
+        self, spec: OptimizerSpec, rates: np.ndarray, clip: float | None, groups: Sequence[ParameterGroup]
     ) -> None:
         super().__init__(RateTable(rates), global_clipnorm=clip or None)
-        self.parts = list(parts)
+        self.groups = list(groups)
         self.optimizers = [
-            build_optimizer(spec, rates[part.start :] * part.rate_factor, None, part.variables) for part in parts
+            build_optimizer(spec, rates[group.start :] * group.rate_factor, None, group.variables) for group in groups
         ]
-        for optimizer, part in zip(self.optimizers, parts, strict=True):
-            optimizer.build(part.variables)
-        self.build([variable for part in parts for variable in part.variables])
+        for optimizer, group in zip(self.optimizers, groups, strict=True):
+            optimizer.build(group.variables)
+        self.build([variable for group in groups for variable in group.variables])
 
     @property
     def variables(self) -> list[keras.Variable]:
         return [*super().variables, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
-        """Those parts that train now; the others keep their state and their count."""
-        variables = trainable_variables or [variable for part in self.parts for variable in part.variables]
+        """Those groups that train now; the others keep their state and their count."""
+        variables = trainable_variables or [variable for group in self.groups for variable in group.variables]
         gradients = {
             id(variable): gradient
             for variable, gradient in zip(variables, self._clip_gradients(list(grads)), strict=True)
         }
-        for optimizer, part in zip(self.optimizers, self.parts, strict=True):
-            training = [variable for variable in part.variables if id(variable) in gradients]
+        for optimizer, group in zip(self.optimizers, self.groups, strict=True):
+            training = [variable for variable in group.variables if id(variable) in gradients]
             if training:
                 optimizer.apply([gradients[id(variable)] for variable in training], training)
         self._iterations.assign_add(1)
 
 
+class RateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A learning rate for every step, looked up; after the last step the last one."""
+
+    def __init__(self, rates: np.ndarray) -> None:
+        self.rates = rates
+
+    def __call__(self, step: Any) -> Any:
+        rates = keras.ops.convert_to_tensor(self.rates, dtype=keras.config.floatx())
+        return keras.ops.take(rates, keras.ops.minimum(step, len(self.rates) - 1))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"rates": self.rates.tolist()}
+
+
 def exact(number: float) -> float:
     """The number so that TensorFlow keeps all its digits in float64; a bare Python one it rounds to float32 first."""
     return np.float64(number) if keras.config.floatx() == "float64" else number
+
+
+def training_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss:
+    """Cross-entropy of logits (B, classes) and labels (B,), mean over the batch."""
+    if label_smoothing:
+        return SmoothedCrossEntropy(label_smoothing, num_classes)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class SmoothedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
+    """Cross-entropy with label smoothing, which Keras offers for one-hot labels only."""
+
+    def __init__(self, label_smoothing: float, num_classes: int) -> None:
+        super().__init__(name="smoothed_cross_entropy")
+        self.label_smoothing = label_smoothing
+        self.num_classes = num_classes
+
+    def call(self, labels: Any, logits: Any) -> Any:
+        one_hot = keras.ops.one_hot(keras.ops.cast(labels, "int32"), self.num_classes, dtype=logits.dtype)
+        return keras.losses.categorical_crossentropy(
+            one_hot, logits, from_logits=True, label_smoothing=self.label_smoothing
+        )

@@ -1,37 +1,23 @@
-"""A pretrained backbone: ``keras.applications.VGG16``, or the lower blocks of a run of this project."""
+"""Transfer learning: a pretrained backbone, and what of it is frozen when."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_reference.blocks import build_layer
+from keras_reference.blocks import build_layer, build_network
 from keras_reference.data import Preprocess, normalizer
-from keras_reference.resize import Resize
-from keras_reference.weights import NeutralTensor, layer_variables, load_tensors
-from lightning_vgg.common.errors import ExperimentError
+from keras_reference.optim import ParameterGroup
+from keras_reference.weights import NeutralTensor, layer_variables, load_tensors, model_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
-from lightning_vgg.experiment.semantics import KERAS
-from lightning_vgg.experiment.specs import BackboneSpec
+from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.images.batches import Normalization
-from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.weights.pretrained import (
-    FIRST_KERNEL,
-    Pretrained,
-    Readers,
-    Tensors,
-    file_sha256,
-    read_pretrained,
-    read_weights_file,
-)
+from lightning_vgg.weights.pretrained import FIRST_KERNEL, Pretrained
 
-IMAGENET_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-IMAGENET_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{IMAGENET_FILE}"
-IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
-"""What ``keras.applications.VGG16(weights="imagenet", include_top=False)`` loads."""
+_PARAMETERS = ("kernel", "bias", "gamma", "beta")
 
 
 class Backbone:
@@ -107,18 +93,6 @@ class Backbone:
         return pools[self.plan.pooling](keepdims=True)(hidden) if self.plan.pooling in pools else hidden
 
 
-def load_pretrained(spec: BackboneSpec, image_size: int) -> Pretrained:
-    """:func:`lightning_vgg.weights.pretrained.read_pretrained` by Keras."""
-    readers = Readers("keras", _download, _refuse_pth, _read_checkpoint)
-    pretrained = read_pretrained(spec, image_size, KERAS, readers)
-    if pretrained.plan.semantics != KERAS:
-        raise ExperimentError(
-            f"model.backbone.weights: {spec.weights} was trained with torch's semantics, in part or wholly; the Keras "
-            "reference builds Keras's layers alone: name a run with semantics: keras"
-        )
-    return pretrained
-
-
 def _vgg16(plan: BackbonePlan) -> list[keras.layers.Layer]:
     vgg16 = keras.applications.VGG16(include_top=False, weights=None, input_shape=(None, None, 3))
     return [vgg16.get_layer(planned.name) for planned in plan.layers]
@@ -128,31 +102,109 @@ def _own_blocks(plan: BackbonePlan) -> list[keras.layers.Layer]:
     return [build_layer(planned) for planned in plan.layers]
 
 
-def _download(name: str) -> tuple[Tensors, str, str]:
-    """Keras's copy of the original network, from its cache or the network, for images in BGR."""
-    if name != "IMAGENET1K_FEATURES":
-        raise ExperimentError(
-            f"model.backbone.weights: Keras has no {name}, which torchvision trained anew; IMAGENET1K_FEATURES is the "
-            "original network, which both have. Or name a .safetensors file of torchvision's weights"
+class Resize(keras.layers.Layer):  # type: ignore[misc]
+    """Images (B, S, S, C) -> (B, size, size, C) by ``keras.ops.image.resize``, in float32 or float64.
+
+    TensorFlow's rounds to float32 whatever comes in; in float64 two matrix products give what it means.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(name="resize", dtype=keras.config.floatx())
+        self.size = size
+
+    def call(self, images: Any) -> Any:
+        if images.shape[1] == self.size:
+            return images
+        if self.compute_dtype != "float64":
+            return keras.ops.image.resize(images, (self.size, self.size), interpolation="bilinear", antialias=False)
+        rows, columns = (
+            keras.ops.convert_to_tensor(interpolation_matrix(side, self.size)) for side in images.shape[1:3]
         )
-    try:
-        path = Path(keras.utils.get_file(IMAGENET_FILE, IMAGENET_URL, cache_subdir="models", file_hash=IMAGENET_MD5))
-    except Exception as error:  # it raises bare ones
-        raise ExperimentError(
-            f"model.backbone.weights: {name} cannot be downloaded ({error}). Fetch {IMAGENET_URL} on a machine with a "
-            "network and put it into ~/.keras/models; or name a file by --model.backbone.weights"
-        ) from None
-    return read_weights_file(path), file_sha256(path), "keras_caffe"
+        return keras.ops.einsum("ih,bhwc,jw->bijc", rows, images, columns)
 
 
-def _refuse_pth(path: Path) -> Tensors:
-    raise ExperimentError(
-        f"model.backbone.weights: {path} is a pickle of torch, which the Keras reference does not read: save the state "
-        "dict by safetensors.torch.save_file, and name that file"
-    )
+def interpolation_matrix(size: int, new_size: int) -> np.ndarray:
+    """Linear interpolation along one axis, float64 (new_size, size).
+
+    Output i lies at (i + 1/2) · size / new_size - 1/2 between the inputs; beyond the first and the last one they go on.
+    """
+    place = np.clip((np.arange(new_size) + 0.5) * size / new_size - 0.5, 0, size - 1)
+    below = np.minimum(place.astype(int), max(size - 2, 0))
+    matrix = np.zeros((new_size, size))
+    matrix[np.arange(new_size), below] += 1 - (place - below)
+    matrix[np.arange(new_size), np.minimum(below + 1, size - 1)] += place - below
+    return matrix
 
 
-def _read_checkpoint(run: RunFolder) -> tuple[Tensors, Path]:
-    from keras_reference.export import best_weights
+class Network:
+    """All layers of an experiment, which its models share.
 
-    return best_weights(run), run.checkpoint("best")
+    Attributes:
+        plan: of the recipes' network.
+        head: that network.
+        backbone: what it stands on.
+    """
+
+    def __init__(self, plan: NetworkPlan, pretrained: Pretrained | None, image_size: int) -> None:
+        self.plan = plan
+        self.head = build_network(plan)  # first, so that the chance it starts from does not depend on the backbone
+        self.backbone = Backbone(pretrained, image_size) if pretrained is not None else None
+
+    def model(self, frozen: int = 0, fed: int = 0) -> keras.Model:
+        """Images -> logits (B, classes).
+
+        Args:
+            frozen: the lowest layers of the backbone that do not train from now on.
+            fed: the lowest ones that have run already: their features come instead of images.
+        """
+        if self.backbone is None:
+            return self.head
+        self.backbone.freeze(frozen)
+        inputs = self.backbone.inputs(fed)
+        return keras.Model(inputs, self.head(self.backbone(inputs, fed, frozen)))
+
+    def preprocess(self, normalization: Normalization) -> Preprocess:
+        """uint8 images to what the network reads."""
+        dtype = keras.config.floatx()
+        return self.backbone.preprocess(normalization, dtype) if self.backbone else normalizer(normalization, dtype)
+
+    def tensors(self) -> Iterator[NeutralTensor]:
+        """All variables that the neutral file holds."""
+        if self.backbone is not None:
+            yield from self.backbone.tensors()
+        yield from model_tensors(self.head, self.plan)
+
+
+def parameter_groups(network: Network, plan: BackbonePlan, steps: int) -> list[ParameterGroup]:
+    """The head, and whatever of the backbone trains sooner or later, at a rate and from a step of its own.
+
+    Args:
+        network: its layers.
+        plan: which of them train when.
+        steps: of an epoch.
+    """
+    assert network.backbone is not None
+    groups = [ParameterGroup(network.head.trainable_variables)]
+    for (start, factor), layers in plan.trained_groups().items():
+        # By name, since Keras counts nothing as trainable that is frozen now.
+        variables = [
+            variable
+            for layer in layers
+            for variable in network.backbone.layers[layer].variables
+            if variable.name in _PARAMETERS
+        ]
+        if variables:
+            groups.append(ParameterGroup(variables, factor, start * steps))
+    return groups
+
+
+def count_parameters(network: Network) -> dict[str, int]:
+    """In all, those that train now, and those that are frozen; batch norm's statistics are none."""
+    layers = [network.head, *(network.backbone.layers if network.backbone is not None else ())]
+    trained = {id(variable) for layer in layers for variable in layer.trainable_variables}
+    total = training = 0
+    for variable in (each for layer in layers for each in layer.variables if each.name in _PARAMETERS):
+        size = int(np.prod(variable.shape))
+        total += size
+        training += size if id(variable) in trained else 0
+    return {"parameters": total, "trainable_parameters": training, "frozen_parameters": total - training}

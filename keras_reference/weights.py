@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from keras_reference.blocks import layer_name
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape
 from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
-from lightning_vgg.weights.neutral import check_tensors
+from lightning_vgg.weights.neutral import check_tensors, read_neutral
 
 Tensors = dict[str, np.ndarray]
 
@@ -29,18 +30,39 @@ _VARIABLES: dict[type, dict[str, str]] = {
 """Layer -> the end of a tensor's neutral name -> the attribute of the Keras layer."""
 
 
-def read_weights(model: keras.Model, plan: NetworkPlan) -> Tensors:
-    """All tensors, copied, in the model's own dtype."""
-    return read_tensors(model_tensors(model, plan))
+def network_tensors(tensors: Iterable[NeutralTensor]) -> Tensors:
+    """Their values, copied, by name, in the model's own dtype."""
+    return {tensor.name: tensor.read() for tensor in tensors}
 
 
-def load_weights(model: keras.Model, plan: NetworkPlan, tensors: Mapping[str, np.ndarray]) -> None:
-    """Assign all tensors.
+def load_tensors(source: str, tensors: Iterable[NeutralTensor], values: Mapping[str, np.ndarray]) -> None:
+    """Assign the values.
 
     Raises:
-        ExperimentError: one is missing, unknown or misshapen.
+        ExperimentError: one is missing, unknown or misshapen; ``source`` says whose.
     """
-    load_tensors("the tensors", list(model_tensors(model, plan)), tensors)
+    tensors = list(tensors)
+    check_tensors(source, values, _shapes(tensors))
+    _assign(tensors, values)
+
+
+def load_network(tensors: Iterable[NeutralTensor], path: Path) -> None:
+    """Start from the tensors of a neutral file.
+
+    Raises:
+        ExperimentError: the file cannot be read or does not fit; every tensor at fault is named.
+    """
+    tensors = list(tensors)
+    _assign(tensors, read_neutral(path, _shapes(tensors)))
+
+
+def _shapes(tensors: Sequence[NeutralTensor]) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tensor.read().shape for tensor in tensors}
+
+
+def _assign(tensors: Sequence[NeutralTensor], values: Mapping[str, np.ndarray]) -> None:
+    for tensor in tensors:
+        tensor.assign(values[tensor.name])
 
 
 @dataclass(frozen=True)
@@ -71,22 +93,6 @@ class NeutralTensor:
         if self.pixels is not None:
             value = reorder_flattened(value, self.pixels, to_keras=True)
         self.variable.assign(value)
-
-
-def read_tensors(tensors: Iterable[NeutralTensor]) -> Tensors:
-    """Their values, copied, by name."""
-    return {tensor.name: tensor.read() for tensor in tensors}
-
-
-def load_tensors(source: str, tensors: Sequence[NeutralTensor], values: Mapping[str, np.ndarray]) -> None:
-    """Assign the values.
-
-    Raises:
-        ExperimentError: one is missing, unknown or misshapen; ``source`` says whose.
-    """
-    check_tensors(source, values, {tensor.name: tensor.read().shape for tensor in tensors})
-    for tensor in tensors:
-        tensor.assign(values[tensor.name])
 
 
 def swap_layout(tensor: np.ndarray, to_keras: bool) -> np.ndarray:

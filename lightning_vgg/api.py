@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
-from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.parsing import parse_experiment
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
@@ -27,6 +27,7 @@ from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.dataset import Dataset, load_dataset
 from lightning_vgg.runs.folder import RunFolder as RunFolder
 from lightning_vgg.weights.feature_store import LabelledFeatures
+from lightning_vgg.weights.source import find_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,7 +203,7 @@ def export_weights(run: Run, output: str | os.PathLike[str] | None = None) -> Pa
         run: its folder.
         output: the file, safetensors; None for ``weights.safetensors`` in the run folder.
     """
-    from lightning_vgg.training.weights import export_run
+    from lightning_vgg.training.export import export_run
 
     return export_run(RunFolder.open(run), Path(output) if output is not None else None)
 

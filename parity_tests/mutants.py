@@ -229,7 +229,7 @@ def _nothing_frozen() -> Iterator[None]:
     with (
         mock.patch.object(Backbone, "freeze", lambda self, layers: right(self, 0)),
         mock.patch(
-            "parity_tests.transfer_ladder.trained_parts",
+            "parity_tests.transfer_ladder.parameter_groups",
             lambda network, plan: [ParameterGroup([*network.parameters()], 1.0)],
         ),
     ):
@@ -239,9 +239,9 @@ def _nothing_frozen() -> Iterator[None]:
 def _one_rate_for_all_blocks() -> AbstractContextManager[Any]:
     from parity_tests import transfer_ladder
 
-    right = transfer_ladder.trained_parts
+    right = transfer_ladder.parameter_groups
     return mock.patch.object(
-        transfer_ladder, "trained_parts", lambda *plan: [part._replace(rate_factor=1.0) for part in right(*plan)]
+        transfer_ladder, "parameter_groups", lambda *plan: [group._replace(rate_factor=1.0) for group in right(*plan)]
     )
 
 

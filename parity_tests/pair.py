@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from keras_reference import blocks as keras_blocks
 from keras_reference import optim as keras_optim
-from keras_reference import weights as keras_weights
+from keras_reference.weights import load_tensors, model_tensors
+from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, plan_network
 from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Conv, Dense, Dropout, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import resolve_semantics
@@ -66,8 +67,8 @@ class Pair:
         self.torch_network: nn.Module = build_network(self.plan, self.semantics).to(getattr(torch, precision))
         randomize(self.torch_network)
         with keras_precision(precision):
-            self.keras_model = keras_blocks.build_model(self.plan)
-            keras_weights.load_weights(self.keras_model, self.plan, self.torch_tensors())
+            self.keras_model = keras_blocks.build_network(self.plan)
+            load_tensors("torch's network", model_tensors(self.keras_model, self.plan), self.torch_tensors())
 
     def torch_twin(self, nudge: int | None = None) -> Pair:
         """A pair whose torch network is a copy; ``nudge`` seeds a step of one ulp up or down for every weight."""
@@ -91,7 +92,7 @@ class Pair:
         return network_tensors(self.torch_network)
 
     def keras_tensors(self) -> Tensors:
-        return keras_weights.read_weights(self.keras_model, self.plan)
+        return keras_tensors(model_tensors(self.keras_model, self.plan))
 
     # One batch
 
@@ -138,13 +139,13 @@ class Pair:
 
         with keras_precision(self.precision):
             loss = keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes)
-            holder = keras_blocks.build_model(self.plan)
+            holder = keras_blocks.build_network(self.plan)
         with tf.GradientTape() as tape:
             value = loss(batch.labels, self.keras_model(batch.images, training=True))
         gradients = tape.gradient(value, [variable.value for variable in self.keras_model.trainable_variables])
         for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
             variable.assign(gradient)
-        tensors = keras_weights.read_weights(holder, self.plan)
+        tensors = keras_tensors(model_tensors(holder, self.plan))
         return {name: value for name, value in tensors.items() if not name.endswith(_STATISTICS)}
 
     def flipped_kinks(self, batch: Batch) -> int:
@@ -161,7 +162,7 @@ class Pair:
         probe = keras.Model(self.keras_model.inputs, layers)
         before = self.keras_tensors()  # a pass in training mode moves the statistics
         theirs = probe(batch.images, training=True)
-        keras_weights.load_weights(self.keras_model, self.plan, before)
+        load_tensors("itself", model_tensors(self.keras_model, self.plan), before)
         flipped = 0
         for name, other in zip(names, theirs if isinstance(theirs, list) else [theirs], strict=True):
             ours = np.moveaxis(outputs[name], 1, -1)
@@ -216,7 +217,7 @@ def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int) -> tuple
     torch.manual_seed(0)
     ours = network_tensors(build_network(plan, resolve_semantics(spec.semantics, spec.semantics_except)))
     keras.utils.set_random_seed(0)
-    return ours, keras_weights.read_weights(keras_blocks.build_model(plan), plan)
+    return ours, keras_tensors(model_tensors(keras_blocks.build_network(plan), plan))
 
 
 def statistics(tensors: Tensors) -> Tensors:

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from keras_reference import optim as keras_optim
 from keras_reference.data import Preprocess
-from keras_reference.network import Network
-from keras_reference.network import trained_parts as keras_parts
-from keras_reference.resize import Resize
-from keras_reference.transfer import load_pretrained as keras_pretrained
+from keras_reference.pretrained import load_pretrained as keras_pretrained
+from keras_reference.transfer import Network, Resize
+from keras_reference.transfer import count_parameters as keras_count
+from keras_reference.transfer import parameter_groups as keras_groups
 from keras_reference.weights import load_tensors
+from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.recipe import Dropout
@@ -28,7 +29,7 @@ from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained as torch_pretrained
-from lightning_vgg.training.transfer import Backbone, on_backbone, resize, trained_parts
+from lightning_vgg.training.transfer import Backbone, on_backbone, parameter_groups, resize
 from lightning_vgg.training.transfer import count_parameters as torch_count
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
@@ -125,7 +126,7 @@ class TransferPair:
     def torch_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
         network = deepcopy(self.torch_network).train()
         network.get_submodule("backbone").freeze(plan.frozen_layers(0))
-        stepper = build_optimizer(network, optimizer, self.semantics, trained_parts(network, plan))
+        stepper = build_optimizer(network, optimizer, self.semantics, parameter_groups(network, plan))
         logits = network(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
         F.cross_entropy(logits, torch.from_numpy(batch.labels)).backward()
         stepper.step()
@@ -133,19 +134,19 @@ class TransferPair:
 
     def keras_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
         """By Keras's own ``train_on_batch``; the network is as before afterwards."""
-        before = self.keras.read()
+        before = keras_tensors(self.keras.tensors())
         rates = np.full(1, optimizer.learning_rate)
         with keras_precision(self.precision):
             model = self.keras.model(plan.frozen_layers(0))
-            parts = keras_parts(self.keras, plan, steps=1)
+            groups = keras_groups(self.keras, plan, steps=1)
             model.compile(
-                keras_optim.PartsOptimizer(optimizer, rates, None, parts),
+                keras_optim.GroupedOptimizer(optimizer, rates, None, groups),
                 keras_optim.training_loss(0.0, self.keras.plan.num_classes),
                 jit_compile=False,
             )
             model.train_on_batch(batch.images, batch.labels)
-        after = self.keras.read()
-        load_tensors("itself", list(self.keras.tensors()), before)
+        after = keras_tensors(self.keras.tensors())
+        load_tensors("itself", self.keras.tensors(), before)
         return after
 
 
@@ -201,15 +202,13 @@ class TransferLadder(Ladder):
     def specification(self) -> Rung:
         pair = self.transfer_pair("float32")
         ours = {name: np.array(tensor.shape) for name, tensor in pair.torch_tensors().items()}
-        theirs = {name: np.array(tensor.shape) for name, tensor in pair.keras.read().items()}
+        theirs = {name: np.array(tensor.shape) for name, tensor in keras_tensors(pair.keras.tensors()).items()}
         layers = pair.plan.frozen_layers(0)
         pair.backbone.freeze(layers)
         pair.keras.model(layers)
-        counts = pair.keras.count_parameters()
-        torch_counts = [torch_count(pair.torch_network, frozen) for frozen in (False, True)]
-        same = torch_counts == [counts["trainable_parameters"], counts["frozen_parameters"]]
-        found = distance(ours, theirs)
-        return exact("specification", found if same else Distance(float("inf"), f"parameters {torch_counts} {counts}"))
+        counts = torch_count(pair.torch_network), keras_count(pair.keras)
+        found = distance(ours, theirs) if counts[0] == counts[1] else Distance(float("inf"), f"parameters {counts}")
+        return exact("specification", found)
 
     def keras_preprocess(self) -> Preprocess:
         """As the backbone has it in Keras, back in RGB."""

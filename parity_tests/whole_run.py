@@ -18,7 +18,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.specs import DataSpec, ModelSpec
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.training.weights import fresh_tensors
+from lightning_vgg.training.export import fresh_tensors
 from lightning_vgg.weights.neutral import write_neutral
 from parity_tests.pair import Tensors, without_dropout
 

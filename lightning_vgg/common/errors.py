@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 
 
 class ExperimentError(ValueError):
@@ -14,6 +15,15 @@ class ExperimentError(ValueError):
 
 class Diverged(ExperimentError):
     """A training whose loss is not finite: settings that lead nowhere, which a search may well meet."""
+
+    @classmethod
+    def in_step(cls, step: int, epoch: int, checkpoint: Path | None) -> Diverged:
+        """The training loss, in a step and an epoch that count from 1; ``checkpoint`` is the last sound one."""
+        sound = f"the last sound checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint before it"
+        return cls(
+            f"the training loss is not finite in step {step} (epoch {epoch}); {sound}. "
+            "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
+        )
 
 
 def explain_bug(error: Exception) -> str:

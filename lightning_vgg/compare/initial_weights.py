@@ -32,7 +32,7 @@ def initial_weights(plan: ComparisonPlan, classes: Mapping[str, int]) -> dict[tu
         path = _path(plan, arm, seed, classes[arm.name])
         model = arm.experiment.model
         if model.init_from is None and not path.exists():
-            from lightning_vgg.training.weights import fresh_tensors  # loads torch, which takes seconds
+            from lightning_vgg.training.export import fresh_tensors  # loads torch, which takes seconds
 
             try:
                 tensors = fresh_tensors(model, arm.experiment.image_size, classes[arm.name], seed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning_vgg.common.errors import ExperimentError
@@ -21,12 +20,9 @@ from lightning_vgg.experiment.network_plan import (
     plan_network,
     require_whitening,
 )
-from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.recipe import AveragePool, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
-from lightning_vgg.images.preprocessing import NAMED_WEIGHTS, PREPROCESSING
-from lightning_vgg.runs.folder import RunFolder
 
 VGG16 = NetworkSpec(
     conv_block=["conv - conv - maxpool"] * 2 + ["conv - conv - conv - maxpool"] * 3,
@@ -34,8 +30,6 @@ VGG16 = NetworkSpec(
     units=[],
 )
 """The convolutions of Simonyan & Zisserman (2014), configuration D."""
-
-FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".h5")
 
 Kind = Literal["none", "named", "file", "run"]
 
@@ -57,6 +51,11 @@ class Source:
     def describe(self) -> dict[str, Any]:
         """Plain values for run.json; `recorded_source` reads them."""
         return {"network": asdict(self.network), "semantics": asdict(self.semantics)}
+
+
+def recorded_source(description: dict[str, Any]) -> Source:
+    """The source that `Source.describe` has described in run.json; the weights are in the run's checkpoints."""
+    return Source("none", NetworkSpec(**description["network"]), Semantics(**description["semantics"]))
 
 
 @dataclass(frozen=True)
@@ -193,68 +192,6 @@ def freezing_line(
     """``epoch   3/10  trainable parameters 6,154  frozen 14,714,688 (up to block5_pool)``, after 2 epochs."""
     upto = f"up to {plan.layers[frozen_layers - 1].name}" if frozen_layers else "none"
     return f"epoch {epoch + 1:3d}/{epochs}  trainable parameters {trainable:,}  frozen {frozen:,} ({upto})"
-
-
-def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
-    """Say what ``weights`` means, and check that ``preprocessing`` goes with it.
-
-    Args:
-        spec: the backbone.
-        semantics: those of the experiment; a run brings its own.
-
-    Raises:
-        ExperimentError: there are no such weights, or their preprocessing is missing or contradicted.
-    """
-    path = Path(spec.weights).expanduser()
-    if spec.weights == "none":
-        return Source("none", VGG16, semantics)
-    if spec.weights in NAMED_WEIGHTS:
-        _refuse_other_preprocessing(spec, NAMED_WEIGHTS[spec.weights])
-        return Source("named", VGG16, semantics)
-    if path.is_dir():
-        _refuse_other_preprocessing(spec, None)
-        return _run_source(RunFolder.open(path))
-    if not path.is_file():
-        guess = difflib.get_close_matches(spec.weights, [*NAMED_WEIGHTS, "none"], n=1)
-        hint = f"; did you mean {guess[0]}?" if guess else "."
-        raise ExperimentError(
-            f"model.backbone.weights: there is no file or run folder {spec.weights}{hint} "
-            f"Known names are {', '.join(NAMED_WEIGHTS)} and none."
-        )
-    if path.suffix not in FILE_SUFFIXES:
-        raise ExperimentError(
-            f"model.backbone.weights: {path} is of no known kind; weights are in {', '.join(FILE_SUFFIXES)}"
-        )
-    if spec.preprocessing is None:
-        raise ExperimentError(
-            f"model.backbone.preprocessing is missing: {path} does not say what its weights expect of pixels. "
-            f"It is one of {', '.join(PREPROCESSING)}: torchvision for weights that torchvision trained, "
-            "torchvision_features for the original network in RGB, keras_caffe for keras.applications.VGG16"
-        )
-    return Source("file", VGG16, semantics)
-
-
-def recorded_source(description: dict[str, Any]) -> Source:
-    """The source that `Source.describe` has described in run.json; the weights are in the run's checkpoints."""
-    return Source("none", NetworkSpec(**description["network"]), Semantics(**description["semantics"]))
-
-
-def _refuse_other_preprocessing(spec: BackboneSpec, own: str | None) -> None:
-    if spec.preprocessing not in (None, own):
-        raise ExperimentError(
-            f"model.backbone.preprocessing is {spec.preprocessing}, but the weights {spec.weights} bring "
-            f"{own or 'the normalization of their run'}: set it to null"
-        )
-
-
-def _run_source(run: RunFolder) -> Source:
-    record = run.read_record()
-    if "backbone" in record:  # its network is a head; what can be transferred is what lies below
-        return replace(recorded_source(record["backbone"]), kind="run")
-    model = read_experiment(run.path / "config.yaml").model
-    if not model.network.filters:
-        raise ExperimentError(f"model.backbone.weights: {run.path} has no convolutional block to take over")
-    return Source("run", model.network, model.resolved_semantics)
 
 
 def _named_layers(plan: NetworkPlan) -> list[tuple[str, PlannedLayer]]:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.nulls import refuse_null
+from lightning_vgg.experiment.schedule import ScheduleSpec as ScheduleSpec
+from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
 
 if TYPE_CHECKING:
     import numpy as np
-    from _typeshed import DataclassInstance
-
-
-def refuse_null(spec: DataclassInstance, place: str) -> None:
-    """Raise ExperimentError for a setting that is null and may not be: parsers let null through for any type."""
-    for each in fields(spec):
-        if getattr(spec, each.name) is None and not str(each.type).endswith("| None"):
-            raise ExperimentError(f"{place}.{each.name} must not be null: leave it out for its default")
 
 
 @dataclass(frozen=True)
@@ -86,34 +81,6 @@ class OptimizerSpec:
                 raise ExperimentError(f"optimizer.{name} must be at least 0, not {value}")
         if self.nesterov and self.momentum == 0:
             raise ExperimentError("optimizer.nesterov needs optimizer.momentum above 0")
-
-
-@dataclass(frozen=True)
-class ScheduleSpec:
-    """How the learning rate moves, step by step.
-
-    Args:
-        name: constant; step: times ``factor`` at each of ``milestones``; linear, cosine: down to ``factor`` times the
-            rate, along a line or a cosine; one_cycle: up to the rate at ``warmup``, then down to ``factor`` times the
-            rate, both along a cosine.
-        warmup: share of the training in which the rate rises linearly from near 0 (for one_cycle: to its peak).
-        milestones: of step: shares of the training, such as 0.5 and 0.75.
-        factor: see name.
-    """
-
-    name: Literal["constant", "step", "linear", "cosine", "one_cycle"] = "constant"
-    warmup: float = 0.0
-    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
-    factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        refuse_null(self, "schedule")
-        if not 0 <= self.warmup < 1:
-            raise ExperimentError(f"schedule.warmup is a share of the training in [0, 1), not {self.warmup}")
-        if any(not 0 < milestone < 1 for milestone in self.milestones):
-            raise ExperimentError(f"schedule.milestones are shares of the training in (0, 1), not {self.milestones}")
-        if not 0 <= self.factor <= 1:
-            raise ExperimentError(f"schedule.factor lies in [0, 1], not {self.factor}")
 
 
 @dataclass(frozen=True)
@@ -229,8 +196,6 @@ class ModelSpec:
 
     def rate_factors(self, steps: int) -> np.ndarray:
         """Of each step of a training of ``steps``: its learning rate as a share of the highest, float64 (steps,)."""
-        from lightning_vgg.experiment.schedule import rate_factors  # loads numpy, which --help can do without
-
         return rate_factors(self.schedule, steps)
 
     def learning_rates(self, steps: int) -> np.ndarray:

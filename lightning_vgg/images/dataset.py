@@ -29,7 +29,7 @@ class Dataset:
         train, val, test: the parts; val holds no image where the validation fraction is 0.
         class_names: in the order of the labels.
         fingerprint: of all images of the source, their labels and class names.
-        normalization: mean and standard deviation of the training images.
+        normalization: of the pixels, from the training images or as pretrained weights expect it.
         left_out: images that could not be decoded, each with the reason.
     """
 
@@ -41,6 +41,11 @@ class Dataset:
     normalization: Normalization
     left_out: tuple[str, ...]
 
+    @property
+    def parts(self) -> dict[str, Split]:
+        """``train``, ``val`` and ``test``."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
     def describe(self) -> dict[str, Any]:
         """What run.json says of the images."""
         return {
@@ -48,12 +53,16 @@ class Dataset:
             "class_names": list(self.class_names),
             "normalization": {"mean": self.normalization.mean, "std": self.normalization.std},
             **({"images_left_out": list(self.left_out)} if self.left_out else {}),
-            "images": {name: len(getattr(self, name).labels) for name in ("train", "val", "test")},
+            "images": {name: len(part.labels) for name, part in self.parts.items()},
         }
 
 
-def load_dataset(spec: DataSpec) -> Dataset:
+def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> Dataset:
     """Load the images and hold out the validation images.
+
+    Args:
+        spec: the images.
+        normalization: None for mean 0 and deviation 1 over the training images.
 
     Raises:
         DataError: the images cannot be had, or there are too few.
@@ -75,7 +84,7 @@ def load_dataset(spec: DataSpec) -> Dataset:
         test=Split(images.test_images, images.test_labels),
         class_names=images.class_names,
         fingerprint=images.fingerprint,
-        normalization=Normalization.of(train.images),
+        normalization=normalization or Normalization.of(train.images),
         left_out=images.left_out,
     )
 

@@ -21,10 +21,11 @@ import glob
 import io
 import json
 import os
+import statistics
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 HISTORY_COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "learning_rate", "seconds")
 """epoch: completed epochs, from 1. step: optimizer steps so far. Losses: cross-entropy in nats, means over images.
 Accuracies: fractions. learning_rate: of the epoch's last step. seconds: of the epoch, validation included."""
+
+AUGMENTED_TEST_ACC = "augmented_test_acc"
+"""In run.json: with test-time augmentation; test_acc is without, in any case."""
 
 Watch = Callable[[int, float], bool]
 """Follows a run: is told the epochs done and the last one's validation accuracy, a fraction; says whether to stop."""
@@ -222,6 +226,25 @@ class RunFolder:
         with atomic_write(self.path / "history.csv") as file:
             file.write(text.getvalue().encode())
 
+    def write_epoch(
+        self, row: dict[str, float], images_per_second: Sequence[float], startup_seconds: float, peak_memory: int
+    ) -> None:
+        """Add an epoch's row, draw the curves anew if they have become old, and set the speed so far in run.json.
+
+        Args:
+            row: see HISTORY_COLUMNS.
+            images_per_second: training images, of each epoch so far.
+            startup_seconds: from the start of the process to the end of the first step.
+            peak_memory: bytes.
+        """
+        self.write_history(row)
+        self.refresh_curves()
+        self.update_record(
+            startup_seconds=round(startup_seconds, 2),
+            images_per_second=round(statistics.median(images_per_second), 1),
+            peak_memory_bytes=peak_memory,
+        )
+
     def read_history(self) -> list[dict[str, float]]:
         """The rows of history.csv; a value that was not measured is left out of its row."""
         path = self.path / "history.csv"
@@ -242,6 +265,23 @@ class RunFolder:
     def read_record(self) -> dict[str, Any]:
         path = self.path / "run.json"
         return json.loads(path.read_text()) if path.exists() else {}
+
+    def write_test(
+        self, checkpoint: str | os.PathLike[str] | None, labels: np.ndarray, logits: np.ndarray, results: dict[str, Any]
+    ) -> None:
+        """Write what the test of a checkpoint has found.
+
+        Args:
+            checkpoint: its file; None for weights that are in none.
+            labels: of the test images, (N,).
+            logits: float32 (N, classes).
+            results: test_loss, test_acc and whatever else was measured.
+        """
+        self.write_predictions(labels, logits)
+        if self.read_history():
+            self.write_curves(results["test_acc"])
+        name = checkpoint and f"{self.checkpoints.name}/{Path(checkpoint).name}"
+        self.update_record(checkpoint=name, **results)  # last: a run whose record has a test_acc is whole
 
     def write_predictions(self, labels: np.ndarray, logits: np.ndarray) -> None:
         with atomic_write(self.path / "test_predictions.npz") as file:
@@ -300,6 +340,15 @@ def epoch_line(row: dict[str, float], epochs: int | None) -> str:
         if key.endswith(("_loss", "_acc")):
             words.append(f"{key} {value:.4f}" if key.endswith("_loss") else f"{key} {value:.2%}")
     return "  ".join([*words, f"{row['seconds']:.1f} s"])
+
+
+def test_lines(run: RunFolder) -> str:
+    """What a command says at the end of a test: the results, and where to look."""
+    record = run.read_record()
+    lines = [f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}"]
+    if AUGMENTED_TEST_ACC in record:
+        lines.append(f"test_acc {record[AUGMENTED_TEST_ACC]:.2%}  with test-time augmentation")
+    return "\n".join([*lines, f"run      {run.path}", f"curves   {run.path / 'curves.png'}"])
 
 
 def find_damage(checkpoint: Path) -> str | None:

@@ -19,7 +19,8 @@ from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import Normalization, normalize
 from lightning_vgg.images.sources import load_images, open_image
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.training.module import VGGClassifier, load_classifier
+from lightning_vgg.training.export import load_classifier
+from lightning_vgg.training.module import VGGClassifier
 
 SHOWN = 64
 """Filters or channels in a picture, at most."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import platform
-import statistics
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,43 +13,22 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lightning_vgg.common.errors import Diverged
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
-from lightning_vgg.runs.folder import HISTORY_COLUMNS, RunFolder, atomic_write, epoch_line
+from lightning_vgg.runs.folder import AUGMENTED_TEST_ACC, HISTORY_COLUMNS, RunFolder, epoch_line
 from lightning_vgg.runs.machine import process_seconds, processor_name, resident_memory
+from lightning_vgg.training.checkpoints import LAST, AtomicCheckpoints
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.transfer import count_parameters
-from lightning_vgg.weights.pretrained import file_sha256
+from lightning_vgg.weights.pretrained import describe_start
 
 CHECKPOINT_SECONDS = 600.0
 """How much work inside an epoch a killed process may cost."""
 
-LAST = "last.ckpt"
-
-AUGMENTED_TEST_ACC = "augmented_test_acc"
-"""With test-time augmentation; test_acc is without, in any case."""
-
 _STEPS_A_LOOK = 50  # between looks at the loss; each waits for the device
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, wherever a process is killed or a disk is full.
-
-    Lightning's own go to the folder of temporary files first, and are copied from there if that is another disk.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        contents = io.BytesIO()  # torch hides why a file could not be written
-        torch.save(checkpoint, contents)
-        with atomic_write(Path(path)) as file:
-            file.write(contents.getbuffer())
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 class RunRecorder(Checkpoint):
@@ -186,11 +163,7 @@ class RunRecorder(Checkpoint):
         if step < 0:
             return
         files = sorted(self.run.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-        sound = f"the last sound checkpoint is {files[-1]}" if files else "there is no checkpoint before it"
-        raise Diverged(
-            f"the training loss is not finite in step {step} (epoch {trainer.current_epoch + 1}); {sound}. "
-            "Lower model.optimizer.learning_rate, or clip gradients by --trainer.gradient_clip_val 1"
-        )
+        raise Diverged.in_step(step, trainer.current_epoch + 1, files[-1] if files else None)
 
     def _save(self, trainer: Trainer, better: bool = False) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -208,18 +181,12 @@ class RunRecorder(Checkpoint):
         measured = {key: value.item() for key, value in trainer.callback_metrics.items() if key in HISTORY_COLUMNS}
         row |= measured | {"seconds": round(time.perf_counter() - self.epoch_started, 3)}
         row = {key: row[key] for key in HISTORY_COLUMNS if key in row}
-        self.run.write_history(row)
-        self.run.refresh_curves()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
         images = min(trainer.num_training_batches * data.spec.batch_size, data.count("train"))
         self.images_per_second.append(images / self.train_seconds)
         assert self.startup_seconds is not None  # an epoch has a first step
-        self.run.update_record(
-            startup_seconds=round(self.startup_seconds, 2),
-            images_per_second=round(statistics.median(self.images_per_second), 1),
-            peak_memory_bytes=peak_memory(),
-        )
+        self.run.write_epoch(row, self.images_per_second, self.startup_seconds, peak_memory())
         if self.echo:
             print(epoch_line(row, trainer.max_epochs), flush=True)
 
@@ -228,17 +195,10 @@ class RunRecorder(Checkpoint):
         labels, logits = gathered(pl_module.test_outputs)
         if not trainer.is_global_zero:
             return
-        test_acc = trainer.callback_metrics["test_acc"].item()
-        self.run.write_predictions(labels, logits)
-        if self.run.read_history():
-            self.run.write_curves(test_acc)
-        self.run.update_record(  # last: a run whose record has a test_acc is whole
-            checkpoint=trainer.ckpt_path and f"{self.run.checkpoints.name}/{Path(trainer.ckpt_path).name}",
-            test_loss=trainer.callback_metrics["test_loss"].item(),
-            test_acc=test_acc,
-            test_acc_per_class=pl_module.test_acc_per_class,
-            **{key: value.item() for key, value in trainer.callback_metrics.items() if key == AUGMENTED_TEST_ACC},
-        )
+        measured = ("test_loss", "test_acc", AUGMENTED_TEST_ACC)
+        results = {key: trainer.callback_metrics[key].item() for key in measured if key in trainer.callback_metrics}
+        per_class = {"test_acc_per_class": pl_module.test_acc_per_class}
+        self.run.write_test(trainer.ckpt_path, labels, logits, results | per_class)
 
 
 def gathered(batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
@@ -271,9 +231,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     """What run.json says of a run before its results are known."""
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(module, VGGClassifier) and isinstance(data, ImageData)
-    parameters = list(module.network.parameters())
     device = module.device
-    start = module.spec.init_from
     return {
         "framework": "lightning",
         "versions": {
@@ -286,14 +244,9 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.world_size,
         "precision": str(trainer.precision),
         "seed": data.seed,
-        "semantics": module.spec.semantics,
-        "semantics_except": module.spec.semantics_except,
-        "initial_weights_sha256": file_sha256(Path(start)) if start else None,
+        **describe_start(module.spec, module.pretrained),
         **data.dataset.describe(),
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trainable_parameters": count_parameters(module.network, frozen=False),
-        "frozen_parameters": count_parameters(module.network, frozen=True),
-        **({"backbone": module.pretrained.description} if module.pretrained else {}),
+        **count_parameters(module.network),
     }
 
 

@@ -6,7 +6,6 @@ A loader here yields rows of the table of chance (which images, flipped and shif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,9 +171,7 @@ class ImageData(LightningDataModule):
         super().__init__()
         self.spec = spec
         self.seed = seed
-        self.dataset = load_dataset(spec)
-        if normalization is not None:
-            self.dataset = replace(self.dataset, normalization=normalization)
+        self.dataset = load_dataset(spec, normalization)
         self._on_device: dict[str, DeviceImages | DeviceFeatures] = {}
         self._place: dict[str, int] = {}
         self._train_loader: TrainLoader | None = None
@@ -188,7 +185,7 @@ class ImageData(LightningDataModule):
         return len(self.part(part).labels)
 
     def part(self, part: str) -> Split:
-        return {"train": self.dataset.train, "val": self.dataset.val, "test": self.dataset.test}[part]
+        return self.dataset.parts[part]
 
     def state_dict(self) -> dict[str, int]:
         """The place in the epoch. Lightning keeps a loader's own state, too, but gives it to no loader that was asked

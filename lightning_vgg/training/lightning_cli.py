@@ -26,10 +26,10 @@ from lightning_vgg.experiment.parsing import ExplainsErrors, add_experiment_argu
 from lightning_vgg.experiment.settings import config_text, plain_settings, refuse_changes
 from lightning_vgg.experiment.specs import TrainerSpec
 from lightning_vgg.images.dataset import refuse_other_images
-from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.folder import RunFolder, test_lines
 from lightning_vgg.runs.machine import keep_freed_memory
 from lightning_vgg.runs.tracking import end_wandb_run, speed_summary, wandb_arguments
-from lightning_vgg.training.callbacks import AUGMENTED_TEST_ACC, RunRecorder
+from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.pretrained import load_pretrained
@@ -224,8 +224,4 @@ class ExperimentCLI(LightningCLI):
 
     def _say_test_result(self) -> None:
         if self.trainer.is_global_zero:
-            record = self.run.read_record()
-            print(f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}")
-            if AUGMENTED_TEST_ACC in record:
-                print(f"test_acc {record[AUGMENTED_TEST_ACC]:.2%}  with test-time augmentation")
-            print(f"run      {self.run.path}\ncurves   {self.run.path / 'curves.png'}")
+            print(test_lines(self.run))

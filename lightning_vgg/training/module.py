@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -15,20 +14,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
-from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import plan_model
-from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.specs import ModelSpec
-from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.augmented_test import augmented_logits
 from lightning_vgg.training.blocks import build_network, pass_inputs_on
+from lightning_vgg.training.features import UseFeatures
 from lightning_vgg.training.lookahead import Lookahead
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.pretrained import load_pretrained
-from lightning_vgg.training.transfer import Backbone, Transfer, on_backbone, trained_parts
+from lightning_vgg.training.transfer import Backbone, Freezing, on_backbone, parameter_groups
 from lightning_vgg.training.weights import load_network
 from lightning_vgg.training.whitening import Whitening, first_convolution
-from lightning_vgg.weights.pretrained import Pretrained, recorded_pretrained
+from lightning_vgg.weights.pretrained import Pretrained
 
 
 class LossSum(Metric):
@@ -147,10 +144,11 @@ class VGGClassifier(LightningModule):
         return self.network.get_submodule("backbone") if self.pretrained else None  # type: ignore[return-value]
 
     def configure_callbacks(self) -> list[Callback]:
-        callbacks: list[Callback] = [Transfer()] if self.pretrained else []
-        if self.spec.tricks.whitening:
-            callbacks.append(Whitening(self.spec.tricks.whitening_bias_epochs))
-        return [*callbacks, Lookahead()] if self.spec.tricks.lookahead else callbacks
+        callbacks: list[Callback] = [Freezing(), UseFeatures()] if self.pretrained else []
+        tricks = self.spec.tricks
+        if tricks.whitening:
+            callbacks.append(Whitening(tricks.whitening_bias_epochs))
+        return [*callbacks, Lookahead()] if tricks.lookahead else callbacks
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes)."""
@@ -239,8 +237,8 @@ class VGGClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         spec = self.spec
-        parts = trained_parts(self.network, self.pretrained.plan) if self.pretrained else None
-        optimizer = build_optimizer(self.network, spec.optimizer, spec.resolved_semantics, parts, spec.tricks)
+        groups = parameter_groups(self.network, self.pretrained.plan) if self.pretrained else None
+        optimizer = build_optimizer(self.network, spec.optimizer, spec.resolved_semantics, groups, spec.tricks)
         steps = int(self.trainer.estimated_stepping_batches)
         self.rates: list[float] = spec.learning_rates(steps).tolist()
         # A numpy number in a checkpoint could not be read back safely.
@@ -257,24 +255,3 @@ class VGGClassifier(LightningModule):
     ) -> None:
         if gradient_clip_val:
             clip_gradients(self.network.parameters(), gradient_clip_val, self.spec.resolved_semantics.clip_epsilon)
-
-
-def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:
-    """The trained network of a run, on the CPU and in evaluation mode.
-
-    Raises:
-        ExperimentError: the run has no sound checkpoint, or was trained by Keras.
-    """
-    if run.read_record().get("framework") == "keras":
-        raise ExperimentError(
-            f"{run.path} was trained by Keras: `keras-reference export {run.path}` writes its weights to a file that "
-            "fit takes by --model.init_from"
-        )
-    config = read_experiment(run.path / "config.yaml")
-    spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
-    size = config.data.image_size
-    pretrained = recorded_pretrained(spec.backbone, size, run)
-    model = VGGClassifier(spec, size, len(run.read_record()["class_names"]), pretrained)
-    checkpoint = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
-    model.load_state_dict(checkpoint["state_dict"])
-    return model.eval()

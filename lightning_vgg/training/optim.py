@@ -32,7 +32,7 @@ def build_optimizer(
     network: nn.Module,
     spec: OptimizerSpec,
     semantics: Semantics,
-    parts: Sequence[ParameterGroup] | None = None,
+    groups: Sequence[ParameterGroup] | None = None,
     tricks: TricksSpec | None = None,
 ) -> Optimizer:
     """The optimizer of ``network``.
@@ -41,39 +41,39 @@ def build_optimizer(
         network: the network.
         spec: the optimizer.
         semantics: the frameworks' differences, resolved.
-        parts: what trains, some of it perhaps later; None for all parameters that require gradients.
+        groups: what trains, some of it perhaps later; None for all parameters that require gradients.
         tricks: Muon and the rate of batch norm's biases; None for neither.
     """
     tricks = tricks or TricksSpec()
     muon_rate = tricks.muon_rate
-    if parts is None:
-        parts = [ParameterGroup([parameter for parameter in network.parameters() if parameter.requires_grad], 1.0)]
+    if groups is None:
+        groups = [ParameterGroup([parameter for parameter in network.parameters() if parameter.requires_grad], 1.0)]
     decay = spec.weight_decay
     if decay is None:
         decay = semantics.adamw_decay if spec.name == "adamw" else 0.0
-    parts = [each for part in parts for each in _without_norm_biases(part, network, tricks.batch_norm_bias_factor)]
+    groups = [each for group in groups for each in _without_norm_biases(group, network, tricks.batch_norm_bias_factor)]
     if muon_rate is not None:
-        parts = [each for part in parts for each in _muon_apart(part, muon_rate / spec.learning_rate)]
-    groups = [
-        {**group, "lr": spec.learning_rate * part.rate_factor} | ({"muon": True} if part.muon else {})
-        for part in parts
-        for group in _parameter_groups(part.parameters, decay * part.decay_factor, spec.decay_all)
+        groups = [each for group in groups for each in _muon_apart(group, muon_rate / spec.learning_rate)]
+    params = [
+        {**param_group, "lr": spec.learning_rate * group.rate_factor} | ({"muon": True} if group.muon else {})
+        for group in groups
+        for param_group in _torch_groups(group.parameters, decay * group.decay_factor, spec.decay_all)
     ]
     decoupled = spec.name == "adamw" or semantics.weight_decay == "decoupled"
     if spec.name == "sgd":
         with_rate = semantics.sgd_velocity == "with_rate"
         if not with_rate and not decoupled and muon_rate is None:
-            return torch.optim.SGD(groups, spec.learning_rate, spec.momentum, nesterov=spec.nesterov, fused=True)
+            return torch.optim.SGD(params, spec.learning_rate, spec.momentum, nesterov=spec.nesterov, fused=True)
         kind = VelocitySGD if muon_rate is None else MuonSGD
         return kind(
-            groups, spec.learning_rate, spec.momentum, spec.nesterov, rate_in_velocity=with_rate, decoupled=decoupled
+            params, spec.learning_rate, spec.momentum, spec.nesterov, rate_in_velocity=with_rate, decoupled=decoupled
         )
     epsilon = semantics.adam_epsilon if spec.epsilon is None else spec.epsilon
     adam = torch.optim.AdamW if decoupled else torch.optim.Adam
-    optimizer = adam(groups, spec.learning_rate, (spec.beta1, spec.beta2), eps=epsilon, fused=True)
+    optimizer = adam(params, spec.learning_rate, (spec.beta1, spec.beta2), eps=epsilon, fused=True)
     if semantics.adam_formula == "uncorrected":
-        for group in optimizer.param_groups:
-            group["uncorrected_eps"], group["steps"] = epsilon, 0
+        for param_group in optimizer.param_groups:
+            param_group["uncorrected_eps"], param_group["steps"] = epsilon, 0
         optimizer.register_step_pre_hook(correct_epsilon)
     return optimizer
 
@@ -91,26 +91,26 @@ def correct_epsilon(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         group["eps"] = group["uncorrected_eps"] / math.sqrt(1 - group["betas"][1] ** group["steps"])
 
 
-def _without_norm_biases(part: ParameterGroup, network: nn.Module, factor: float) -> list[ParameterGroup]:
-    """The part, and the biases of batch norms in a part of their own where their rate differs."""
+def _without_norm_biases(group: ParameterGroup, network: nn.Module, factor: float) -> list[ParameterGroup]:
+    """The group, and the biases of batch norms in a group of their own where their rate differs."""
     if factor == 1:
-        return [part]
+        return [group]
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     biases = {id(norm.bias) for norm in norms}
-    kept = [parameter for parameter in part.parameters if id(parameter) not in biases]
-    faster = [parameter for parameter in part.parameters if id(parameter) in biases]
-    rate, decay = part.rate_factor * factor, part.decay_factor / factor
-    return [part._replace(parameters=kept), ParameterGroup(faster, rate, decay)]
+    kept = [parameter for parameter in group.parameters if id(parameter) not in biases]
+    faster = [parameter for parameter in group.parameters if id(parameter) in biases]
+    rate, decay = group.rate_factor * factor, group.decay_factor / factor
+    return [group._replace(parameters=kept), ParameterGroup(faster, rate, decay)]
 
 
-def _muon_apart(part: ParameterGroup, factor: float) -> list[ParameterGroup]:
-    """The part without the kernels of convolutions, and these."""
-    kernels = [parameter for parameter in part.parameters if parameter.ndim == 4]
-    others = [parameter for parameter in part.parameters if parameter.ndim != 4]
-    return [part._replace(parameters=others), ParameterGroup(kernels, part.rate_factor * factor, 0.0, muon=True)]
+def _muon_apart(group: ParameterGroup, factor: float) -> list[ParameterGroup]:
+    """The group without the kernels of convolutions, and these."""
+    kernels = [parameter for parameter in group.parameters if parameter.ndim == 4]
+    others = [parameter for parameter in group.parameters if parameter.ndim != 4]
+    return [group._replace(parameters=others), ParameterGroup(kernels, group.rate_factor * factor, 0.0, muon=True)]
 
 
-def _parameter_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:
+def _torch_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:
     if decay_all or not decay:
         return [{"params": parameters, "weight_decay": decay}]
     # Biases and batch norm are vectors, kernels are not.

@@ -20,7 +20,7 @@ def predict_probabilities(run: RunFolder, files: list[Path]) -> np.ndarray:
     """
     import torch
 
-    from lightning_vgg.training.module import load_classifier
+    from lightning_vgg.training.export import load_classifier
 
     model = load_classifier(run)
     record = run.read_record()["normalization"]

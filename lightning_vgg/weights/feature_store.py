@@ -80,6 +80,36 @@ def features_batch_size(image_size: int) -> int:
     return max(1, _PIXELS_A_BATCH // image_size**2)
 
 
+def remember_backbone_features(
+    cache: Path,
+    plan: BackbonePlan,
+    layers: int,
+    tensors: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    normalization: Normalization,
+    dtype: np.dtype | type,
+    compute: Callable[[slice], np.ndarray],
+    part: str,
+    **settings: str,
+) -> np.ndarray:
+    """What the lowest layers of a backbone make of a part's images, (N, ..., C): `remember_features` of them.
+
+    Args:
+        cache, dtype, compute: see there.
+        plan, layers, tensors, images, normalization, settings: see `describe_features`.
+        part: train, val or test.
+    """
+    return remember_features(
+        cache,
+        describe_features(plan, layers, tensors, images, normalization, **settings),
+        (len(images), *plan.features_shape(layers)),
+        dtype,
+        compute,
+        features_batch_size(plan.image_size),
+        label=f"features of {part}",
+    )
+
+
 def describe_features(
     plan: BackbonePlan,
     layers: int,

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import BackbonePlan, find_source, plan_backbone, recorded_source
+from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_backbone, recorded_source
 from lightning_vgg.experiment.semantics import Semantics
-from lightning_vgg.experiment.specs import BackboneSpec
+from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.weights.neutral import check_tensors
+from lightning_vgg.weights.neutral import check_tensors, read_safetensors
+from lightning_vgg.weights.source import find_source
 
 Tensors = dict[str, np.ndarray]
 
@@ -125,6 +126,17 @@ def read_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics, r
     return Pretrained(plan, tensors, normalization, description)
 
 
+def describe_start(spec: ModelSpec, pretrained: Pretrained | None) -> dict[str, Any]:
+    """What run.json says of a model's semantics and of the weights that it starts from."""
+    start = spec.init_from
+    return {
+        "semantics": spec.semantics,
+        "semantics_except": spec.semantics_except,
+        "initial_weights_sha256": file_sha256(Path(start).expanduser()) if start else None,
+        **({"backbone": pretrained.description} if pretrained else {}),
+    }
+
+
 def recorded_pretrained(spec: BackboneSpec | None, image_size: int, run: RunFolder) -> Pretrained | None:
     """The backbone of a trained run, if any; its checkpoints hold the weights: the files it came from may be gone."""
     if spec is None:
@@ -153,7 +165,7 @@ def _read_run(run: RunFolder, plan: BackbonePlan, readers: Readers) -> tuple[Ten
                 f"model.backbone.weights: {run.path} was trained by {framework or 'nothing yet'}: write its weights as "
                 f"a file first: {program} export {run.path}"
             )
-        tensors = read_safetensors(path)
+        tensors = read_safetensors(path, "model.backbone.weights")
     ours: Tensors = {}
     for layer, original in zip(plan.layers, plan.source.layers, strict=False):
         for prefix in (f"{original.name}.", f"backbone.{layer.name}."):
@@ -178,24 +190,7 @@ def read_weights_file(path: Path) -> Tensors:
     """
     if path.suffix == ".h5":
         return from_keras_names(str(path), _read_h5(path))
-    return from_torch_names(str(path), read_safetensors(path))
-
-
-def read_safetensors(path: Path) -> Tensors:
-    """All tensors of a file.
-
-    Raises:
-        ExperimentError: it cannot be read.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return load(path.read_bytes())
-    except OSError as error:
-        raise ExperimentError(f"model.backbone.weights: {path}: {error.strerror}") from None
-    except SafetensorError as error:
-        raise ExperimentError(f"model.backbone.weights: {path} is no sound safetensors file: {error}") from None
+    return from_torch_names(str(path), read_safetensors(path, "model.backbone.weights"))
 
 
 def from_torch_names(source: str, tensors: Mapping[str, np.ndarray]) -> Tensors:

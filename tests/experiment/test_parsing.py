@@ -477,16 +477,5 @@ def test_importing_loads_no_framework(code: str) -> None:
     assert loaded_after(code) == set()
 
 
-def test_no_module_of_the_experiment_loads_a_framework() -> None:
-    code = (
-        "import importlib, pkgutil, lightning_vgg; "
-        "names = [m.name for m in pkgutil.walk_packages(lightning_vgg.__path__, 'lightning_vgg.')]; "
-        "low = [n for n in names if n.split('.')[1] in ('common', 'runs', 'experiment', 'images', 'weights')]; "
-        "[importlib.import_module(name) for name in low]; "
-        "assert {'recipe', 'parsing', 'sources', 'tracking'} <= {n.split('.')[-1] for n in low}, low"
-    )
-    assert loaded_after(code) == set()
-
-
 def test_this_check_would_notice() -> None:
     assert loaded_after("import lightning_vgg.training.optim") >= {"torch"}

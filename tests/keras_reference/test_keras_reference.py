@@ -177,17 +177,19 @@ def test_test_repeats_the_results(first: Path, tmp_path: Path) -> None:
 
 def test_export_writes_the_best_weights(first: Path, tmp_path: Path, keras: Any) -> None:
     from keras_reference.data import EvaluationBatches, normalizer
-    from keras_reference.export import best_weights
-    from keras_reference.network import Network
+    from keras_reference.export import load_classifier
+    from keras_reference.transfer import Network
+    from keras_reference.weights import load_network, network_tensors
 
     assert cli.run(["export", str(first), "--output", str(tmp_path / "weights.safetensors")]) == 0
     config, _ = read_command("fit", ["-c", str(first / "config.yaml")])
     plan = plan_network(config.model.network, config.data.image_size, num_classes=10)
     network = Network(plan, None, config.data.image_size)
-    network.start_from(tmp_path / "weights.safetensors")
+    load_network(network.tensors(), tmp_path / "weights.safetensors")
     model = network.model()
     kernel = model.get_layer("block1_conv1").kernel
-    np.testing.assert_array_equal(kernel, best_weights(RunFolder(first))["block1.conv1.weight"].transpose(2, 3, 1, 0))
+    best = network_tensors(load_classifier(RunFolder(first)).tensors())
+    np.testing.assert_array_equal(kernel, best["block1.conv1.weight"].transpose(2, 3, 1, 0))
     dataset = load_dataset(config.data)
     preprocess = normalizer(dataset.normalization, "float32")
     batches = EvaluationBatches(dataset.test, config.data, preprocess)
@@ -349,15 +351,15 @@ def random_tensors(plan: NetworkPlan, dtype: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_weights_go_in_and_out_to_the_last_bit(network: str, precision: str, keras: Any) -> None:
     from keras_reference.backend import prepare_keras
-    from keras_reference.blocks import build_model
-    from keras_reference.weights import load_weights, read_weights
+    from keras_reference.blocks import build_network
+    from keras_reference.weights import load_tensors, model_tensors, network_tensors
 
     prepare_keras(precision, seed=0)
     plan = plan_network(NETWORKS[network], image_size=8, num_classes=3)
-    model = build_model(plan)
+    model = build_network(plan)
     tensors = random_tensors(plan, keras.config.floatx())
-    load_weights(model, plan, tensors)
-    found = read_weights(model, plan)
+    load_tensors("a file", model_tensors(model, plan), tensors)
+    found = network_tensors(model_tensors(model, plan))
     assert set(found) == set(tensors)
     for name in tensors:
         assert found[name].dtype == tensors[name].dtype
@@ -369,14 +371,14 @@ def test_weights_go_in_and_out_to_the_last_bit(network: str, precision: str, ker
 def test_dense_layers_and_batch_norms_behind_the_flatten_count_channels_first_in_the_file(keras: Any) -> None:
     """Computed anew by numpy from the file's tensors."""
     from keras_reference.backend import prepare_keras
-    from keras_reference.blocks import build_model
-    from keras_reference.weights import load_weights
+    from keras_reference.blocks import build_network
+    from keras_reference.weights import load_tensors, model_tensors
 
     prepare_keras("64-true", seed=0)
     plan = plan_network(NETWORKS["batch norm first"], image_size=8, num_classes=3)
-    model = build_model(plan)
+    model = build_network(plan)
     tensors = random_tensors(plan, "float64")
-    load_weights(model, plan, tensors)
+    load_tensors("a file", model_tensors(model, plan), tensors)
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3))
     pixels = keras.Model(model.input, model.get_layer("flatten").input)(images)
     vectors = np.asarray(pixels).transpose(0, 3, 1, 2).reshape(2, -1)
@@ -389,14 +391,14 @@ def test_dense_layers_and_batch_norms_behind_the_flatten_count_channels_first_in
 
 
 def test_convolutions_have_torchs_layout_in_the_file(keras: Any) -> None:
-    from keras_reference.blocks import build_model
-    from keras_reference.weights import load_weights
+    from keras_reference.blocks import build_network
+    from keras_reference.weights import load_tensors, model_tensors
 
     plan = plan_network(NetworkSpec("conv(linear)", [2], units=[]), image_size=4, num_classes=2)
-    model = build_model(plan)
+    model = build_network(plan)
     tensors = {name: np.zeros_like(tensor) for name, tensor in random_tensors(plan, "float32").items()}
     tensors["block1.conv1.weight"][1, 2, 0, 1] = 1  # second filter: the third channel of the pixel above
-    load_weights(model, plan, tensors)
+    load_tensors("a file", model_tensors(model, plan), tensors)
     images = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32)
     found = np.asarray(keras.Model(model.input, model.get_layer("block1_conv1").output)(images))
     np.testing.assert_array_equal(found[:, 1:, :, 1], images[:, :-1, :, 2])
@@ -404,17 +406,17 @@ def test_convolutions_have_torchs_layout_in_the_file(keras: Any) -> None:
 
 
 def test_weights_that_do_not_fit_are_named_with_both_shapes(keras: Any) -> None:
-    from keras_reference.blocks import build_model
-    from keras_reference.weights import load_weights
+    from keras_reference.blocks import build_network
+    from keras_reference.weights import load_tensors, model_tensors
 
     plan = plan_network(NETWORKS["lesson"], image_size=8, num_classes=3)
     tensors = random_tensors(plan, "float32")
     del tensors["block1.conv1.bias"]
     tensors |= {"classifier.weight": np.ones((9, 5), np.float32), "block9.conv1.weight": np.ones(7, np.float32)}
-    model = build_model(plan)
+    model = build_network(plan)
     before = model.get_weights()
     with pytest.raises(ExperimentError) as error:
-        load_weights(model, plan, tensors)
+        load_tensors("a file", model_tensors(model, plan), tensors)
     assert "block1.conv1.bias is missing (the network has (3,))" in str(error.value)
     assert "classifier.weight is (9, 5), in the network (3, 5)" in str(error.value)
     assert "block9.conv1.weight (7,) is not in the network" in str(error.value)

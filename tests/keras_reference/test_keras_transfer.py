@@ -172,7 +172,7 @@ def test_with_augmentation_it_says_that_no_features_are_kept(folder: Path) -> No
     ],
 )
 def test_weights_that_keras_cannot_read(weights: str, message: str, folder: Path, tmp_path: Path, keras: Any) -> None:
-    from keras_reference.transfer import load_pretrained
+    from keras_reference.pretrained import load_pretrained
 
     (tmp_path / "w.pth").write_bytes(b"")
     shutil.copytree(folder / "source", tmp_path / "torch_run")
@@ -185,7 +185,7 @@ def test_weights_that_keras_cannot_read(weights: str, message: str, folder: Path
 
 
 def test_a_run_with_torchs_semantics_is_refused(folder: Path, tmp_path: Path, keras: Any) -> None:
-    from keras_reference.transfer import load_pretrained
+    from keras_reference.pretrained import load_pretrained
 
     shutil.copytree(folder / "source", tmp_path / "source")
     config = tmp_path / "source" / "config.yaml"
@@ -212,7 +212,8 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_imagenet_is_fetched_verified_and_read_as_bgr(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keras: Any
 ) -> None:
-    from keras_reference import transfer as backbone
+    from keras_reference import pretrained as backbone
+    from keras_reference.transfer import Backbone
 
     folder, url = served
     (tmp_path / "home").mkdir()
@@ -230,7 +231,7 @@ def test_imagenet_is_fetched_verified_and_read_as_bgr(
     # Kernels are in RGB between the frameworks, and in BGR again in the network.
     kernel = np.asarray(vgg16.get_layer("block1_conv1").kernel)
     np.testing.assert_array_equal(pretrained.tensors["block1_conv1.weight"], kernel[:, :, ::-1].transpose(3, 2, 0, 1))
-    built = backbone.Backbone(pretrained, 32)
+    built = Backbone(pretrained, 32)
     np.testing.assert_array_equal(np.asarray(built.layers[0].kernel), kernel)
     shutil.rmtree(tmp_path / "home" / "models")
     monkeypatch.setattr(backbone, "IMAGENET_MD5", "0" * 32)
@@ -240,7 +241,7 @@ def test_imagenet_is_fetched_verified_and_read_as_bgr(
 
 @pytest.mark.parametrize(("size", "new_size"), [(32, 224), (32, 48), (32, 21), (8, 3), (1, 4), (5, 1)])
 def test_interpolation_matrix_is_numpys_interpolation_between_the_centres(size: int, new_size: int) -> None:
-    from keras_reference.resize import interpolation_matrix
+    from keras_reference.transfer import interpolation_matrix
 
     values = np.random.default_rng(0).normal(size=size)
     centres = (np.arange(new_size) + 0.5) * size / new_size - 0.5
@@ -257,8 +258,8 @@ def images(keras: Any, count: int = 8) -> np.ndarray:
 
 def build(source: Path, **settings: Any) -> Any:
     """The network on the run as a backbone, four classes."""
-    from keras_reference.network import Network
-    from keras_reference.transfer import load_pretrained
+    from keras_reference.pretrained import load_pretrained
+    from keras_reference.transfer import Network
     from lightning_vgg.experiment.backbone_plan import plan_model
     from lightning_vgg.experiment.specs import ModelSpec, NetworkSpec
 
@@ -270,14 +271,16 @@ def build(source: Path, **settings: Any) -> Any:
 
 
 def test_frozen_layers_stay_and_put_out_the_same_in_training_mode(folder: Path, keras: Any) -> None:
+    from keras_reference.weights import network_tensors
+
     network = build(folder / "source")
     half = 5  # into the second block: convolution, and batch norm above it
     model = network.model(half)
-    before = network.read()
+    before = network_tensors(network.tensors())
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(images(keras), np.arange(8) % 4, epochs=2, verbose=0)
     frozen = {f"backbone.{layer.name}" for layer in network.backbone.plan.layers[:half]}
-    for name, value in network.read().items():
+    for name, value in network_tensors(network.tensors()).items():
         assert np.array_equal(value, before[name]) == (name.rpartition(".")[0] in frozen), name
     lower = network.backbone.extractor(half)
     assert any(isinstance(layer, keras.layers.Dropout) for layer in network.backbone.layers[:half])
@@ -285,7 +288,7 @@ def test_frozen_layers_stay_and_put_out_the_same_in_training_mode(folder: Path, 
 
 
 def test_features_and_the_rest_are_the_whole(folder: Path, keras: Any, tmp_path: Path) -> None:
-    from keras_reference.features import Features
+    from keras_reference.features import kept_features
 
     network = build(folder / "source", image_size=20)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
@@ -294,40 +297,41 @@ def test_features_and_the_rest_are_the_whole(folder: Path, keras: Any, tmp_path:
     normal = dataset.normalization
     logits = network.model()(network.preprocess(normal)(pixels), training=False)
     for fed in (2, 5, len(network.backbone.layers)):
-        features = Features(network.backbone, fed, DataSpec(cache_dir=str(tmp_path)), dataset, "32-true")
+        data = DataSpec(cache_dir=str(tmp_path))
+        features = kept_features("32-true", network.backbone, fed, data, dataset, "test")
         rest = network.model(fed, fed)
-        np.testing.assert_allclose(rest(features.of(part, "test"), training=False), logits, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(rest(features, training=False), logits, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_a_part_that_joins_later_moves_as_if_it_started_then(name: Any, keras: Any) -> None:
+def test_a_group_that_joins_later_moves_as_if_it_started_then(name: Any, keras: Any) -> None:
     """Against an optimizer of its own in a training of its own, which starts with the later rates."""
     from keras_reference.backend import prepare_keras
-    from keras_reference.optim import ParameterGroup, PartsOptimizer, build_optimizer
+    from keras_reference.optim import GroupedOptimizer, ParameterGroup, build_optimizer
 
     prepare_keras("64-true", seed=0)
     spec = OptimizerSpec(name, momentum=0.5 if name == "sgd" else 0.0, weight_decay=0.1)
     rates, gradients = np.array([0.1, 0.3, 0.2, 0.05]), np.random.default_rng(0).normal(size=(4, 2, 3))
     early, late, alone = (keras.Variable(np.ones(3), name=which) for which in ("early", "late", "alone"))
-    parts = PartsOptimizer(spec, rates, None, [ParameterGroup([early]), ParameterGroup([late], 0.5, start=2)])
+    grouped = GroupedOptimizer(spec, rates, None, [ParameterGroup([early]), ParameterGroup([late], 0.5, start=2)])
     single = build_optimizer(spec, rates[2:] * 0.5, None, [alone])
     for step in range(4):
         variables = [early] if step < 2 else [early, late]
-        parts.apply(
+        grouped.apply(
             [keras.ops.convert_to_tensor(gradient) for gradient in gradients[step]][: len(variables)], variables
         )
         if step >= 2:
             single.apply([keras.ops.convert_to_tensor(gradients[step, 1])], [alone])
     np.testing.assert_array_equal(np.asarray(late), np.asarray(alone))
     assert not np.array_equal(np.asarray(late), np.asarray(early))
-    assert int(parts.iterations) == 4
+    assert int(grouped.iterations) == 4
 
 
-def test_all_parts_are_clipped_together(keras: Any) -> None:
-    from keras_reference.optim import ParameterGroup, PartsOptimizer
+def test_all_groups_are_clipped_together(keras: Any) -> None:
+    from keras_reference.optim import GroupedOptimizer, ParameterGroup
 
     first, second = (keras.Variable(np.zeros(1), name=name) for name in ("first", "second"))
     spec = OptimizerSpec("sgd", learning_rate=1.0)
-    optimizer = PartsOptimizer(spec, np.ones(1), 1.0, [ParameterGroup([first]), ParameterGroup([second])])
+    optimizer = GroupedOptimizer(spec, np.ones(1), 1.0, [ParameterGroup([first]), ParameterGroup([second])])
     optimizer.apply([keras.ops.convert_to_tensor([3.0]), keras.ops.convert_to_tensor([4.0])], [first, second])
     np.testing.assert_allclose([float(first[0]), float(second[0])], [-0.6, -0.8], rtol=1e-6)

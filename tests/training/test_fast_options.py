@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import find_source, plan_backbone, plan_model
+from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkError, plan_network
 from lightning_vgg.experiment.semantics import TORCH
@@ -38,6 +38,7 @@ from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.muon import MuonSGD, orthogonalized
 from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.whitening import EPSILON, whitening_kernels
+from lightning_vgg.weights.source import find_source
 
 FAST = (
     "fit",

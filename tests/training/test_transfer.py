@@ -40,10 +40,11 @@ from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training import transfer
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
-from lightning_vgg.training.module import VGGClassifier, load_classifier
+from lightning_vgg.training.export import load_classifier
+from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.optim import ParameterGroup, build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained
-from lightning_vgg.training.transfer import Backbone, count_parameters, trained_parts
+from lightning_vgg.training.transfer import Backbone, count_parameters, parameter_groups
 from lightning_vgg.weights.feature_store import remember_features
 
 Here = Callable[..., None]
@@ -349,7 +350,7 @@ def test_what_is_made_of_features_is_what_is_made_of_images(
         Trainer(accelerator="cpu", precision=precision, logger=False, enable_progress_bar=False),
     )
     again.to(model.dtype).load_state_dict(model.state_dict())
-    again.configure_callbacks = list  # without Transfer, images go all the way
+    again.configure_callbacks = list  # without UseFeatures, images go all the way
     images = trainer_data(data, again)
     trainer.test(again, datamodule=images, verbose=False)
     assert again.backbone.fed == 0
@@ -469,7 +470,7 @@ def test_every_block_has_its_own_rate_and_the_schedule_moves_all_of_them(
     assert model.pretrained is not None
     rate_of = {}
     optimizer = build_optimizer(
-        model.network, spec.optimizer, KERAS, trained_parts(model.network, model.pretrained.plan)
+        model.network, spec.optimizer, KERAS, parameter_groups(model.network, model.pretrained.plan)
     )
     names = {parameter: name for name, parameter in model.network.named_parameters()}
     for group in optimizer.param_groups:
@@ -500,8 +501,8 @@ def test_a_parameter_that_joins_later_moves_as_if_it_started_then(name: Any) -> 
     gradients = torch.randn(8, 3, 4, generator=generator)
     early, late, alone = (torch.nn.Linear(4, 3, bias=False) for _ in range(3))
     alone.load_state_dict(late.state_dict())
-    parts = [ParameterGroup([early.weight], 1.0), ParameterGroup([late.weight], 1.0)]
-    both, single = build_optimizer(early, spec, KERAS, parts), build_optimizer(alone, spec, KERAS)
+    groups = [ParameterGroup([early.weight], 1.0), ParameterGroup([late.weight], 1.0)]
+    both, single = build_optimizer(early, spec, KERAS, groups), build_optimizer(alone, spec, KERAS)
     before = late.weight.detach().clone()
     for step, gradient in enumerate(gradients):
         late.requires_grad_(step >= 5)
@@ -546,7 +547,9 @@ def test_layers_are_unfrozen_by_the_epoch_and_the_counts_are_said(
     assert "(up to block3_pool)" in said[0] and "(up to block2_pool)" in said[1] and "(up to block1_pool)" in said[2]
     record = RunFolder(tmp_path / "run").read_record()
     model = built(model_spec(source, unfreeze=UNFREEZE))
-    assert record["trainable_parameters"] == count_parameters(model.network, frozen=False) == 256 * 12 + 12 + 130
+    assert (
+        record["trainable_parameters"] == count_parameters(model.network)["trainable_parameters"] == 256 * 12 + 12 + 130
+    )
     assert record["frozen_parameters"] == sum(parameter.numel() for parameter in model.backbone.parameters())
     assert f"trainable parameters {record['trainable_parameters']:,}" in said[0]
 
@@ -588,7 +591,7 @@ def test_unfreezing_in_several_processes_is_refused(source: Path, data: DataSpec
         world_size = 2
 
     with pytest.raises(ExperimentError, match=r"trainer\.devices 1"):
-        transfer.Transfer().on_fit_start(Many(), model)  # type: ignore[arg-type]
+        transfer.Freezing().on_fit_start(Many(), model)  # type: ignore[arg-type]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

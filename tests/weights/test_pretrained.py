@@ -21,13 +21,15 @@ from safetensors.torch import save_file
 from torchvision.models import VGG16_Weights, vgg16
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import VGG16, find_source, plan_backbone
+from lightning_vgg.experiment.backbone_plan import VGG16, plan_backbone
 from lightning_vgg.experiment.semantics import TORCH
-from lightning_vgg.experiment.specs import BackboneSpec
+from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.preprocessing import NAMED_WEIGHTS, PREPROCESSING
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.transfer import Backbone
+from lightning_vgg.weights.pretrained import describe_start
+from lightning_vgg.weights.source import find_source
 
 State = dict[str, torch.Tensor]
 
@@ -407,3 +409,10 @@ def test_without_network_the_message_says_what_to_fetch_and_where_to_put_it(
         load_pretrained(BackboneSpec(weights="IMAGENET1K_V1"), 32, TORCH)
     assert "Fetch http://127.0.0.1:9/models/vgg16-397923af.pth" in str(error.value)
     assert f"put it, as vgg16-397923af.pth, into {hub}" in str(error.value)
+
+
+def test_initial_weights_below_the_home_folder_have_a_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.safetensors").write_bytes(b"weights")
+    found = describe_start(ModelSpec(init_from="~/w.safetensors"), None)
+    assert found["initial_weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
