@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 _LOOK_EVERY = 0.2
 """Seconds."""
 _GRACE = 30.0
@@ -63,7 +65,7 @@ def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher, held: int) -> 
         held: a descriptor that each process has open as long as it lives.
     """
     waiting = list(jobs)
-    running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
+    running: dict[psutil.Popen, tuple[Job, float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -82,30 +84,31 @@ def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher, held: int) -> 
         _stop(list(running))
 
 
-def _start(job: Job, held: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, held: int) -> psutil.Popen:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("wb") as log:
-        return subprocess.Popen(
+        return psutil.Popen(
             list(map(str, job.command)),
             env={**os.environ, **job.environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            pass_fds=(held,),
+            pass_fds=(held,) if os.name == "posix" else (),
             start_new_session=True,  # so that Ctrl-C reaches this process alone, which then stops the others
         )
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: list[psutil.Popen]) -> None:
     """Ask all to end, wait, and end those that will not; their own children go with them."""
-    for ending in (signal.SIGTERM, signal.SIGKILL):
+    family: set[psutil.Process] = set()
+    for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, ending)
-        deadline = time.monotonic() + _GRACE
-        for process in processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family |= {process, *process.children(recursive=True)}
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(member)
+        psutil.wait_procs(processes, _GRACE)
 
 
 def last_words(log: Path, status: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -14,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.locks import file_lock
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.initial_weights import initial_weights
 from lightning_vgg.compare.jobs import Job, run_jobs
@@ -115,23 +117,25 @@ def alone(folder: Path) -> Iterator[int]:
     """Hold the folder for this process; yields the descriptor of a second lock, for its jobs to inherit.
 
     A command that is killed cannot stop its jobs. They go on in their run folders and keep that lock, so whoever
-    repeats the command waits for them, and finds what they have made.
+    repeats the command waits for them, and finds what they have made. On Windows, where no lock is inherited, they
+    have to be ended by hand.
 
     Raises:
         ExperimentError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as mine, (folder / ".jobs").open("w") as of_jobs:
+    descriptors: list[int] = []
+    of_jobs = file_lock(folder / ".jobs", on_acquired=descriptors.append)
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(file_lock(folder / ".lock", timeout=0))
+        except Timeout:
             raise ExperimentError(f"another process works on {folder}: wait for it, or give another --name") from None
         try:
-            fcntl.flock(of_jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(of_jobs.acquire(timeout=0))
+        except Timeout:
             print("waits for what an attempt that was killed has left running", flush=True)
-            fcntl.flock(of_jobs, fcntl.LOCK_EX)
-        yield of_jobs.fileno()
+            held.enter_context(of_jobs)
+        yield descriptors[0]
 
 
 def write_settings(plan: ComparisonPlan) -> None:

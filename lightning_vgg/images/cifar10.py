@@ -7,7 +7,6 @@ decoded: reading the archive takes about two seconds.
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import http
 import http.client
@@ -18,8 +17,6 @@ import pickle
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -28,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_vgg.common.addresses import is_address, without_secrets
+from lightning_vgg.common.locks import file_lock
 from lightning_vgg.images.decode import resize
 from lightning_vgg.images.imageset import (
     DataError,
@@ -134,13 +132,15 @@ def _downloaded(address: str, path: Path) -> bytes:
     Processes that want it at the same time fetch it one after the other, so all but the first find it.
     """
     try:
+        if (contents := _whole(path)) is not None:  # no lock: a cache that can only be read will do
+            return contents
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
+        with file_lock(path.parent.with_name(f".{path.parent.name}.lock")):
+            if (contents := _whole(path)) is not None:
+                return contents
             if path.is_file():
-                contents = path.read_bytes()
-                if _md5(contents) == ARCHIVE_MD5:
-                    return contents
-                _log.warning("CIFAR-10: %s is damaged (%d bytes); it is fetched again.", path, len(contents))
+                size = path.stat().st_size
+                _log.warning("CIFAR-10: %s is damaged (%d bytes); it is fetched again.", path, size)
             return _fetch(_file_address(address), path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
@@ -154,15 +154,10 @@ def _downloaded(address: str, path: Path) -> bytes:
         ) from error
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder; the lock of a killed process is gone with it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _whole(path: Path) -> bytes | None:
+    """The archive's contents; None where it is missing or damaged."""
+    contents = path.read_bytes() if path.is_file() else b""
+    return contents if _md5(contents) == ARCHIVE_MD5 else None
 
 
 def _file_address(address: str) -> str:

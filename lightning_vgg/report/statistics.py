@@ -84,12 +84,16 @@ def estimate_difference(arm: Sequence[float], reference: Sequence[float], paired
     if min(map(len, samples)) < 2:
         return Difference(value, float("inf"), 1.0, ())
     deviations = tuple(float(sample.std(ddof=1)) for sample in samples)
-    parts = [deviation**2 / len(sample) for deviation, sample in zip(deviations, samples, strict=True)]
-    standard_error = sum(parts) ** 0.5
-    if standard_error < _ROUNDING:
+    if max(deviations) < _ROUNDING:
         return Difference(value, 0.0, float(len(samples[0]) - 1), deviations)
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
-    return Difference(value, standard_error, freedom, deviations)
+    return Difference(value, *_standard_error(deviations, [len(sample) for sample in samples]), deviations)
+
+
+def _standard_error(deviations: Sequence[float], seeds: Sequence[int]) -> tuple[float, float]:
+    """Of a mean difference, and its degrees of freedom; scipy's t-tests find them for samples, not for planned ones."""
+    parts = [deviation**2 / number for deviation, number in zip(deviations, seeds, strict=True)]
+    freedom = sum(parts) ** 2 / sum(part**2 / (number - 1) for part, number in zip(parts, seeds, strict=True))
+    return sum(parts) ** 0.5, freedom
 
 
 def equivalence_power(shift: float, margin: float, deviations: Sequence[float], seeds: int) -> float:
@@ -106,7 +110,7 @@ def equivalence_power(shift: float, margin: float, deviations: Sequence[float], 
     """
     from scipy import stats
 
-    standard_error, freedom = _planned(deviations, seeds)
+    standard_error, freedom = _standard_error(deviations, [seeds] * len(deviations))
     quantiles = (np.arange(2000) + 0.5) / 2000
     seen = np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)  # standard error as it shows, over the true one
     reach = margin / standard_error - stats.t.ppf(1 - ALPHA, freedom) * seen
@@ -121,7 +125,7 @@ def difference_power(shift: float, deviations: Sequence[float], seeds: int) -> f
     """
     from scipy import stats
 
-    standard_error, freedom = _planned(deviations, seeds)
+    standard_error, freedom = _standard_error(deviations, [seeds] * len(deviations))
     critical = stats.t.ppf(1 - ALPHA / 2, freedom)
     return float(stats.nct.sf(critical, freedom, abs(shift) / standard_error))
 
@@ -146,10 +150,3 @@ def seeds_needed(difference: Difference, margin: float) -> int | None:
     numbers = range(2, MOST_SEEDS + 1)
     found = bisect.bisect_left(numbers, True, key=decides)
     return numbers[found] if found < len(numbers) else None
-
-
-def _planned(deviations: Sequence[float], seeds: int) -> tuple[float, float]:
-    """Standard error and degrees of freedom with so many seeds of each arm."""
-    variance = sum(deviation**2 for deviation in deviations)
-    freedom = (seeds - 1) * variance**2 / sum(deviation**4 for deviation in deviations)
-    return (variance / seeds) ** 0.5, freedom

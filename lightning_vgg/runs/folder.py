@@ -16,7 +16,6 @@ import contextlib
 import csv
 import datetime
 import errno
-import fcntl
 import glob
 import io
 import json
@@ -30,8 +29,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from filelock import Timeout
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.locks import transient_lock
 from lightning_vgg.runs.curves import draw_curves
 
 if TYPE_CHECKING:
@@ -187,16 +188,14 @@ class RunFolder:
         Raises:
             RunError: another process has it.
         """
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(transient_lock(self.path / ".lock", timeout=0))
+            except Timeout:
+                raise RunError(f"{self.path} is being trained by another process: wait for it, or stop it") from None
             for part in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
                 part.unlink()
             yield
-        except BlockingIOError:
-            raise RunError(f"{self.path} is being trained by another process: wait for it, or stop it") from None
-        finally:
-            os.close(folder)
 
     @contextlib.contextmanager
     def being_trained(self) -> Iterator[None]:

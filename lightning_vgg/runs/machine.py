@@ -6,7 +6,6 @@ import ctypes
 import os
 import platform
 import re
-import resource
 import sys
 import time
 from pathlib import Path
@@ -33,6 +32,12 @@ def usable_cores() -> int:
 
 def resident_memory() -> int:
     """Bytes: the largest resident size of this process so far."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource  # psutil knows the largest size on Windows alone
+
     # Linux counts kilobytes, macOS bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

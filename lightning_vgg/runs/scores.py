@@ -32,34 +32,36 @@ class Reliability:
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax in float64, (N, classes)."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+    from scipy.special import softmax
+
+    return softmax(logits.astype(np.float64), axis=1)
 
 
 def reliability(labels: np.ndarray, logits: np.ndarray) -> Reliability:
-    """Confidence against accuracy; labels int (N,), logits (N, classes)."""
+    """Confidence against accuracy; labels int (N,), logits (N, classes).
+
+    scikit-learn's calibration_curve knows two classes only, and torchmetrics needs torch.
+    """
+    from scipy.stats import binned_statistic
+
     likely = probabilities(logits)
     confidence, right = likely.max(1), likely.argmax(1) == labels
-    bins = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    with np.errstate(invalid="ignore"):
-        return Reliability(
-            counts,
-            np.bincount(bins, weights=confidence, minlength=BINS) / counts,
-            np.bincount(bins, weights=right, minlength=BINS) / counts,
-        )
+    means, _, bins = binned_statistic(confidence, [confidence, right], "mean", BINS, (0, 1))
+    return Reliability(np.bincount(bins - 1, minlength=BINS), *means)
 
 
 def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Mean negative log-likelihood of the labels, in nats."""
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
+    """Mean negative log-likelihood of the labels, in nats; scikit-learn's log_loss would clip the probabilities."""
+    from scipy.special import log_softmax
+
+    return float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean())
 
 
 def confusion(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """int64 (classes, classes): images of the row's class that were taken for the column's."""
-    classes = logits.shape[1]
-    return np.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1]))
 
 
 def agreement(logits: np.ndarray, other: np.ndarray) -> float:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import warnings
+from collections.abc import Callable
 from typing import Any
 
 import optuna
-from optuna.storages._heartbeat import get_heartbeat_thread  # Study.optimize has it, but takes trials without a turn
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_vgg.common.errors import Diverged, ExperimentError
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
+from lightning_vgg.common.locks import file_lock
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.tune.alive import alive, locked
+from lightning_vgg.tune.alive import alive
 from lightning_vgg.tune.engines import find_engine
 from lightning_vgg.tune.space import as_text
 from lightning_vgg.tune.spec import StudySettings
@@ -26,7 +26,8 @@ from lightning_vgg.tune.summary import write_results
 
 def work_as_process(settings: StudySettings) -> None:
     """The whole life of one of several workers."""
-    os.setsid()  # Ctrl-C reaches the parent alone, which hands it on once
+    if hasattr(os, "setsid"):  # else it is Windows
+        os.setsid()  # Ctrl-C reaches the parent alone, which hands it on once
     try:
         SIGNALS.install()
         work(open_study(settings), settings)
@@ -41,20 +42,11 @@ def work(study: optuna.Study, settings: StudySettings) -> None:
     """Run trials until the study has as many as it should, over all workers."""
     with alive(settings.folder) as worker:
         while not _orphaned():
-            trial = take_trial(study, settings, worker)
-            if trial is None:
+            number = run_trial(study, settings, worker, _train_trial)
+            if number is None:
                 return
-            with get_heartbeat_thread(trial._trial_id, study._storage):
-                try:
-                    _run_trial(study, trial, settings)
-                except Diverged as error:
-                    trial.set_user_attr("error", str(error))
-                    study.tell(trial, state=TrialState.PRUNED)  # the search learns nothing from a failed one
-                except BaseException:  # Ctrl-C, too
-                    study.tell(trial, state=TrialState.FAIL)
-                    raise
             write_results(study, settings)
-            print(trial_line(study.trials[trial.number], settings), flush=True)
+            print(trial_line(study.trials[number], settings), flush=True)
 
 
 def _orphaned() -> bool:
@@ -63,28 +55,57 @@ def _orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def take_trial(study: optuna.Study, settings: StudySettings, worker: str) -> optuna.Trial | None:
-    """One worker of this folder at a time counts and takes a trial, so no two take the last one."""
-    with locked(settings.folder / ".turn"):
+def run_trial(
+    study: optuna.Study,
+    settings: StudySettings,
+    worker: str,
+    objective: Callable[[optuna.Trial, StudySettings], list[float]],
+) -> int | None:
+    """Take a trial and run it; returns its number, None where no more are to be begun.
+
+    One worker of this folder at a time counts and takes a trial, so no two take the last one.
+    """
+    number = None
+    with file_lock(settings.folder / ".turn") as turn:
         fail_dead_trials(study, settings)
         if trials_left(study, settings) <= 0:
             return None
         draw = next_draw(study)
         study.sampler = sampler(settings, draw)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Heartbeat of storage")  # work() sees to it
-            trial = study.ask()
-        trial.set_user_attr("draw", draw)
-        trial.set_user_attr("worker", worker)
-        return trial
+
+        def taken(trial: optuna.Trial) -> list[float]:
+            nonlocal number
+            number = trial.number
+            trial.set_user_attr("draw", draw)
+            trial.set_user_attr("worker", worker)
+            turn.release()  # the trial is there to be counted
+            return objective(trial, settings)
+
+        try:
+            study.optimize(taken, n_trials=1)
+        except BaseException:  # a signal's, too, which Optuna lets pass
+            if number is not None:
+                study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            raise
+    return number
 
 
-def _run_trial(study: optuna.Study, trial: optuna.Trial, settings: StudySettings) -> None:
+def _train_trial(trial: optuna.Trial, settings: StudySettings) -> list[float]:
+    """Train with the trial's settings; returns the values of the objectives.
+
+    Raises:
+        optuna.TrialPruned: the pruner stopped it, or its loss is not finite. From a failed trial the search would learn
+            nothing.
+    """
     for key, parameter in settings.space.items():
         parameter.suggest(trial, key)
     experiment = settings.experiment_of(trial.params, name=f"trial{trial.number:04}")
     watch = _Reporter(trial, settings.pruning, experiment.trainer.max_epochs)
-    run = find_engine(settings.framework).train(experiment, watch)
+    try:
+        run = find_engine(settings.framework).train(experiment, watch)
+    except Diverged as error:
+        trial.set_user_attr("error", str(error))
+        raise optuna.TrialPruned from error
     history, record = run.read_history(), run.read_record()
     best = max(row["val_acc"] for row in history)
     trial.set_user_attr("run", run.path.name)
@@ -94,10 +115,9 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, settings: StudySettings
     for name in ("parameters", "images_per_second"):
         trial.set_user_attr(name, record[name])
     if watch.pruned:
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        measured = {**record, "val_acc": best}
-        study.tell(trial, [measured[objective] for objective in settings.tune.objectives])
+        raise optuna.TrialPruned
+    measured = {**record, "val_acc": best}
+    return [measured[objective] for objective in settings.tune.objectives]
 
 
 class _Reporter:

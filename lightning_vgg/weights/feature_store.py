@@ -12,7 +12,6 @@ An interrupted extraction goes on behind its last chunk, and a damaged chunk is 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.locks import file_lock
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 from lightning_vgg.images.batches import Normalization
@@ -250,25 +250,25 @@ def _array(folder: Path, shape: tuple[int, ...], dtype: np.dtype | type, keep: b
         )
     path.unlink(missing_ok=True)  # whoever has it open keeps what is open
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    with path.open("r+b") as file:  # all of it now: what others write later cannot take the room away
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    if hasattr(os, "posix_fallocate"):  # neither Windows nor macOS has it
+        with path.open("r+b") as file:  # all of it now: what others write later cannot take the room away
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock of a killed process is gone with it.
+    """One process at a time.
 
     Raises:
         ExperimentError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = file_lock(folder / "lock").acquire()
     except OSError as error:
         raise ExperimentError(
             f"features cannot be kept in {folder.parent} ({error.strerror}): name another folder by --data.cache_dir"
         ) from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield

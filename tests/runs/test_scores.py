@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, log_loss
+from sklearn.metrics import log_loss
 from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lightning_vgg.runs.scores import BINS, agreement, confusion, cross_entropy, probabilities, reliability
 
@@ -28,13 +29,16 @@ def test_calibration_error_is_that_of_torchmetrics(predictions: tuple[np.ndarray
     assert found.counts.sum() == len(labels)
 
 
-def test_cross_entropy_and_confusions_are_those_of_scikit_learn(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+def test_cross_entropy_and_confusions_are_those_of_others(
+    predictions: tuple[np.ndarray, np.ndarray],
+) -> None:
     labels, logits = predictions
     # scikit-learn clips probabilities, which cross_entropy does not; so compare where none is that small.
     sound = probabilities(logits)[np.arange(len(labels)), labels] > 1e-6
     expected = log_loss(labels[sound], probabilities(logits)[sound], labels=range(7))
     assert cross_entropy(labels[sound], logits[sound]) == pytest.approx(expected, rel=1e-6)
-    np.testing.assert_array_equal(confusion(labels, logits), confusion_matrix(labels, logits.argmax(1)))
+    counted = multiclass_confusion_matrix(torch.from_numpy(logits), torch.from_numpy(labels), num_classes=7)
+    np.testing.assert_array_equal(confusion(labels, logits), counted)
 
 
 def test_confusion_keeps_a_class_without_images() -> None:

@@ -25,6 +25,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lightning_vgg.common.errors import Diverged, ExperimentError
+from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.experiment.settings import plain_settings
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder
@@ -172,17 +173,39 @@ def test_the_shipped_study_is_sound() -> None:
 def search(settings: StudySettings, trials: int) -> None:
     """So many trials by a new worker, without a training: the value of one is its dropout."""
     study = open_study(settings)
+
+    def objective(trial: optuna.Trial, settings: StudySettings) -> list[float]:
+        for key, parameter in settings.space.items():
+            parameter.suggest(trial, key)
+        value = trial.params["model.network.dropout"]
+        measured = {"val_acc": value, "epochs": 4, "seconds": 2.0, "parameters": 100, "images_per_second": 9.0}
+        for name, number in {**measured, "run": f"trial{trial.number:04}"}.items():
+            trial.set_user_attr(name, number)
+        return [value, *[-value] * (len(settings.tune.objectives) - 1)]
+
     with alive(settings.folder) as name:
         for _ in range(trials):
-            trial = worker.take_trial(study, settings, name)
-            assert trial is not None
-            for key, parameter in settings.space.items():
-                parameter.suggest(trial, key)
-            value = trial.params["model.network.dropout"]
-            measured = {"val_acc": value, "epochs": 4, "seconds": 2.0, "parameters": 100, "images_per_second": 9.0}
-            for name, number in {**measured, "run": f"trial{trial.number:04}"}.items():
-                trial.set_user_attr(name, number)
-            study.tell(trial, [value, *[-value] * (len(settings.tune.objectives) - 1)])
+            assert worker.run_trial(study, settings, name, objective) is not None
+
+
+class Killed(BaseException):
+    """Of a worker; carries its trial."""
+
+
+def begin(study: optuna.Study, settings: StudySettings, name: str) -> optuna.Trial | None:
+    """The trial of a worker that is killed while it runs: nothing more is said of it."""
+
+    def objective(trial: optuna.Trial, settings: StudySettings) -> list[float]:
+        patch.setattr(study, "tell", lambda *args, **options: None)
+        raise Killed(trial)
+
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            number = worker.run_trial(study, settings, name, objective)
+        except Killed as killed:
+            return killed.args[0]
+    assert number is None
+    return None
 
 
 def params(settings: StudySettings) -> list[dict[str, Any]]:
@@ -198,7 +221,7 @@ def test_a_seed_searches_the_same_whether_interrupted_or_not_and_draws_nothing_t
     for trials in (1, 2, 3):
         study = open_study(parts)
         with alive(parts.folder) as name:  # dies at its trial
-            interrupted = worker.take_trial(study, parts, name)
+            interrupted = begin(study, parts, name)
             assert interrupted is not None
             interrupted.suggest_float("model.network.dropout", 0, 0.5)
         search(parts, trials)
@@ -223,14 +246,40 @@ def test_only_as_many_trials_begin_as_are_wanted_and_dead_ones_do_not_count(tmp_
     search(settings, 1)
     study = open_study(settings)
     with alive(settings.folder) as name:
-        running = worker.take_trial(study, settings, name)
+        running = begin(study, settings, name)
         assert running is not None
         with alive(settings.folder) as another:
-            assert worker.take_trial(study, settings, another) is None  # one finished, one under way
+            assert begin(study, settings, another) is None  # one finished, one under way
         assert study.trials[running.number].state == TrialState.RUNNING
     with alive(settings.folder) as name:
-        assert worker.take_trial(study, settings, name) is not None
+        assert begin(study, settings, name) is not None
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "RUNNING"]
+
+
+def test_a_worker_begins_a_trial_while_another_runs_one(tmp_path: Path) -> None:
+    settings = small(tmp_path)
+
+    def objective(trial: optuna.Trial, settings: StudySettings) -> list[float]:
+        assert worker.run_trial(open_study(settings), settings, "another", lambda trial, settings: [0.5]) == 1
+        return [0.5]
+
+    with alive(settings.folder) as name:
+        assert worker.run_trial(open_study(settings), settings, name, objective) == 0
+
+
+@pytest.mark.parametrize("error", [Interrupted(15), KeyboardInterrupt(), RuntimeError("a bug")], ids=repr)
+def test_a_trial_that_is_stopped_has_failed(error: BaseException, tmp_path: Path) -> None:
+    settings = small(tmp_path)
+    study = open_study(settings)
+
+    def objective(trial: optuna.Trial, settings: StudySettings) -> list[float]:
+        raise error
+
+    with alive(settings.folder) as name:
+        with pytest.raises(type(error)):
+            worker.run_trial(study, settings, name, objective)
+        assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+        assert worker.run_trial(study, settings, name, lambda trial, settings: [0.5]) == 1
 
 
 COUNTING_WORKER = """
@@ -242,8 +291,8 @@ from lightning_vgg.tune.study import open_study
 settings = read_settings(tune_parser().read(sys.argv[1:]))
 study = open_study(settings)
 with alive(settings.folder) as name:
-    while (trial := worker.take_trial(study, settings, name)) is not None:
-        study.tell(trial, 0.5)
+    while worker.run_trial(study, settings, name, lambda trial, settings: [0.5]) is not None:
+        pass
 """
 
 
@@ -316,9 +365,8 @@ def test_a_database_fails_the_trials_of_a_machine_that_fell_silent(tmp_path: Pat
     settings = small(tmp_path, "--storage", url)
     study = open_study(settings)
     for machine, silent in (("dead", 1000), ("living", 10)):
-        trial = worker.take_trial(study, settings, f"worker of the {machine} machine")
+        trial = begin(study, settings, f"worker of the {machine} machine")
         assert trial is not None
-        study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
         with sqlite3.connect(tmp_path / "study.db") as database:
             change = "update trial_heartbeats set heartbeat = datetime('now', ?) where trial_id = ?"
             assert database.execute(change, (f"-{silent} seconds", trial._trial_id)).rowcount == 1
