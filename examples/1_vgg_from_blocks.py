@@ -228,9 +228,8 @@ lightning_vgg.evaluate(run)
 
 # %%
 labels, logits = run.read_predictions()
-ConfusionMatrixDisplay.from_predictions(
-    labels, logits.argmax(1), display_labels=images.class_names, cmap="Blues", colorbar=False, im_kw={"norm": "symlog"}
-)
+predictions = logits.argmax(1)
+ConfusionMatrixDisplay.from_predictions(labels, predictions, display_labels=images.class_names, cmap="Blues")
 plt.show()
 
 # %%
