@@ -47,23 +47,20 @@ docs: $(READY)  ## build the documentation into site/; a warning is an error
 notebooks: $(READY)  ## run the text of the notebooks in examples/ anew, and keep the outputs
 	$(BIN)/python examples/build.py
 
-bench: $(READY)  ## all benchmarks, hours; IMAGES=FILE names an image archive; on an otherwise idle machine
+bench: $(READY)  ## all benchmarks of speed, hours; IMAGES=FILE names an image archive; on an otherwise idle machine
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/step_profile.py -c configs/vgg/base.yaml
-	$(BIN)/python benchmarks/step_profile.py -c configs/vgg/fast.yaml
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras
-	BENCHMARK_RESULTS=benchmarks/results/batches \
-	  $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 1 --images 4096
+	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 1 --images 4096 \
+	  --output benchmarks/results/throughput_batches.json
 	$(BIN)/python benchmarks/features.py --root $(IMAGES)
 	$(BIN)/python benchmarks/heads.py --root $(IMAGES)
 	$(BIN)/python benchmarks/growth.py --root $(IMAGES)
 	$(BIN)/python benchmarks/accuracy.py --root $(IMAGES)
 
 bench-quick: $(READY)  ## start-up and throughput in about three minutes, into runs/bench-quick
-	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/startup.py --turns 1
-	BENCHMARK_RESULTS=runs/bench-quick $(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras \
-	  --images 640 --turns 1
+	$(BIN)/python benchmarks/startup.py --turns 1 --output runs/bench-quick/startup.json
+	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras --images 640 --turns 1 \
+	  --output runs/bench-quick/throughput.json
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
 	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,47 +11,40 @@ import time
 
 import numpy as np
 import torch
-from common import training_step
+from common import LESSON, add_images, image_settings, training_step
 from torch.nn import functional as F
 
-from lightning_vgg.experiment.network_plan import plan_network
-from lightning_vgg.experiment.semantics import TORCH
-from lightning_vgg.experiment.specs import NetworkSpec
-from lightning_vgg.images.batches import Normalization
-from lightning_vgg.images.sources import load_images
-from lightning_vgg.training.blocks import build_network
+from lightning_vgg import build_network, load_images
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True, help="image folder or archive")
+    add_images(parser)
     parser.add_argument("--images", type=int, default=12800)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--augmented", action="store_true", help="flip, shift by 4, cut out 8 pixels, once a batch")
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
-    arguments = parser.parse_args()
-    data = load_images("folder", arguments.root)
-    chosen = np.random.default_rng(0).permutation(len(data.train_labels))[: arguments.images]
-    for speed in train(data.train_images[chosen], data.train_labels[chosen], arguments):
+    options = parser.parse_args()
+    images = load_images(image_settings(options.root, options.images)).train
+    for speed in train(images.images, images.labels, options):
         print(f"{speed:.1f}", flush=True)
 
 
-def train(images: np.ndarray, labels: np.ndarray, arguments: argparse.Namespace) -> list[float]:
-    torch.manual_seed(0)
-    spec = NetworkSpec(filters=[32, 64, 128], units=[256])
-    network = build_network(plan_network(spec, 32, 10), TORCH).to(memory_format=torch.channels_last)
+def train(images: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> list[float]:
+    network = build_network(LESSON, {"model.semantics": "torch"}).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    mean, scale = (torch.from_numpy(values) for values in Normalization.of(images).constants(np.float32))
+    mean, deviation = (torch.from_numpy(of(images, axis=(0, 1, 2))).float() for of in (np.mean, np.std))
+    scale = 1 / deviation
     speeds = []
-    for _ in range(arguments.epochs):
+    for _ in range(options.epochs):
         start = time.perf_counter()
-        for index in torch.randperm(len(pixels)).split(arguments.batch):
+        for index in torch.randperm(len(pixels)).split(options.batch):
             batch = ((pixels[index].float() - mean) * scale).permute(0, 3, 1, 2)
-            if arguments.augmented:
+            if options.augmented:
                 batch = augment(batch)
-            training_step(network, optimizer, batch, targets[index], arguments.precision)
+            training_step(network, optimizer, batch, targets[index], options.precision)
         speeds.append(len(pixels) / (time.perf_counter() - start))
     return speeds
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's description, JSON, and a table."""
+"""What the benchmarks share: one way to start a training, to take turns, and to write results down."""
 
 from __future__ import annotations
 
@@ -23,33 +23,79 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from lightning_vgg import RunFolder
+from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.recipe import Conv, Dense
 from lightning_vgg.runs.machine import processor_name
 
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
+BENCHMARKS = Path(__file__).parent
+CONFIGS = BENCHMARKS.parent / "configs"
+PROGRAMS = Path(sys.executable).parent
+LESSON = {"model.network.filters": [32, 64, 128], "model.network.units": [256]}
+"""The network whose training is timed."""
 
 
-def backbone_parser(description: str | None) -> argparse.ArgumentParser:
-    """Images, and the network whose features are computed or kept."""
+def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Of a benchmark that writes ``results/<name>.json`` unless another file is named."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="image folder or archive")
-    parser.add_argument("--weights", default="none", help="as model.backbone.weights; their values do not matter")
-    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
+    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / f"{name}.json")
     return parser
 
 
-def machine() -> dict[str, Any]:
-    """Where and with what the figures were measured."""
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+def add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", required=True, help="image folder or archive")
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", default="none", help="as model.backbone.weights; speed does not depend on them")
+    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
+
+
+def image_settings(root: str, train_images: int | None = None) -> dict[str, Any]:
+    """Images of a folder or archive; with a number of them, so many to train on and none for validation."""
+    settings: dict[str, Any] = {"data.source": "folder", "data.root": root}
+    if train_images is not None:
+        settings |= {"data.train_images": train_images, "data.validation_fraction": 0}
+    return settings
+
+
+def train(program: str, *settings: Settings) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Run a whole ``fit`` in a process of its own, and keep nothing but what this returns.
+
+    Args:
+        program: ``lightning-vgg`` or ``keras-reference``.
+        settings: of the experiment.
+
+    Returns:
+        Its run.json, and the rows of its history.csv.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = as_arguments(*settings, {"trainer.default_root_dir": folder})
+        environment = {**os.environ, "WANDB_MODE": "offline"}
+        command = [PROGRAMS / program, "fit", *arguments]
+        process = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if process.returncode:
+            raise SystemExit(process.stderr)
+        (path,) = Path(folder).glob("runs/*/*")
+        return RunFolder(path).read_record(), RunFolder(path).read_history()
+
+
+def bare_loop_speed(root: str, precision: str, *arguments: str) -> float:
+    """Images per second of bare_loop.py in a process of its own, median over its epochs."""
+    command = [sys.executable, BENCHMARKS / "bare_loop.py", "--root", root, "--precision", precision, *arguments]
+    return statistics.median(map(float, subprocess.check_output(command, text=True).split()))
+
+
+def training_step(
+    network: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor, precision: str = "32-true"
+) -> None:
+    """As one writes it by hand."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        loss = F.cross_entropy(network(inputs), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def training_flops(plan: NetworkPlan) -> int:
@@ -71,17 +117,6 @@ def training_flops(plan: NetworkPlan) -> int:
     return total
 
 
-def training_step(
-    network: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor, precision: str = "32-true"
-) -> None:
-    """As one writes it by hand."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        loss = F.cross_entropy(network(inputs), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
 def matrix_peak(precision: str, seconds: float = 2.0) -> float:
     """FLOP/s of torch's product of two 2048 x 2048 matrices, the best of what fits into ``seconds``."""
     size = 2048
@@ -96,25 +131,6 @@ def matrix_peak(precision: str, seconds: float = 2.0) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
-
-
-def bare_loop_speed(root: str, precision: str, *arguments: str) -> float:
-    """Images per second of bare_loop.py in a process of its own, median over its epochs."""
-    command = [sys.executable, Path(__file__).parent / "bare_loop.py", "--root", root, "--precision", precision]
-    return statistics.median(map(float, subprocess.check_output([*command, *arguments], text=True).split()))
-
-
-def run_folder_speed(command: list[str | Path]) -> float:
-    """Images per second of a ``fit``: over the seconds of an epoch's training steps, the median over the epochs.
-
-    Args:
-        command: of the product's programs, with its arguments.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        whole = [Path(sys.executable).parent / command[0], *command[1:], "--trainer.default_root_dir", folder]
-        subprocess.run(whole, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
-        (record,) = Path(folder).glob("runs/*/*/run.json")
-        return json.loads(record.read_text())["images_per_second"]
 
 
 def take_turns(name: str, measured: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
@@ -135,37 +151,65 @@ def spread(values: list[float]) -> dict[str, float]:
 RATIO_COLUMNS = ["precision", "arm", "ratio", "of all turns", "images/s", "of all turns"]
 
 
-def ratios_to_bare_loop(precision: str, speeds: dict[str, list[float]]) -> tuple[dict[str, Any], list[list[str]]]:
+def ratios_to_bare_loop(name: str, speeds: dict[str, list[float]]) -> tuple[dict[str, Any], list[list[str]]]:
     """Figures, and rows under RATIO_COLUMNS, of arms that took turns; speeds are images per second.
 
     The ratio of ``X, augmented`` is that to ``bare loop, augmented``.
     """
     figures, rows = {}, []
-    for name, values in speeds.items():
-        bare_loop = speeds["bare loop, augmented" if name.endswith(", augmented") else "bare loop"]
+    for arm, values in speeds.items():
+        bare_loop = speeds["bare loop, augmented" if arm.endswith(", augmented") else "bare loop"]
         ratios = [value / bare for value, bare in zip(values, bare_loop, strict=True)]
         speed, ratio = spread(values), spread(ratios)
-        figures[f"{precision}, {name}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
-        rows.append(
-            [
-                precision,
-                name,
-                f"{ratio['median']:.3f}",
-                f"{ratio['min']:.3f} - {ratio['max']:.3f}",
-                f"{speed['median']:.0f}",
-                f"{speed['min']:.0f} - {speed['max']:.0f}",
-            ]
-        )
+        figures[f"{name}, {arm}"] = {"images_per_second": speed, "ratio_to_bare_loop": ratio}
+        rows.append([name, arm])
+        for each, digits in ((ratio, 3), (speed, 0)):
+            rows[-1] += [f"{each['median']:.{digits}f}", f"{each['min']:.{digits}f} - {each['max']:.{digits}f}"]
     return figures, rows
 
 
-def publish(name: str, title: str, columns: list[str], rows: list[list[str]], figures: dict[str, Any]) -> None:
-    """Print a table and write benchmarks/results/NAME.json, or NAME.json in the folder BENCHMARK_RESULTS."""
+def fill_table(
+    output: Path,
+    title: str,
+    columns: list[str],
+    settings: dict[str, Any],
+    cells: dict[str, Callable[[], dict[str, Any]]],
+    row: Callable[[dict[str, Any]], list[str]],
+) -> None:
+    """Measure the cells that ``output`` does not have yet with the same settings, and publish after each of them.
+
+    Args:
+        output: the JSON file.
+        title: of the table.
+        columns: of the table: the words of a cell's name, and those of ``row``.
+        settings: what all cells have in common.
+        cells: what is measured (words with commas between) -> how.
+        row: figures of a cell -> its columns.
+    """
+    known = json.loads(output.read_text()) if output.exists() else {}
+    figures = known["cells"] if known.get("settings") == settings else {}
+    for name, measure in cells.items():
+        if name in figures:
+            continue
+        figures[name] = measure()
+        rows = [[*name.split(", "), *row(figure)] for name, figure in figures.items()]
+        publish(output, title, columns, rows, {"settings": settings, "cells": figures})
+
+
+def publish(output: Path, title: str, columns: list[str], rows: list[list[str]], figures: dict[str, Any]) -> None:
+    """Print a table, and write a JSON file that also says where and with what the figures were measured."""
+    machine = {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
     Console(width=110).print(table)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
-    print(f"written to {path}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n")
+    print(f"written to {output}")

@@ -17,7 +17,15 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from common import RATIO_COLUMNS, backbone_parser, publish, ratios_to_bare_loop, take_turns
+from common import (
+    RATIO_COLUMNS,
+    add_backbone,
+    add_images,
+    benchmark_parser,
+    publish,
+    ratios_to_bare_loop,
+    take_turns,
+)
 from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 
@@ -31,7 +39,9 @@ BATCH = 256
 
 
 def main() -> None:
-    parser = backbone_parser(__doc__)
+    parser = benchmark_parser("features", __doc__)
+    add_images(parser)
+    add_backbone(parser)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--turns", type=int, default=5)
@@ -48,15 +58,10 @@ def main() -> None:
         of_precision, table = ratios_to_bare_loop(precision, take_turns(precision, measured, options.turns))
         figures |= of_precision
         rows += table
-    settings = {"images": options.images, "image_size": options.image_size, "turns": options.turns}
-    settings |= {"threads": torch.get_num_threads()}
-    publish(
-        "features",
-        "Computing VGG16's features, ratio to the bare loop",
-        RATIO_COLUMNS,
-        rows,
-        {**settings, "arms": figures},
-    )
+    settings = {name: getattr(options, name) for name in ("images", "image_size", "turns")}
+    settings["threads"] = torch.get_num_threads()
+    title = "Computing VGG16's features, ratio to the bare loop"
+    publish(options.output, title, RATIO_COLUMNS, rows, {**settings, "arms": figures})
 
 
 def bare_loop(data: ImageData, options: argparse.Namespace, precision: str) -> float:
@@ -85,9 +90,8 @@ def bare_loop(data: ImageData, options: argparse.Namespace, precision: str) -> f
 def extraction(data: ImageData, options: argparse.Namespace, precision: str) -> float:
     """All of `use_features` for the training images, in a cache that is empty at first."""
     backbone = BackboneSpec(options.weights, options.preprocessing, image_size=options.image_size)
-    model = VGGClassifier(
-        ModelSpec(NetworkSpec(filters=[], units=[]), backbone), data.spec.image_size, data.num_classes
-    )
+    spec = ModelSpec(NetworkSpec(filters=[], units=[]), backbone)
+    model = VGGClassifier(spec, data.spec.image_size, data.num_classes)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(precision=precision, logger=False, enable_checkpointing=False)
         trainer.datamodule = data

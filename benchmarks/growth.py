@@ -8,36 +8,31 @@ through the logarithms (least squares), 1 for what grows in proportion. growth.p
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, ROOT, publish
+from common import CONFIGS, add_images, benchmark_parser, image_settings, publish, train
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
-PROGRAM = Path(sys.executable).parent / "lightning-vgg"
 MEASURES = {"seconds": ("seconds", 1.0, "#1f6feb"), "peak_memory_bytes": ("peak memory, MB", 1e6, "#9a6700")}
-"""Key in run.json's figures -> its name, what is divided by, the colour of its curve."""
+"""What is measured -> its name, what is divided by, the colour of its curve."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="image folder or archive")
+    parser = benchmark_parser("growth", __doc__)
+    add_images(parser)
     options = parser.parse_args()
     figures, rows = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for along, points in series(options.root, Path(folder)):
-            measured = [epoch(Path(folder), arguments) for _, arguments in points]
-            sizes = [size for size, _ in points]
+            measured = [epoch({**settings, "data.cache_dir": Path(folder, "cache")}) for settings in points.values()]
+            sizes = list(points)
             figures[along] = {"sizes": sizes, "points": measured}
             for what, (name, scale, _) in MEASURES.items():
                 values = [point[what] for point in measured]
@@ -45,39 +40,31 @@ def main() -> None:
                 figures[along][f"exponent_of_{what}"] = exponent
                 curve = "  ".join(f"{size}: {value / scale:.3g}" for size, value in zip(sizes, values, strict=True))
                 rows.append([along, name, curve, f"{exponent:z.2f}"])
-    publish("growth", "Growth of one epoch", ["along", "what", "size: value", "exponent"], rows, figures)
-    draw(figures, RESULTS / "growth.png")
+    columns = ["along", "what", "size: value", "exponent"]
+    publish(options.output, "Growth of one epoch", columns, rows, figures)
+    draw(figures, options.output.with_suffix(".png"))
 
 
-def series(root: str, folder: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
-    """What grows, and (its size, the arguments of fit) point by point."""
-    images = ["--data.source", "folder", "--data.root", root]
-    some = [*images, "--data.train_images", "2000"]
-    yield "images", [(n, [*images, "--data.train_images", str(n)]) for n in (5000, 10000, 20000, 50000)]
-    yield (
-        "classes",
-        [(n, ["--data.source", "folder", "--data.root", str(of_classes(folder, n))]) for n in (10, 100, 1000)],
-    )
-    yield "pixels a side", [(n, [*some, "--data.image_size", str(n)]) for n in (16, 32, 64)]
+def series(root: str, folder: Path) -> Iterator[tuple[str, dict[int, dict[str, Any]]]]:
+    """What grows, and its sizes with the settings of each."""
+    some = image_settings(root, 2000)
+    yield "images", {size: image_settings(root, size) for size in (5000, 10000, 20000, 50000)}
+    yield "classes", {size: image_settings(str(noise(folder, size)), 4000) for size in (10, 100, 1000)}
+    yield "pixels a side", {size: {**some, "data.image_size": size} for size in (16, 32, 64)}
     yield (
         "convolutions",
-        [
-            (
-                2 * n + 2,
-                [
-                    *some,
-                    "--model.network.conv_block",
-                    f"(conv - batch norm) x{n + 1} - maxpool",
-                    "--model.network.filters",
-                    "[64,64]",
-                ],
-            )
-            for n in (0, 1, 3, 7)
-        ],
+        {
+            2 * convolutions: {
+                **some,
+                "model.network.conv_block": f"(conv - batch norm) x{convolutions} - maxpool",
+                "model.network.filters": [64, 64],
+            }
+            for convolutions in (1, 2, 4, 8)
+        },
     )
 
 
-def of_classes(folder: Path, classes: int) -> Path:
+def noise(folder: Path, classes: int) -> Path:
     """A folder of 4,000 images of noise for training and one for the test of each class."""
     random = np.random.default_rng(0)
     root = folder / f"{classes}classes"
@@ -90,32 +77,12 @@ def of_classes(folder: Path, classes: int) -> Path:
     return root
 
 
-def epoch(folder: Path, arguments: list[str]) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(dir=folder) as runs:
-        command = [
-            PROGRAM,
-            "fit",
-            "-c",
-            ROOT / "configs" / "vgg" / "base.yaml",
-            "--data.validation_fraction",
-            "0",
-            "--trainer.max_epochs",
-            "1",
-            "--trainer.logger",
-            "false",
-            "--trainer.default_root_dir",
-            runs,
-            "--data.cache_dir",
-            folder / "cache",
-            "--trainer.limit_test_batches",
-            "1",
-            *arguments,
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-        (record,) = Path(runs).glob("runs/*/*/run.json")
-        found = json.loads(record.read_text())
-    seconds = found["images"]["train"] / found["images_per_second"]
-    return {"seconds": seconds, "peak_memory_bytes": found["peak_memory_bytes"]}
+def epoch(settings: dict[str, Any]) -> dict[str, float]:
+    """Seconds of its training steps, and the largest memory of the process."""
+    of_one = {"trainer.max_epochs": 1, "trainer.limit_test_batches": 1, "trainer.logger": False}
+    record, _ = train("lightning-vgg", CONFIGS / "vgg" / "base.yaml", settings, of_one)
+    seconds = record["images"]["train"] / record["images_per_second"]
+    return {"seconds": seconds, "peak_memory_bytes": record["peak_memory_bytes"]}
 
 
 def draw(figures: dict[str, dict[str, Any]], path: Path) -> None:

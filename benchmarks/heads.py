@@ -18,28 +18,32 @@ from typing import Any
 
 import torch
 from common import (
+    CONFIGS,
     RATIO_COLUMNS,
-    ROOT,
-    backbone_parser,
+    add_backbone,
+    add_images,
+    benchmark_parser,
+    image_settings,
     publish,
     ratios_to_bare_loop,
-    run_folder_speed,
     take_turns,
+    train,
     training_step,
 )
 from torch import nn
 
 from lightning_vgg import extract_features
-from lightning_vgg.experiment.arguments import as_arguments
 from lightning_vgg.weights.feature_store import LabelledFeatures
 
-CONFIGS = ROOT / "configs" / "transfer"
-HEADS = {"linear": ["base.yaml"], "dense": ["base.yaml", "dense_head.yaml"]}
+BASE = CONFIGS / "transfer" / "base.yaml"
+HEADS = {"linear": [BASE], "dense": [BASE, CONFIGS / "transfer" / "dense_head.yaml"]}
 EPOCHS = 10
 
 
 def main() -> None:
-    parser = backbone_parser(__doc__)
+    parser = benchmark_parser("heads", __doc__)
+    add_images(parser)
+    add_backbone(parser)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 1024])
@@ -48,42 +52,38 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         settings = {
-            "data.source": "folder",
-            "data.root": options.root,
-            "data.train_images": options.images,
-            "data.validation_fraction": 0,
+            **image_settings(options.root, options.images),
             "data.cache_dir": cache,
             "model.backbone.weights": options.weights,
             "model.backbone.preprocessing": options.preprocessing,
             "trainer.max_epochs": EPOCHS,
         }
-        train = extract_features(CONFIGS / "base.yaml", settings)["train"]
+        kept = extract_features(BASE, settings)["train"]
         for head in HEADS:
             for batch in options.batches:
                 name = f"{head}, batch {batch}"
-                measured = arms(head, train, {**settings, "data.batch_size": batch})
+                measured = arms(head, kept, {**settings, "data.batch_size": batch})
                 of_name, table = ratios_to_bare_loop(name, take_turns(name, measured, options.turns))
                 figures |= of_name
                 rows += table
     described = {"images": options.images, "epochs": EPOCHS, "turns": options.turns}
-    described |= {"features": train.features.shape[1:], "threads": torch.get_num_threads()}
-    columns = ["head", *RATIO_COLUMNS[1:]]
+    described |= {"features": kept.features.shape[1:], "threads": torch.get_num_threads()}
     title = "Training heads on kept features, ratio to the bare loop"
-    publish("heads", title, columns, rows, {**described, "arms": figures})
+    publish(options.output, title, ["head", *RATIO_COLUMNS[1:]], rows, {**described, "arms": figures})
 
 
-def arms(head: str, train: LabelledFeatures, settings: dict[str, Any]) -> dict[str, Callable[[], float]]:
+def arms(head: str, kept: LabelledFeatures, settings: dict[str, Any]) -> dict[str, Callable[[], float]]:
     """What is measured -> how."""
     return {
-        "bare loop": lambda: bare_loop(head, train, settings["data.batch_size"]),
+        "bare loop": lambda: bare_loop(head, kept, settings["data.batch_size"]),
         "fit": lambda: fit_speed("lightning-vgg", head, settings),
         "Keras reference": lambda: fit_speed("keras-reference", head, settings),
     }
 
 
-def bare_loop(head: str, train: LabelledFeatures, batch: int) -> float:
+def bare_loop(head: str, kept: LabelledFeatures, batch: int) -> float:
     torch.manual_seed(0)
-    features, targets = torch.from_numpy(train.features), torch.from_numpy(train.labels)
+    features, targets = torch.from_numpy(kept.features), torch.from_numpy(kept.labels)
     height, width, channels = features.shape[1:]
     inputs = height * width * channels
     top: list[nn.Module] = [nn.Linear(inputs, 10)]
@@ -101,9 +101,8 @@ def bare_loop(head: str, train: LabelledFeatures, batch: int) -> float:
 
 
 def fit_speed(program: str, head: str, settings: dict[str, Any]) -> float:
-    """What run.json says: images over the seconds of an epoch's training steps, median over the epochs."""
-    files = [CONFIGS / name for name in HEADS[head]]
-    return run_folder_speed([program, "fit", *as_arguments(*files, settings)])
+    record, _ = train(program, *HEADS[head], settings)
+    return record["images_per_second"]
 
 
 if __name__ == "__main__":

@@ -8,113 +8,67 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from common import ROOT, publish, spread
+from common import CONFIGS, PROGRAMS, benchmark_parser, publish, spread, train
 
-BIN = Path(sys.executable).parent
-HEAVY = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "keras",
-    "tensorflow",
-    "wandb",
-    "optuna",
-    "scipy",
-    "matplotlib",
-    "sklearn",
-    "numpy",
-)
+HEAVY = "torch torchvision lightning torchmetrics keras tensorflow wandb optuna scipy matplotlib sklearn numpy"
 ANSWERS = [
-    ["lightning-vgg", "--help"],
-    ["lightning-vgg", "fit", "--help"],
-    ["lightning-vgg", "compare", "--help"],
-    ["lightning-vgg", "tune", "--help"],
-    ["lightning-vgg", "parity", "--help"],
-    ["lightning-vgg", "report", "--help"],
-    ["lightning-vgg", "show", "--help"],
-    ["keras-reference", "--help"],
-    ["keras-reference", "fit", "--help"],
-    ["lightning-vgg", "fit", "--model.network.filters", "[3,x]"],
+    "lightning-vgg --help",
+    *(f"lightning-vgg {command} --help" for command in ("fit", "compare", "tune", "parity", "report", "show")),
+    "keras-reference --help",
+    "keras-reference fit --help",
+    "lightning-vgg fit --model.network.filters [3,x]",
 ]
 TRAININGS = ["lightning-vgg", "keras-reference"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser("startup", __doc__)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
+    loaded = {command: heavy_modules(command) for command in ANSWERS}  # which also reads the files from the disk
+    for program in TRAININGS:
+        first_step_seconds(program)
     seconds: dict[str, list[float]] = {}
-    loaded: dict[str, list[str]] = {}
-    for turn in range(options.turns + 1):
+    for _ in range(options.turns):
         for command in ANSWERS:
-            took = answer_seconds(command)
-            if turn:  # the first one reads the files from the disk
-                seconds.setdefault(" ".join(command), []).append(took)
-            else:
-                loaded[" ".join(command)] = heavy_modules(command)
+            seconds.setdefault(command, []).append(answer_seconds(command))
         for program in TRAININGS:
-            took = first_step_seconds(program)
-            if turn:
-                seconds.setdefault(f"{program} fit, first step", []).append(took)
+            seconds.setdefault(f"{program} fit, first step", []).append(first_step_seconds(program))
     figures = {name: {"seconds": spread(values), "loads": loaded.get(name)} for name, values in seconds.items()}
-    rows = [
-        [
-            name,
-            f"{statistics.median(values):.2f}",
-            f"{min(values):.2f} - {max(values):.2f}",
-            ", ".join(loaded[name]) or "none" if name in loaded else "",
-        ]
-        for name, values in seconds.items()
-    ]
+    rows = []
+    for name, figure in figures.items():
+        took, packages = figure["seconds"], "" if figure["loads"] is None else ", ".join(figure["loads"]) or "none"
+        rows.append([name, f"{took['median']:.2f}", f"{took['min']:.2f} - {took['max']:.2f}", packages])
     columns = ["command", "seconds", "of all turns", "heavy packages loaded"]
-    publish("startup", "Start-up", columns, rows, {"turns": options.turns, "commands": figures})
+    publish(options.output, "Start-up", columns, rows, {"turns": options.turns, "commands": figures})
 
 
-def answer_seconds(command: list[str]) -> float:
+def answer_seconds(command: str) -> float:
+    program, *arguments = command.split()
     start = time.perf_counter()
-    subprocess.run([BIN / command[0], *command[1:]], capture_output=True, check=False)
+    subprocess.run([PROGRAMS / program, *arguments], capture_output=True, check=False)
     return time.perf_counter() - start
 
 
-def heavy_modules(command: list[str]) -> list[str]:
-    module = {"lightning-vgg": "lightning_vgg.cli", "keras-reference": "keras_reference.cli"}[command[0]]
+def heavy_modules(command: str) -> list[str]:
+    module = command.split()[0].replace("-", "_") + ".cli"
     code = (
-        f"import sys, contextlib; from {module} import main; sys.argv = {command!r}\n"
+        f"import sys, contextlib; from {module} import main; sys.argv = {command.split()!r}\n"
         "with contextlib.suppress(SystemExit): main()\n"
-        f"print('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
+        f"print('loaded:', *[name for name in {HEAVY!r}.split() if name in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    return said.rpartition("loaded:")[2].split()
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return output.rpartition("loaded:")[2].split()
 
 
 def first_step_seconds(program: str) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            BIN / program,
-            "fit",
-            "-c",
-            ROOT / "configs" / "quickstart.yaml",
-            "--trainer.max_epochs",
-            "1",
-            "--trainer.logger",
-            "false",
-            "--trainer.default_root_dir",
-            folder,
-        ]
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
-        (record,) = Path(folder).glob("runs/*/*/run.json")
-        return json.loads(record.read_text())["startup_seconds"]
+    settings = {"trainer.max_epochs": 1, "trainer.logger": False}
+    record, _ = train(program, CONFIGS / "quickstart.yaml", settings)
+    return record["startup_seconds"]
 
 
 if __name__ == "__main__":

@@ -13,100 +13,84 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from common import (
+    CONFIGS,
+    LESSON,
     RATIO_COLUMNS,
-    ROOT,
+    add_images,
     bare_loop_speed,
+    benchmark_parser,
+    image_settings,
     matrix_peak,
     publish,
     ratios_to_bare_loop,
-    run_folder_speed,
     take_turns,
+    train,
     training_flops,
 )
 
-from lightning_vgg.experiment.network_plan import plan_network
-from lightning_vgg.experiment.specs import NetworkSpec
+from lightning_vgg import plan_network
 
-TORCH = ["--model.semantics", "torch"]
 EPOCHS = 3
-AUGMENTED = ["--data.augmentation.flip", "true", "--data.augmentation.shift", "4", "--data.augmentation.cutout", "8"]
+AUGMENTED = {"data.augmentation.flip": True, "data.augmentation.shift": 4, "data.augmentation.cutout": 8}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="image folder or archive")
+    parser = benchmark_parser("throughput", __doc__)
+    add_images(parser)
     parser.add_argument("--images", type=int, default=6400)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[128])
     parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"])
     parser.add_argument("--keras", action="store_true", help="measure the Keras reference, too")
     options = parser.parse_args()
-    flops = training_flops(plan_network(NetworkSpec(filters=[32, 64, 128], units=[256]), 32, 10))
+    flops = training_flops(plan_network(LESSON))
     figures: dict[str, Any] = {}
     rows = []
     for precision in options.precisions:
         peak = matrix_peak(precision)
         for batch in options.batches:
             name = f"{precision}, batch {batch}"
-            speeds = take_turns(name, arms(options, precision, batch), options.turns)
-            of_name, table = ratios_to_bare_loop(name, speeds)
+            of_name, table = ratios_to_bare_loop(name, take_turns(name, arms(options, precision, batch), options.turns))
             for (key, figure), row in zip(of_name.items(), table, strict=True):
                 share = figure["images_per_second"]["median"] * flops / peak
                 figures[key] = {**figure, "share_of_peak": share}
                 rows.append([*row, f"{share:.0%}"])
         figures[f"{precision}, matrix peak"] = peak
     settings = {"images": options.images, "epochs": EPOCHS, "turns": options.turns, "flops_per_image": flops}
-    columns = [*RATIO_COLUMNS, "of peak"]
-    publish("throughput", "Training throughput, ratio to the bare loop", columns, rows, {**settings, "arms": figures})
+    title = "Training throughput, ratio to the bare loop"
+    publish(options.output, title, [*RATIO_COLUMNS, "of peak"], rows, {**settings, "arms": figures})
 
 
 def arms(options: argparse.Namespace, precision: str, batch: int) -> dict[str, Callable[[], float]]:
     """What is measured -> how."""
+    sizes = ["--images", str(options.images), "--epochs", str(EPOCHS), "--batch", str(batch)]
+    bare_loop = partial(bare_loop_speed, options.root, precision, *sizes)
+    settings = {
+        **image_settings(options.root, options.images),
+        **LESSON,
+        "data.batch_size": batch,
+        "trainer.max_epochs": EPOCHS,
+        "trainer.precision": precision,
+    }
+    torch = {**settings, "model.semantics": "torch"}
     measured: dict[str, Callable[[], float]] = {
-        "bare loop": lambda: bare_loop(options, precision, batch, False),
-        "fit": lambda: fit_speed("lightning-vgg", options, precision, batch, TORCH),
-        "bare loop, augmented": lambda: bare_loop(options, precision, batch, True),
-        "fit, augmented": lambda: fit_speed("lightning-vgg", options, precision, batch, [*TORCH, *AUGMENTED]),
+        "bare loop": bare_loop,
+        "fit": lambda: fit_speed("lightning-vgg", torch),
+        "bare loop, augmented": partial(bare_loop, "--augmented"),
+        "fit, augmented": lambda: fit_speed("lightning-vgg", {**torch, **AUGMENTED}),
     }
     if options.keras:
-        measured["Keras reference"] = lambda: fit_speed("keras-reference", options, precision, batch, [])
+        measured["Keras reference"] = lambda: fit_speed("keras-reference", settings)
     return measured
 
 
-def bare_loop(options: argparse.Namespace, precision: str, batch: int, augmented: bool) -> float:
-    sizes = ["--images", str(options.images), "--epochs", str(EPOCHS), "--batch", str(batch)]
-    return bare_loop_speed(options.root, precision, *sizes, *["--augmented"] * augmented)
-
-
-def fit_speed(program: str, options: argparse.Namespace, precision: str, batch: int, more: list[str]) -> float:
-    return run_folder_speed(
-        [
-            program,
-            "fit",
-            "-c",
-            ROOT / "configs" / "vgg" / "base.yaml",
-            "--data.source",
-            "folder",
-            "--data.root",
-            options.root,
-            "--data.train_images",
-            str(options.images),
-            "--data.validation_fraction",
-            "0",
-            "--model.network.units",
-            "[256]",
-            "--trainer.max_epochs",
-            str(EPOCHS),
-            "--trainer.precision",
-            precision,
-            "--data.batch_size",
-            str(batch),
-            *more,
-        ]
-    )
+def fit_speed(program: str, settings: dict[str, Any]) -> float:
+    record, _ = train(program, CONFIGS / "vgg" / "base.yaml", settings)
+    return record["images_per_second"]
 
 
 if __name__ == "__main__":

@@ -4,129 +4,64 @@
 
 Every cell is ``lightning-vgg fit`` with configs/transfer/base.yaml (linear head) or with dense_head.yaml on top of it.
 Features are kept, so heads on the same layer share them; a cell whose features are flattened takes the most disk. Cells
-that benchmarks/results/transfer_table.json has already, with the same settings, are not trained again.
+that the output file already has, with the same settings, are not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import tempfile
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, publish
+from common import CONFIGS, add_backbone, add_images, benchmark_parser, fill_table, image_settings, train
 
-from lightning_vgg.runs.folder import RunFolder
-
-PROGRAM = Path(sys.executable).parent / "lightning-vgg"
-CONFIGS = Path(__file__).parent.parent / "configs" / "transfer"
-HEADS = {"linear": [], "dense": ["-c", str(CONFIGS / "dense_head.yaml")]}
-ALREADY = {(32, "block5_pool", "flatten"), (32, "block5_pool", "max")}
-"""One pixel is left there: its average is all of it."""
-CHANNELS = {"block3_pool": 256, "block4_pool": 512, "block5_pool": 512}
+HEADS = {"linear": ["base.yaml"], "dense": ["base.yaml", "dense_head.yaml"]}
+CHANNELS = {"block5_pool": 512, "block4_pool": 512, "block3_pool": 256}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="image folder or archive")
-    parser.add_argument("--weights", required=True, help="as model.backbone.weights")
-    parser.add_argument("--preprocessing", help="as model.backbone.preprocessing")
-    parser.add_argument("--layers", nargs="+", default=["block5_pool", "block4_pool", "block3_pool"], choices=CHANNELS)
-    parser.add_argument("--poolings", nargs="+", default=["average", "max", "flatten"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64])
+    parser = benchmark_parser("transfer_table", __doc__)
+    add_images(parser)
+    add_backbone(parser)
+    parser.add_argument("--layers", nargs="+", default=list(CHANNELS), choices=CHANNELS)
+    parser.add_argument("--poolings", nargs="+", default=["average", "flatten"], choices=["average", "max", "flatten"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[32])
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
     parser.add_argument("--precision", default="bf16-mixed")
-    parser.add_argument("--images", type=int, help="training images; all by default")
-    parser.add_argument("--validation_fraction", type=float, default=0.1)
-    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="flags for every fit, at the end")
     options = parser.parse_args()
-    settings = {
-        name: value for name, value in vars(options).items() if name not in ("layers", "poolings", "sizes", "heads")
+    cells = {
+        f"{layer}, {pooling}, {size} px, {head}": partial(measure, options, layer, pooling, size, head)
+        for size, layer, pooling, head in product(options.sizes, options.layers, options.poolings, options.heads)
+        if size > 32 or layer != "block5_pool" or pooling == "average"  # of one pixel the average is all
     }
-    settings = {**settings, "root": Path(options.root).name, "weights": Path(options.weights).name}
-    figures = known_cells(settings)
-    for size in options.sizes:
-        for layer in options.layers:
-            for pooling in options.poolings:
-                if (size, layer, pooling) in ALREADY:
-                    continue
-                for head in options.heads:
-                    cell = f"{layer}, {pooling}, {size} px, {head}"
-                    if cell not in figures:
-                        figures[cell] = measure(options, layer, pooling, size, head)
-                        print(f"{cell}: {figures[cell]['test_acc']:.2%}", flush=True)
-                        write(figures, settings)
-    write(figures, settings)
-
-
-def known_cells(settings: dict[str, Any]) -> dict[str, Any]:
-    path = RESULTS / "transfer_table.json"
-    if not path.exists():
-        return {}
-    known = json.loads(path.read_text())
-    return known["cells"] if known["settings"] == settings else {}
+    settings = {name: getattr(options, name) for name in ("preprocessing", "precision")}
+    settings |= {name: Path(getattr(options, name)).name for name in ("root", "weights")}
+    columns = ["layer", "pooling", "size", "head", "parameters", "validation", "test"]
+    fill_table(options.output, "Heads on frozen features", columns, settings, cells, row)
 
 
 def measure(options: argparse.Namespace, layer: str, pooling: str, size: int, head: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            PROGRAM,
-            "fit",
-            "-c",
-            CONFIGS / "base.yaml",
-            *HEADS[head],
-            "--data.source",
-            "folder",
-            "--data.root",
-            options.root,
-            "--data.train_images",
-            options.images or "null",
-            "--data.validation_fraction",
-            options.validation_fraction,
-            "--trainer.precision",
-            options.precision,
-            "--model.backbone.weights",
-            options.weights,
-            "--model.backbone.preprocessing",
-            options.preprocessing or "null",
-            "--model.backbone.layer",
-            layer,
-            "--model.backbone.pooling",
-            pooling,
-            "--model.backbone.image_size",
-            size,
-            "--model.network.filters",
-            f"[{CHANNELS[layer]}]",
-            "--trainer.logger",
-            "false",
-            "--trainer.default_root_dir",
-            folder,
-            *options.more,
-        ]
-        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
-        (path,) = Path(folder).glob("runs/*/*")
-        run = RunFolder(path)
-        record = run.read_record()
-        validation = [row["val_acc"] for row in run.read_history() if "val_acc" in row]
+    settings = {
+        **image_settings(options.root),
+        "data.train_images": None,
+        "trainer.precision": options.precision,
+        "model.backbone.weights": options.weights,
+        "model.backbone.preprocessing": options.preprocessing,
+        "model.backbone.layer": layer,
+        "model.backbone.pooling": pooling,
+        "model.backbone.image_size": size,
+        "model.network.filters": [CHANNELS[layer]],
+        "trainer.logger": False,
+    }
+    record, history = train("lightning-vgg", *(CONFIGS / "transfer" / name for name in HEADS[head]), settings)
     figures = {name: record[name] for name in ("test_acc", "test_loss", "trainable_parameters", "images")}
-    return {**figures, "val_acc": max(validation, default=None)}
+    return {**figures, "val_acc": max(epoch["val_acc"] for epoch in history)}
 
 
-def write(figures: dict[str, Any], settings: dict[str, Any]) -> None:
-    rows = [
-        [
-            *cell.split(", "),
-            f"{figure['trainable_parameters']:,}",
-            "" if figure["val_acc"] is None else f"{figure['val_acc']:.2%}",
-            f"{figure['test_acc']:.2%}",
-        ]
-        for cell, figure in figures.items()
-    ]
-    columns = ["layer", "pooling", "size", "head", "parameters", "validation", "test"]
-    publish("transfer_table", "Heads on frozen features", columns, rows, {"settings": settings, "cells": figures})
+def row(figure: dict[str, Any]) -> list[str]:
+    return [f"{figure['trainable_parameters']:,}", f"{figure['val_acc']:.2%}", f"{figure['test_acc']:.2%}"]
 
 
 if __name__ == "__main__":

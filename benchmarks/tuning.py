@@ -9,81 +9,72 @@ trained, each at the mean time of its trial's others. On two otherwise idle core
 
 from __future__ import annotations
 
-import argparse
+import csv
 import statistics
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-from common import publish
-from optuna.trial import TrialState
+from common import CONFIGS, add_images, benchmark_parser, image_settings, publish, train
 
-from lightning_vgg.tune.spec import StudySettings, read_settings, tune_parser
-from lightning_vgg.tune.study import best_trial, finished_trials, open_study
-from lightning_vgg.tune.summary import savings
-from lightning_vgg.tune.worker import train_once
+from lightning_vgg import tune_settings
+from lightning_vgg.experiment.arguments import Settings
 
-PROGRAM = Path(sys.executable).parent / "lightning-vgg"
+STUDY = CONFIGS / "tune" / "vgg.yaml"
+EPOCHS = 6
+AS_IT_STANDS = {"data.train_images": 5000, "trainer.max_epochs": EPOCHS}
+"""What the study's experiment has beside that of configs/vgg/base.yaml."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default=str(Path(__file__).parent.parent / "configs" / "tune" / "vgg.yaml"))
-    parser.add_argument("--root", help="image folder or archive; CIFAR-10 by default")
+    parser = benchmark_parser("tuning", __doc__)
+    add_images(parser)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--folder", default=".", help="runs/ goes here")
+    parser.add_argument("--folder", type=Path, default=Path(), help="runs/ goes here")
     options = parser.parse_args()
-    images = ["--data.source", "folder", "--data.root", options.root] if options.root else []
-    args = [
-        "-c",
-        options.config,
-        *images,
-        "--trainer.default_root_dir",
-        options.folder,
-        "--trials",
-        str(options.trials),
-        "--jobs",
-        str(options.jobs),
-    ]
-    subprocess.run([PROGRAM, "tune", *args], check=True)
-    tuner = tune_parser()
-    settings = read_settings(tuner.parse_args(args), tuner)
-    study = open_study(settings)
-    best, trials = best_trial(study), finished_trials(study)
-    default, found = (
-        [test_acc(settings, params, f"{name}_seed{seed}", seed) for seed in options.seeds]
-        for name, params in (("default", {}), (f"best{best.number:04}", best.params))
-    )
-    spent, saved = savings(trials, settings)
-    pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
-    figures: dict[str, Any] = {
-        "settings": {
-            "config": Path(options.config).name,
-            "root": options.root and Path(options.root).name,
-            "jobs": options.jobs,
-            "seeds": options.seeds,
-        },
+    images = image_settings(options.root)
+    processes = {"trials": options.trials, "jobs": options.jobs, "trainer.default_root_dir": options.folder}
+    study = tune_settings(STUDY, images, processes)
+    folder = options.folder / "runs" / "tune-vgg"
+    experiments = {
+        "the experiment as it stands": [CONFIGS / "vgg" / "base.yaml", {**images, **AS_IT_STANDS}],
+        f"best of {len(study.trials)} trials": [folder / "best.yaml"],
+    }
+    tested = {
+        name: [test_acc(*settings, {"seed_everything": seed}) for seed in options.seeds]
+        for name, settings in experiments.items()
+    }
+    with (folder / "trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    figures = {
+        "settings": {"root": Path(options.root).name, "jobs": options.jobs, "seeds": options.seeds},
         "trials": len(trials),
-        "pruned": pruned,
-        "seconds_spent": spent,
-        "seconds_saved": saved,
-        "best": {"trial": best.number, "val_acc": best.values[0], "params": best.params, "test_acc": found},
-        "default": {"test_acc": default},
+        **pruning(trials),
+        "best": {"trial": study.best_trial.number, "val_acc": study.best_value, "params": study.best_params},
+        "test_acc": tested,
     }
     rows = [
         [name, f"{statistics.mean(each):.2%}", f"{statistics.stdev(each):.2%}", ", ".join(f"{one:.2%}" for one in each)]
-        for name, each in (("the experiment as it stands", default), (f"best of {len(trials)} trials", found))
+        for name, each in tested.items()
     ]
-    title = f"{pruned} of {len(trials)} trials pruned: {spent:.0f} s spent, {saved:.0f} s saved"
-    publish("tuning", title, ["settings", "test accuracy", "deviation", "by seed"], rows, figures)
+    title = "{pruned} of {trials} trials pruned: {seconds_spent:.0f} s spent, {seconds_saved:.0f} s saved"
+    columns = ["settings", "test accuracy", "deviation", "by seed"]
+    publish(options.output, title.format(**figures), columns, rows, figures)
 
 
-def test_acc(settings: StudySettings, params: dict[str, Any], name: str, seed: int) -> float:
-    """Of the experiment with these parameters, trained and tested once."""
-    return train_once(settings.config(params, name=name, seed_everything=seed), settings).read_record()["test_acc"]
+def test_acc(*settings: Settings) -> float:
+    record, _ = train("lightning-vgg", *settings, {"trainer.logger": False})
+    return record["test_acc"]
+
+
+def pruning(trials: list[dict[str, str]]) -> dict[str, float]:
+    """How many trials were pruned, and the seconds that all took and that this saved."""
+    timed = [(float(trial["seconds"]), int(trial["epochs"])) for trial in trials if trial["seconds"]]
+    return {
+        "pruned": sum(trial["state"] == "pruned" for trial in trials),
+        "seconds_spent": sum(seconds for seconds, _ in timed),
+        "seconds_saved": sum((EPOCHS - epochs) * seconds / epochs for seconds, epochs in timed),
+    }
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ import statistics
 
 import numpy as np
 from matplotlib import pyplot as plt
+from sklearn.metrics import ConfusionMatrixDisplay
 
 # %% [markdown]
 # ## The images
@@ -41,11 +42,7 @@ from matplotlib import pyplot as plt
 # the command line. A cell here and `lightning-vgg fit --data.source digits ...` in a terminal say the same.
 
 # %%
-data = {
-    "data.source": SOURCE,
-    "data.image_size": IMAGE_SIZE,
-    "data.batch_size": 32,
-}
+data = {"data.source": SOURCE, "data.image_size": IMAGE_SIZE, "data.batch_size": 32}
 images = lightning_vgg.load_images(data)
 for name in ("train", "val", "test"):
     part = getattr(images, name)
@@ -231,24 +228,8 @@ lightning_vgg.evaluate(run)
 
 # %%
 labels, logits = run.read_predictions()
-confusion = np.zeros((len(images.class_names),) * 2, int)
-np.add.at(confusion, (labels, logits.argmax(1)), 1)
-
-figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")
-axes.imshow(np.sqrt(confusion), cmap="Blues")  # the root lets single mistakes be seen
-for truth, taken in np.argwhere(confusion):
-    axes.text(
-        taken,
-        truth,
-        confusion[truth, taken],
-        ha="center",
-        va="center",
-        fontsize=8,
-        color="white" if truth == taken else "black",
-    )
-axes.set(xlabel="taken for", ylabel="is", xticks=range(len(confusion)), yticks=range(len(confusion)))
-axes.set_xticklabels(images.class_names)
-axes.set_yticklabels(images.class_names)
+predictions = logits.argmax(1)
+ConfusionMatrixDisplay.from_predictions(labels, predictions, display_labels=images.class_names, cmap="Blues")
 plt.show()
 
 # %%
@@ -293,11 +274,7 @@ blocks = {
         "conv - batch norm - conv - batch norm - maxpool",
         "conv - dropout - conv - dropout - maxpool",
     ],
-    "model.network.dense_block": [
-        "dense - dropout",
-        "dense - batch norm",
-        "dense - batch norm - dropout",
-    ],
+    "model.network.dense_block": ["dense - dropout", "dense - batch norm", "dense - batch norm - dropout"],
 }
 tried = {
     recipe: lightning_vgg.fit(lesson, {key: recipe, "trainer.max_epochs": max(1, EPOCHS // 2), "name": recipe})
@@ -306,9 +283,7 @@ tried = {
 }
 
 # %%
-figure, (curves, bars) = plt.subplots(
-    1, 2, figsize=(12, 4.2), layout="constrained", gridspec_kw={"width_ratios": [1, 1.2]}
-)
+figure, (curves, bars) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained", width_ratios=[1, 1.2])
 best = {recipe: max(row["val_acc"] for row in run.read_history()) * 100 for recipe, run in tried.items()}
 for number, variant in enumerate(tried.values()):
     history = variant.read_history()
@@ -328,12 +303,8 @@ plt.show()
 
 # %%
 recipe = "conv - batch norm - conv - batch norm - maxpool"
-seeds = [
-    lightning_vgg.fit(
-        lesson, {"model.network.conv_block": recipe, "seed_everything": seed, "trainer.max_epochs": max(1, EPOCHS // 2)}
-    )
-    for seed in (1, 2)
-]
+again = {"model.network.conv_block": recipe, "trainer.max_epochs": max(1, EPOCHS // 2)}
+seeds = [lightning_vgg.fit(lesson, again, {"seed_everything": seed}) for seed in (1, 2)]
 accuracies = [max(row["val_acc"] for row in each.read_history()) for each in (tried[recipe], *seeds)]
 print(f"{recipe}: {statistics.mean(accuracies):.1%} ± {statistics.stdev(accuracies):.1%} over {len(accuracies)} seeds")
 

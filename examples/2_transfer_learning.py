@@ -234,10 +234,7 @@ runs = {"linear classifier": lightning_vgg.fit(task, linear, {"name": "linear"})
 # The same features, a hidden layer between:
 
 # %%
-head = {
-    "model.network.dense_block": "dense - dropout",
-    "model.network.units": [64],
-}
+head = {"model.network.dense_block": "dense - dropout", "model.network.units": [64]}
 runs["fully connected head"] = lightning_vgg.fit(task, head, {"name": "head"})
 
 # %% [markdown]
@@ -279,12 +276,8 @@ runs["from scratch"] = lightning_vgg.fit(from_scratch, network, {"name": "scratc
 # %%
 figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
 for name, run in runs.items():
-    history = run.read_history()
-    axes.plot(
-        [row["epoch"] for row in history],
-        [100 * row["val_acc"] for row in history],
-        label=f"{name}, test {run.test_acc:.1%}",
-    )
+    accuracies = [100 * row["val_acc"] for row in run.read_history()]
+    axes.plot(range(1, len(accuracies) + 1), accuracies, label=f"{name}, test {run.test_acc:.1%}")
 axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
 axes.legend()
 plt.show()
@@ -298,24 +291,18 @@ plt.show()
 # choose.
 
 # %%
-cuts = {
-    (layer, pooling): lightning_vgg.fit(
-        task,
-        linear,
-        {"model.backbone.layer": layer, "model.backbone.pooling": pooling, "name": f"{layer}-{pooling}"},
-    )
-    for layer in layers
-    for pooling in ("flatten", "average")
-}
+cuts = {}
+for layer in layers:
+    for pooling in ("flatten", "average"):
+        cut = {"model.backbone.layer": layer, "model.backbone.pooling": pooling, "name": f"{layer}-{pooling}"}
+        cuts[layer, pooling] = lightning_vgg.fit(task, linear, cut)
 
 # %%
 best = {cut: max(row["val_acc"] for row in run.read_history()) for cut, run in cuts.items()}
 figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
 for shift, pooling in ((-0.2, "flatten"), (0.2, "average")):
-    bars = axes.bar(
-        np.arange(len(layers)) + shift, [100 * best[layer, pooling] for layer in layers], 0.38, label=pooling
-    )
-    axes.bar_label(bars, fmt="%.1f")
+    heights = [100 * best[layer, pooling] for layer in layers]
+    axes.bar_label(axes.bar(np.arange(len(layers)) + shift, heights, 0.38, label=pooling), fmt="%.1f")
 axes.set(ylabel="validation accuracy (%)", xticks=range(len(layers)), ylim=(0, 115))
 axes.set_xticklabels(layers)
 axes.legend(ncols=2, loc="upper left")
