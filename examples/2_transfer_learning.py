@@ -314,7 +314,7 @@ print(f"of the test images: {cuts[chosen].test_acc:.1%}")
 # ## Where to go on
 #
 # - The other line above: VGG16 on CIFAR-10. At 32 pixels its last block sees a single pixel, so a lower layer wins there;
-#   the README has the table.
+#   `docs/figures.md` has the table.
 # - More images of the task (`"data.train_images": None`): when does training from scratch catch up?
 # - Augmentation (`"data.augmentation.shift": 2`) and frozen features do not go together: no image comes twice. The program
 #   says so, and computes them anew in every epoch.

@@ -1,16 +1,24 @@
-"""The site builds without a warning, asks nobody else for anything, and links lead somewhere. No network is used."""
+"""The site builds without a warning, fetches nothing, and what the pages name exists. No network is used."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import re
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
 
+from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+
+MANUAL = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((REPOSITORY / "examples").glob("[0-9]*.py")),
@@ -81,3 +89,38 @@ def test_links_lead_somewhere(page: Path) -> None:
 def slug(heading: str) -> str:
     """As GitHub makes an anchor of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_the_readme_fits_on_a_page() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", MANUAL, ids=lambda page: page.name)
+def test_configurations_and_settings_of_the_pages_exist(page: Path) -> None:
+    text = page.read_text()
+    for path in re.findall(r"(?<=-c )(?:vgg|transfer|compare|tune)/[\w.]+|(?<=-c )quickstart.yaml", text):
+        assert (REPOSITORY / "configs" / path).is_file(), path
+    keys = {"model", "data", *settings(ModelSpec, "model"), *settings(DataSpec, "data")}
+    for key in re.findall(r"(?<![\w/.-])(?:--)?((?:model|data)\.[a-z][a-z0-9_.]*\w)", text):
+        assert key in keys or key in {"model.fit", "model.compile"}, key
+
+
+def settings(spec: type, place: str) -> Iterator[str]:
+    """The dotted keys of a spec, groups included."""
+    types = typing.get_type_hints(spec)
+    for field in dataclasses.fields(spec):
+        key = f"{place}.{field.name}"
+        yield key
+        for inner in (types[field.name], *typing.get_args(types[field.name])):
+            if dataclasses.is_dataclass(inner):
+                yield from settings(typing.cast(Any, inner), key)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/parity.md"])
+def test_planted_faults_are_counted(page: str) -> None:
+    module = ast.parse((REPOSITORY / "parity_tests" / "mutants.py").read_text())
+    [mutants] = [
+        node.value for node in module.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MUTANTS"
+    ]
+    assert isinstance(mutants, ast.List)
+    assert f"{len(mutants.elts)} planted faults" in (REPOSITORY / page).read_text()
