@@ -33,7 +33,7 @@ from lightning_vgg.training.transfer import count_parameters as torch_count
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
 from parity_tests.frameworks import keras
-from parity_tests.ladder import BATCH, GATES, OPTIMIZERS, STEPS, Gate, Ladder, Rung, exact, verdict
+from parity_tests.ladder import BATCH, GATES, OPTIMIZERS, STEPS, Gate, Ladder, Rung, exact, shapes, verdict
 from parity_tests.pair import Batch, Precision, Tensors, keras_precision, nudge_parameters, randomize, without_dropout
 
 EMBEDDED = 256
@@ -63,10 +63,8 @@ class TransferPair:
         spec = without_dropout(spec)
         self.spec, self.precision = spec, precision
         self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
-        ours, theirs = (
-            torch_pretrained(spec.backbone, image_size, self.semantics),
-            keras_pretrained(spec.backbone, image_size),
-        )
+        ours = torch_pretrained(spec.backbone, image_size, self.semantics)
+        theirs = keras_pretrained(spec.backbone, image_size)
         self.plan = ours.plan
         head = plan_model(spec, image_size, num_classes, self.plan)
         torch.manual_seed(0)
@@ -154,9 +152,8 @@ class TransferLadder(Ladder):
 
     def __init__(self, spec: ModelSpec, data: DataSpec, dataset: Dataset) -> None:
         assert spec.backbone is not None
-        pretrained = torch_pretrained(
-            spec.backbone, data.image_size, resolve_semantics(spec.semantics, spec.semantics_except)
-        )
+        semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+        pretrained = torch_pretrained(spec.backbone, data.image_size, semantics)
         if pretrained.normalization is not None:
             dataset = replace(dataset, normalization=pretrained.normalization)
         super().__init__(spec, data, dataset)
@@ -189,9 +186,8 @@ class TransferLadder(Ladder):
         images, labels = self.dataset.train
         order = draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
         preprocess = preprocess or (lambda pixels: normalize(pixels, self.dataset.normalization, np.dtype(precision)))
-        return [
-            Batch(preprocess(images[rows]), labels[rows]) for rows in np.split(order, range(BATCH, len(order), BATCH))
-        ]
+        parts = np.split(order, range(BATCH, len(order), BATCH))
+        return [Batch(preprocess(images[rows]), labels[rows]) for rows in parts]
 
     def keras_images(self, pair: TransferPair, count: int) -> list[Batch]:
         assert pair.keras.backbone is not None
@@ -200,16 +196,15 @@ class TransferLadder(Ladder):
 
     def specification(self) -> Rung:
         pair = self.transfer_pair("float32")
-        ours = {name: np.array(tensor.shape) for name, tensor in pair.torch_tensors().items()}
-        theirs = {name: np.array(tensor.shape) for name, tensor in pair.keras.read().items()}
+        found = distance(shapes(pair.torch_tensors()), shapes(pair.keras.read()))
         layers = pair.plan.frozen_layers(0)
         pair.backbone.freeze(layers)
         pair.keras.model(layers)
         counts = pair.keras.count_parameters()
         torch_counts = [torch_count(pair.torch_network, frozen) for frozen in (False, True)]
-        same = torch_counts == [counts["trainable_parameters"], counts["frozen_parameters"]]
-        found = distance(ours, theirs)
-        return exact("specification", found if same else Distance(float("inf"), f"parameters {torch_counts} {counts}"))
+        if torch_counts != [counts["trainable_parameters"], counts["frozen_parameters"]]:
+            found = Distance(float("inf"), f"parameters {torch_counts} {counts}")
+        return exact("specification", found)
 
     def keras_preprocess(self) -> Preprocess:
         """As the backbone has it in Keras, back in RGB."""
