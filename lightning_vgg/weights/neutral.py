@@ -33,17 +33,26 @@ def read_neutral(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     Raises:
         ExperimentError: the file cannot be read, or a tensor is missing, unknown, misshapen or not finite.
     """
+    tensors = read_safetensors(path, "model.init_from")
+    check_tensors(str(path), tensors, shapes)
+    return tensors
+
+
+def read_safetensors(path: Path, key: str) -> dict[str, np.ndarray]:
+    """All tensors of a file.
+
+    Raises:
+        ExperimentError: it cannot be read; names the ``key`` of the experiment.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        tensors = load(path.read_bytes())
+        return load(path.read_bytes())
     except OSError as error:
-        raise ExperimentError(f"model.init_from: {path}: {error.strerror}") from None
+        raise ExperimentError(f"{key}: {path}: {error.strerror}") from None
     except SafetensorError as error:
-        raise ExperimentError(f"model.init_from: {path} is no safetensors file: {error}") from None
-    check_tensors(str(path), tensors, shapes)
-    return tensors
+        raise ExperimentError(f"{key}: {path} is no safetensors file: {error}") from None
 
 
 def check_tensors(source: str, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:

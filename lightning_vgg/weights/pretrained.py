@@ -18,9 +18,12 @@ from lightning_vgg.experiment.specs import BackboneSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.weights.neutral import check_tensors
+from lightning_vgg.weights.neutral import check_tensors, read_safetensors
 
 Tensors = dict[str, np.ndarray]
+
+KEY = "model.backbone.weights"
+"""Of the experiment: what errors name."""
 
 _CONVOLUTIONS = (
     # layer, index in torchvision.models.vgg16().features, channels in, channels out
@@ -150,10 +153,10 @@ def _read_run(run: RunFolder, plan: BackbonePlan, readers: Readers) -> tuple[Ten
         if not path.is_file():
             program = "keras-reference" if framework == "keras" else "lightning-vgg"
             raise ExperimentError(
-                f"model.backbone.weights: {run.path} was trained by {framework or 'nothing yet'}: write its weights as "
+                f"{KEY}: {run.path} was trained by {framework or 'nothing yet'}: write its weights as "
                 f"a file first: {program} export {run.path}"
             )
-        tensors = read_safetensors(path)
+        tensors = read_safetensors(path, KEY)
     ours: Tensors = {}
     for layer, original in zip(plan.layers, plan.source.layers, strict=False):
         for prefix in (f"{original.name}.", f"backbone.{layer.name}."):
@@ -178,24 +181,7 @@ def read_weights_file(path: Path) -> Tensors:
     """
     if path.suffix == ".h5":
         return from_keras_names(str(path), _read_h5(path))
-    return from_torch_names(str(path), read_safetensors(path))
-
-
-def read_safetensors(path: Path) -> Tensors:
-    """All tensors of a file.
-
-    Raises:
-        ExperimentError: it cannot be read.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return load(path.read_bytes())
-    except OSError as error:
-        raise ExperimentError(f"model.backbone.weights: {path}: {error.strerror}") from None
-    except SafetensorError as error:
-        raise ExperimentError(f"model.backbone.weights: {path} is no sound safetensors file: {error}") from None
+    return from_torch_names(str(path), read_safetensors(path, KEY))
 
 
 def from_torch_names(source: str, tensors: Mapping[str, np.ndarray]) -> Tensors:
@@ -250,7 +236,7 @@ def _read_h5(path: Path) -> Tensors:
         with h5py.File(path) as file:
             file.visititems(visit)
     except (OSError, RuntimeError) as error:
-        raise ExperimentError(f"model.backbone.weights: {path} is no sound HDF5 file: {error}") from None
+        raise ExperimentError(f"{KEY}: {path} is no sound HDF5 file: {error}") from None
     return tensors
 
 
