@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lightning_vgg.images.imageset import DataError, Images, error_text
+from lightning_vgg.runs.machine import usable_cores
 
 Key = TypeVar("Key")
 
@@ -146,7 +147,7 @@ def decode_all(encoded: Iterable[tuple[Key, bytes]], image_size: int) -> tuple[d
             else:
                 reasons[key] = _reason(error)
 
-    with _bombs_are_errors(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _bombs_are_errors(), ThreadPoolExecutor(usable_cores()) as pool:
         for key, data in encoded:
             submit = _at_once if len(data) < _SMALL else pool.submit
             waiting.append((key, submit(decode, io.BytesIO(data), image_size)))

@@ -23,6 +23,9 @@ from lightning_vgg.weights.source import find_source
 
 Tensors = dict[str, np.ndarray]
 
+KEY = "model.backbone.weights"
+"""Of the experiment: what errors name."""
+
 _CONVOLUTIONS = (
     # layer, index in torchvision.models.vgg16().features, channels in, channels out
     ("block1_conv1", 0, 3, 64),
@@ -162,10 +165,10 @@ def _read_run(run: RunFolder, plan: BackbonePlan, readers: Readers) -> tuple[Ten
         if not path.is_file():
             program = "keras-reference" if framework == "keras" else "lightning-vgg"
             raise ExperimentError(
-                f"model.backbone.weights: {run.path} was trained by {framework or 'nothing yet'}: write its weights as "
+                f"{KEY}: {run.path} was trained by {framework or 'nothing yet'}: write its weights as "
                 f"a file first: {program} export {run.path}"
             )
-        tensors = read_safetensors(path, "model.backbone.weights")
+        tensors = read_safetensors(path, KEY)
     ours: Tensors = {}
     for layer, original in zip(plan.layers, plan.source.layers, strict=False):
         for prefix in (f"{original.name}.", f"backbone.{layer.name}."):
@@ -190,7 +193,7 @@ def read_weights_file(path: Path) -> Tensors:
     """
     if path.suffix == ".h5":
         return from_keras_names(str(path), _read_h5(path))
-    return from_torch_names(str(path), read_safetensors(path, "model.backbone.weights"))
+    return from_torch_names(str(path), read_safetensors(path, KEY))
 
 
 def from_torch_names(source: str, tensors: Mapping[str, np.ndarray]) -> Tensors:
@@ -245,7 +248,7 @@ def _read_h5(path: Path) -> Tensors:
         with h5py.File(path) as file:
             file.visititems(visit)
     except (OSError, RuntimeError) as error:
-        raise ExperimentError(f"model.backbone.weights: {path} is no sound HDF5 file: {error}") from None
+        raise ExperimentError(f"{KEY}: {path} is no sound HDF5 file: {error}") from None
     return tensors
 
 

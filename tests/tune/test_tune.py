@@ -368,8 +368,11 @@ def test_a_database_fails_the_trials_of_a_machine_that_fell_silent(tmp_path: Pat
         trial = begin(study, settings, f"worker of the {machine} machine")
         assert trial is not None
         with sqlite3.connect(tmp_path / "study.db") as database:
-            change = "update trial_heartbeats set heartbeat = datetime('now', ?) where trial_id = ?"
-            assert database.execute(change, (f"-{silent} seconds", trial._trial_id)).rowcount == 1
+            change = (
+                "update trial_heartbeats set heartbeat = datetime('now', ?) "
+                "where trial_id = (select trial_id from trials where number = ?)"
+            )
+            assert database.execute(change, (f"-{silent} seconds", trial.number)).rowcount == 1
     fail_dead_trials(study, settings)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
     assert trials_left(study, settings) == 30  # a trial elsewhere does not keep this machine from working
