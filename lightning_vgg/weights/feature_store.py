@@ -31,7 +31,7 @@ from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.runs.folder import atomic_write
 
-FORMAT = 1  # raise it whenever the files, or the numbers that the same description gives, change
+FORMAT = 2  # raise it whenever the files, or the numbers that the same description gives, change
 
 HEADLESS = NetworkSpec(filters=[], units=[])
 """Of an experiment whose features alone are wanted."""
