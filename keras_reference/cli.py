@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from keras_reference.api import run_command
+from lightning_vgg.commands.export import run_and_output
 from lightning_vgg.common.errors import ExperimentError, explain_bug
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
 from lightning_vgg.weights.feature_store import write_features
@@ -46,9 +47,10 @@ def run(args: list[str]) -> int:
 
 def _run(command: str, args: list[str]) -> None:
     if command == "export":
-        from keras_reference import export
+        run, output = run_and_output("keras-reference export", args)
+        from keras_reference.export import export_run  # loads Keras, which --help can do without
 
-        export.main(args)
+        print(export_run(run, output))
         return
     from keras_reference.config import read_features, show_help
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from keras_reference.backend import prepare_keras
@@ -14,14 +13,6 @@ from lightning_vgg.experiment.parsing import read_config
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.weights.neutral import write_neutral
 from lightning_vgg.weights.pretrained import recorded_pretrained
-
-
-def main(args: list[str]) -> None:
-    parser = argparse.ArgumentParser("keras-reference export", description="Write a run's best weights as one file.")
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
-    arguments = parser.parse_args(args)
-    print(export_run(RunFolder.open(arguments.run), arguments.output))
 
 
 def export_run(run: RunFolder, output: Path | None) -> Path:

@@ -9,10 +9,16 @@ from lightning_vgg.runs.folder import RunFolder
 
 
 def main(command: str, args: list[str]) -> None:
-    parser = argparse.ArgumentParser(f"lightning-vgg {command}", description="Write a run's best weights as one file.")
+    run, output = run_and_output(f"lightning-vgg {command}", args)
+    from lightning_vgg.training.export import export_run  # loads torch, which --help can do without
+
+    print(export_run(run, output))
+
+
+def run_and_output(program: str, args: list[str]) -> tuple[RunFolder, Path | None]:
+    """What a command line names, of either program."""
+    parser = argparse.ArgumentParser(program, description="Write a run's best weights as one file.")
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
     arguments = parser.parse_args(args)
-    from lightning_vgg.training.export import export_run  # loads torch, which --help can do without
-
-    print(export_run(RunFolder.open(arguments.run), arguments.output))
+    return RunFolder.open(arguments.run), arguments.output
