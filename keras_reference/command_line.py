@@ -9,7 +9,6 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from keras_reference.trained_runs import trained_run
-from lightning_vgg.common.command_parser import CommandParser
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
@@ -22,6 +21,7 @@ from lightning_vgg.experiment.parsing import (
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
 from lightning_vgg.runs.folder import RunFolder, test_lines
+from lightning_vgg.weights.export_arguments import run_and_output
 from lightning_vgg.weights.feature_store import HEADLESS, write_features
 from lightning_vgg.weights.source import find_source
 
@@ -36,20 +36,12 @@ def main(command: str, args: list[str]) -> None:
             write_features(Path(config.output), backbone_features(experiment))
             print(config.output)
         case "export":
-            export(args)
+            run, output = run_and_output("keras-reference export", args)
+            from keras_reference.export import export_run  # loads Keras
+
+            print(export_run(run, output))
         case _:
             train_or_test(command, args)
-
-
-def export(args: list[str]) -> None:
-    """Write a run's best weights as one file."""
-    parser = CommandParser("keras-reference export", "Write a run's best weights as one file.")
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--output", type=Path, help="default: RUN/weights.safetensors")
-    arguments = parser.read(args)
-    from keras_reference.export import export_run  # loads Keras
-
-    print(export_run(RunFolder.open(arguments.run), arguments.output))
 
 
 def train_or_test(command: str, args: list[str]) -> RunFolder:

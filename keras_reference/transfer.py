@@ -33,7 +33,7 @@ class Backbone:
         self.plan = pretrained.plan
         self.image_size = image_size
         self.bgr = pretrained.description["preprocessing"] == "keras_caffe"
-        self.layers = _vgg16(self.plan) if self.plan.is_vgg16 else _own_blocks(self.plan)
+        self.layers = _vgg16(self.plan) if self.plan.is_vgg16 else [build_layer(layer) for layer in self.plan.layers]
         self.resize = Resize(self.plan.image_size)
         self(self.inputs(), fed=0, frozen=0)  # layers make their variables when they first see a shape
         if pretrained.tensors is not None:
@@ -96,10 +96,6 @@ class Backbone:
 def _vgg16(plan: BackbonePlan) -> list[keras.layers.Layer]:
     vgg16 = keras.applications.VGG16(include_top=False, weights=None, input_shape=(None, None, 3))
     return [vgg16.get_layer(planned.name) for planned in plan.layers]
-
-
-def _own_blocks(plan: BackbonePlan) -> list[keras.layers.Layer]:
-    return [build_layer(planned) for planned in plan.layers]
 
 
 class Resize(keras.layers.Layer):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from keras_reference.blocks import layer_name
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape
 from lightning_vgg.experiment.recipe import BatchNorm, Conv, Dense
-from lightning_vgg.weights.neutral import check_tensors, read_neutral
+from lightning_vgg.weights.neutral import check_tensors, read_safetensors
 
 Tensors = dict[str, np.ndarray]
 
@@ -35,32 +35,23 @@ def network_tensors(tensors: Iterable[NeutralTensor]) -> Tensors:
     return {tensor.name: tensor.read() for tensor in tensors}
 
 
-def load_tensors(source: str, tensors: Iterable[NeutralTensor], values: Mapping[str, np.ndarray]) -> None:
-    """Assign the values.
-
-    Raises:
-        ExperimentError: one is missing, unknown or misshapen; ``source`` says whose.
-    """
-    tensors = list(tensors)
-    check_tensors(source, values, _shapes(tensors))
-    _assign(tensors, values)
-
-
 def load_network(tensors: Iterable[NeutralTensor], path: Path) -> None:
     """Start from the tensors of a neutral file.
 
     Raises:
         ExperimentError: the file cannot be read or does not fit; every tensor at fault is named.
     """
+    load_tensors(str(path), tensors, read_safetensors(path, "model.init_from"))
+
+
+def load_tensors(source: str, tensors: Iterable[NeutralTensor], values: Mapping[str, np.ndarray]) -> None:
+    """Assign the values.
+
+    Raises:
+        ExperimentError: one is missing, unknown, misshapen or not finite; ``source`` says whose.
+    """
     tensors = list(tensors)
-    _assign(tensors, read_neutral(path, _shapes(tensors)))
-
-
-def _shapes(tensors: Sequence[NeutralTensor]) -> dict[str, tuple[int, ...]]:
-    return {tensor.name: tensor.read().shape for tensor in tensors}
-
-
-def _assign(tensors: Sequence[NeutralTensor], values: Mapping[str, np.ndarray]) -> None:
+    check_tensors(source, values, {tensor.name: tensor.read().shape for tensor in tensors})
     for tensor in tensors:
         tensor.assign(values[tensor.name])
 

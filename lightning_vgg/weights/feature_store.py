@@ -31,7 +31,7 @@ from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.runs.folder import atomic_write
 
-FORMAT = 1  # raise it whenever the files, or the numbers that the same description gives, change
+FORMAT = 2  # raise it whenever the files, or the numbers that the same description gives, change
 
 HEADLESS = NetworkSpec(filters=[], units=[])
 """Of an experiment whose features alone are wanted."""
@@ -75,11 +75,6 @@ def say_features_are_not_kept(layers: int) -> None:
     print(f"data.augmentation is on: the {layers} frozen layers run in every epoch, no features are kept", flush=True)
 
 
-def features_batch_size(image_size: int) -> int:
-    """How many images to compute features of at a time."""
-    return max(1, _PIXELS_A_BATCH // image_size**2)
-
-
 def remember_backbone_features(
     cache: Path,
     plan: BackbonePlan,
@@ -92,47 +87,23 @@ def remember_backbone_features(
     part: str,
     **settings: str,
 ) -> np.ndarray:
-    """What the lowest layers of a backbone make of a part's images, (N, ..., C): `remember_features` of them.
+    """What the lowest ``layers`` of a backbone make of images, (N, ..., C): `remember_features` of them.
 
     Args:
         cache, dtype, compute: see there.
-        plan, layers, tensors, images, normalization, settings: see `describe_features`.
-        part: train, val or test.
-    """
-    return remember_features(
-        cache,
-        describe_features(plan, layers, tensors, images, normalization, **settings),
-        (len(images), *plan.features_shape(layers)),
-        dtype,
-        compute,
-        features_batch_size(plan.image_size),
-        label=f"features of {part}",
-    )
-
-
-def describe_features(
-    plan: BackbonePlan,
-    layers: int,
-    tensors: Mapping[str, np.ndarray],
-    images: np.ndarray,
-    normalization: Normalization,
-    **settings: str,
-) -> dict[str, Any]:
-    """All that the features of the lowest ``layers`` depend on, as plain values.
-
-    Args:
         plan: the backbone.
         layers: how many of its layers.
         tensors: their weights and statistics.
         images: uint8 (N, S, S, 3).
         normalization: of the images.
+        part: train, val or test.
         settings: the framework, the precision, and whatever else changes the numbers.
     """
     weights = hashlib.sha256()
     for name, tensor in tensors.items():
         weights.update(f"{name}{tensor.dtype}{tensor.shape}".encode())
         weights.update(np.ascontiguousarray(tensor).data)
-    return {
+    description = {
         "weights": weights.hexdigest(),
         "layers": [repr((layer.name, layer.layer)) for layer in plan.layers[:layers]],
         "semantics": repr(plan.semantics),
@@ -142,6 +113,9 @@ def describe_features(
         "normalization": [normalization.mean, normalization.std],
         **settings,
     }
+    shape = (len(images), *plan.features_shape(layers))
+    batch_size = max(1, _PIXELS_A_BATCH // plan.image_size**2)
+    return remember_features(cache, description, shape, dtype, compute, batch_size, label=f"features of {part}")
 
 
 def remember_features(

@@ -23,23 +23,8 @@ def write_neutral(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         file.write(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
-def read_neutral(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The tensors of a file, in the dtype they were written in.
-
-    Args:
-        path: a .safetensors file.
-        shapes: name and shape of every tensor that the network has.
-
-    Raises:
-        ExperimentError: the file cannot be read, or a tensor is missing, unknown, misshapen or not finite.
-    """
-    tensors = read_safetensors(path, "model.init_from")
-    check_tensors(str(path), tensors, shapes)
-    return tensors
-
-
 def read_safetensors(path: Path, setting: str) -> dict[str, np.ndarray]:
-    """All tensors of a file.
+    """All tensors of a file, in the dtype they were written in.
 
     Raises:
         ExperimentError: it cannot be read; ``setting`` is the one that names it.

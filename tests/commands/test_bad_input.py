@@ -24,7 +24,7 @@ from PIL import Image
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.images.sources import DataError, load_images, open_image
-from lightning_vgg.weights.neutral import read_neutral, write_neutral
+from lightning_vgg.weights.neutral import check_tensors, read_safetensors, write_neutral
 
 # --- one image --------------------------------------------------------------------------------------------------------
 
@@ -347,6 +347,10 @@ def with_tensors(**changes: np.ndarray) -> bytes:
     return save({**SOUND, **{name.replace("__", "."): tensor for name, tensor in changes.items()}})
 
 
+def check_file(path: Path) -> None:
+    check_tensors(str(path), read_safetensors(path, "model.init_from"), SHAPES)
+
+
 BAD_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "a pickle that runs a program": (pickle.dumps(Evil()), "is no safetensors file"),
     "text": (b"hello", "is no safetensors file"),
@@ -373,7 +377,7 @@ def test_a_weight_file_at_fault_is_named(what: str, tmp_path: Path, monkeypatch:
     contents, message = BAD_WEIGHTS[what]
     Path("w.safetensors").write_bytes(contents)
     with pytest.raises(ExperimentError, match=message) as error:
-        read_neutral(Path("w.safetensors"), SHAPES)
+        check_file(Path("w.safetensors"))
     assert "w.safetensors" in str(error.value)
     assert not Path("evil").exists()
 
@@ -381,7 +385,7 @@ def test_a_weight_file_at_fault_is_named(what: str, tmp_path: Path, monkeypatch:
 def test_a_tensor_that_is_missing_and_a_file_that_is_are_named(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     with pytest.raises(ExperimentError, match=r"w\.safetensors: No such file"):
-        read_neutral(path, SHAPES)
+        check_file(path)
     write_neutral(path, {"block1.conv1.weight": SOUND["block1.conv1.weight"]})
     with pytest.raises(ExperimentError, match=r"block1\.conv1\.bias is missing \(the network has \(2,\)\)"):
-        read_neutral(path, SHAPES)
+        check_file(path)

@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import vgg16
 
+from lightning_vgg.api import extract_features
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import (
@@ -327,6 +328,23 @@ def test_with_augmentation_nothing_is_kept_and_that_is_said(
     assert "no features are kept" in capsys.readouterr().out
     assert kept(data) == []
     assert_equal(tensors(model.backbone), before)
+
+
+def test_all_features_are_of_evaluation_mode_also_of_layers_that_would_train(source: Path, tmp_path: Path) -> None:
+    settings = {"data.source": "digits", "data.train_images": 60, "model.backbone.weights": str(source)}
+    frozen, trained = (
+        extract_features(
+            settings,
+            {
+                "model.backbone.layer": "block3_pool",
+                "model.backbone.freeze_until": until,
+                "data.cache_dir": str(tmp_path / until),
+            },
+        )
+        for until in ("all", "none")
+    )
+    for part in ("train", "test"):
+        np.testing.assert_array_equal(frozen[part].features, trained[part].features)
 
 
 DESCRIPTION = {"weights": "abc"}
