@@ -119,9 +119,7 @@ def read_results(comparison: Comparison) -> Arms:
             raise ExperimentError(f"{run.path} is damaged ({error}): train this run again") from None
         first = first or result
         if not np.array_equal(result.labels, first.labels):
-            raise ExperimentError(
-                f"{run.path} was tested on other images than {first.run.path}: report them apart"
-            )
+            raise ExperimentError(f"{run.path} was tested on other images than {first.run.path}: report them apart")
         arms.setdefault(arm, {})[seed] = result
     return arms
 

@@ -57,6 +57,6 @@ def find_comparison(paths: list[Path], margin: float | None) -> tuple[Comparison
         raise ExperimentError(f"{comparisons[0]} is a comparison: name it alone, or the run folders in it")
     if margin is not None:
         raise ExperimentError(
-            f"--margin: the one in {paths[0] / COMPARISON} was fixed before its runs; name its run folders to try another"
+            f"--margin: that in {paths[0] / COMPARISON} was fixed before its runs; name its run folders to try another"
         )
     return read_comparison(paths[0] / COMPARISON), paths[0]
