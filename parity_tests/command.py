@@ -108,7 +108,7 @@ def ladder_table(rungs: list[Rung]) -> Any:
         control = "" if rung.control is None else f"{rung.control:.1e}"
         ratio = f"{rung.measured / rung.control:.2g}" if rung.control else ""
         limit = "" if math.isinf(rung.limit) else f"{rung.limit:.1e}"
-        verdict = ("[green]passed" if limit else "told") if rung.passed else "[bold red]FAILED"
+        verdict = ("[green]passed" if limit else "reported") if rung.passed else "[bold red]FAILED"
         table.add_row(rung.name, rung.precision, f"{rung.measured:.1e}", limit, control, ratio, rung.worst, verdict)
     return table
 

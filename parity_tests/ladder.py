@@ -6,7 +6,7 @@ by one unit in the last place (ulp) and the images of every batch in reverse, wh
 additions; a rung may reach ten times that, too.
 
 In float32 the control stands beside every rung. A ReLU whose input changes sign by rounding moves gradients by far more
-than either; where one is found between the frameworks the distance is told instead of gated. So it is after fifty
+than either; where one is found between the frameworks the distance is reported, not gated. So it is after fifty
 steps, where chaos decides, and after one step of Adam in a network with batch norm.
 """
 
@@ -69,7 +69,7 @@ class Rung:
         precision: float64, float32, or exact where nothing may differ.
         measured: the distance.
         worst: the tensor that lies farthest apart.
-        limit: the largest distance that passes; infinite where the distance is only told.
+        limit: the largest distance that passes; infinite where the distance is reported, not gated.
         control: torch to itself with every weight moved by one ulp, where measured; of one batch, the largest of three;
             of fifty steps, with their images in reverse, too.
     """
@@ -347,7 +347,7 @@ class Ladder:
         return self._unless_kinks(verdict(name, precision, gate, distance(ours, theirs, scales), control))
 
     def _unless_kinks(self, rung: Rung) -> Rung:
-        """A float32 rung that lies too far, told instead of failed where a ReLU's input changed sign by rounding."""
+        """A float32 rung that lies too far: only reported where rounding changed the sign of a ReLU's input."""
         if rung.passed or rung.precision != "float32" or not self.flipped_kinks:
             return rung
         return replace(rung, limit=float("inf"), worst=f"{rung.worst} ({self.flipped_kinks} kinks flipped)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -100,6 +101,7 @@ def test_command_prints_a_table_writes_json_and_fails_with_the_ladder(tmp_path: 
     assert len(figures["rungs"]) >= 50
     for rung in figures["rungs"]:
         assert rung["name"].split()[0].rstrip(",") in result.stdout
+    assert result.stdout.count(" reported ") == sum(math.isinf(rung["limit"]) for rung in figures["rungs"]) > 0
     # Semantics that the ladder must not let pass.
     command += ["--model.semantics_except", "[batch_norm_epsilon]"]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=tmp_path, check=False)

@@ -27,7 +27,7 @@ SPEED = ("images_per_second", "seconds_to_target", "startup_seconds", "peak_memo
 
 @dataclass(frozen=True)
 class Result:
-    """What one run left behind.
+    """The results of one run.
 
     Attributes:
         run: its folder.
@@ -119,13 +119,13 @@ def read_results(comparison: Comparison) -> Arms:
             raise ExperimentError(f"{run.path} is damaged ({error}): train this run again") from None
         first = first or result
         if not np.array_equal(result.labels, first.labels):
-            raise ExperimentError(f"{run.path} was tested on other images than {first.run.path}: compare them apart")
+            raise ExperimentError(f"{run.path} was tested on other images than {first.run.path}: report them apart")
         arms.setdefault(arm, {})[seed] = result
     return arms
 
 
 def verdicts(comparison: Comparison, arms: Arms) -> Iterable[dict[str, Any]]:
-    """One for each arm but the reference; ``low`` and ``high`` bound the 95 % interval, ``tost_`` the 90 % one."""
+    """One for each arm but the reference; ``low`` and ``high`` bound the 95 % interval, ``tost_...`` the 90 % one."""
     reference = arms[comparison.reference]
     for name, members in arms.items():
         if name == comparison.reference:
@@ -216,7 +216,7 @@ def read_json(path: Path | None, key: str) -> Any:
 
 
 def per_class(results: Iterable[Result]) -> list[dict[str, float] | None]:
-    """Share of each class's test images that were recognized; None for a class without test images."""
+    """Share of each class's test images that were classified correctly; None for a class without test images."""
     matrices = [confusion(result.labels, result.logits) for result in results]
     counts = matrices[0].sum(1)
     return [
@@ -249,9 +249,9 @@ def calibration(results: Iterable[Result]) -> dict[str, Any]:
 
 
 def agreements(arms: Arms) -> list[dict[str, Any]]:
-    """Share of equal predictions: of two arms, run by run with the same seed; of one arm, for every pair of its seeds.
+    """Share of equal predictions: of two arms, for each seed that both have; of one arm, for every pair of its seeds.
 
-    Two arms of the same chance should agree more than two seeds of one arm, and no two arms can be asked for more.
+    Two arms with the same batches and initial weights should agree more than two seeds of one arm do.
     """
     found = []
     for name, other in itertools.combinations_with_replacement(arms, 2):
@@ -267,7 +267,7 @@ def agreements(arms: Arms) -> list[dict[str, Any]]:
 def speed(arms: Arms, reference: str) -> dict[str, Any]:
     """Speed and memory of each arm, and as a ratio to the reference: geometric mean and range over common seeds.
 
-    A comparison trains the arms of one seed after each other, so a ratio within a seed leaves out how busy the
+    A comparison trains the arms of a seed one after the other, so ratios within a seed depend less on how busy the
     machine was. The accuracy to reach is the highest whole percent of the validation images that every run reached.
     """
     target = reached_by_all(arms)
@@ -315,7 +315,7 @@ def _with_ratio(
 
 
 def differing_settings(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Dotted key -> arm -> value, for the settings in which the arms differ; None for one that an arm has not."""
+    """Dotted key -> arm -> value, for the settings in which the arms differ; None where an arm does not have it."""
     configurations = {name: arm_settings(next(iter(runs.values()))) for name, runs in comparison.arms.items()}
     of_lightning = [each for each in configurations.values() if "model.semantics" in each]
     alike = {*OF_LIGHTNING}.difference(differing_keys(of_lightning))
@@ -327,7 +327,7 @@ def differing_settings(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def machine(results: Iterable[Result]) -> dict[str, Any]:
-    """What ran, and on what; several values where the runs of an arm differ."""
+    """Framework, versions, hardware and data of an arm; several values where its runs differ."""
     records = [result.record for result in results]
 
     def values(read: Callable[[dict[str, Any]], Any]) -> str:

@@ -14,7 +14,7 @@ MARGIN = 0.01
 
 
 def find_comparison(paths: list[Path], margin: float | None) -> tuple[Comparison, Path]:
-    """What the paths mean, and where its report goes.
+    """The comparison that the paths name, and the folder of its report.
 
     Raises:
         ExperimentError: a path is neither a run folder nor a comparison, a comparison stands among other paths, or its
@@ -30,6 +30,6 @@ def find_comparison(paths: list[Path], margin: float | None) -> tuple[Comparison
         raise ExperimentError(f"{comparisons[0]} is a comparison: name it alone, or the run folders in it")
     if margin is not None:
         raise ExperimentError(
-            f"--margin: that of {paths[0] / COMPARISON} was fixed before its runs; name its run folders to try another"
+            f"--margin: that in {paths[0] / COMPARISON} was fixed before its runs; name its run folders to try another"
         )
     return read_comparison(paths[0] / COMPARISON), paths[0]

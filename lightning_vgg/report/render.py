@@ -1,11 +1,12 @@
-"""Findings -> report.html and report.md, by templates."""
+"""Findings -> report.html and report.md, by the templates, which call the functions of ``words`` and ``charts``."""
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from lightning_vgg.report import charts, words
 
@@ -15,7 +16,7 @@ SECTIONS = {
     "parity": "Parity ladder",
     "ablation": "Defaults, one at a time",
     "classes": "Accuracy by class",
-    "confusion": "Confusions",
+    "confusion": "Confusion matrices",
     "calibration": "Calibration",
     "agreement": "Agreement of predictions",
     "speed": "Speed and memory",
@@ -38,36 +39,7 @@ SPEED_FORMS = {
     "peak_memory_bytes": words.memory,
 }
 MOST_CLASSES = 20
-"""Classes that a picture shows."""
-_WORDS = (
-    words.agreement_summary,
-    words.common_confusions,
-    words.headline,
-    words.ladder_rows,
-    words.ladder_summary,
-    words.ladder_verdict,
-    words.listing,
-    words.margin_points,
-    words.measured,
-    words.nats,
-    words.percent,
-    words.points,
-    words.power_of_ten,
-    words.probability,
-    words.setting,
-    words.signed,
-    words.verdict_sentences,
-    words.verdict_title,
-)
-_PICTURES = (
-    charts.class_dots,
-    charts.confusion_map,
-    charts.decade_bar,
-    charts.decade_strip,
-    charts.difference_strip,
-    charts.reliability_diagram,
-    charts.swatch,
-)
+"""Most classes that a chart shows."""
 
 
 def render(template: str, findings: dict[str, Any]) -> str:
@@ -79,30 +51,31 @@ def render(template: str, findings: dict[str, Any]) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {function.__name__: function for function in (*_WORDS, *_PICTURES)}
-    assert environment.loader is not None
-    style = Markup(environment.loader.get_source(environment, "report.css")[0])
-    return environment.get_template(f"{template}.j2").render(**_view(findings), style=style)
+    for module in (words, charts):
+        environment.globals |= inspect.getmembers(module, inspect.isfunction)
+    return environment.get_template(f"{template}.j2").render(_view(findings))
 
 
 def _view(findings: dict[str, Any]) -> dict[str, Any]:
-    """The findings as ``f``, and what the templates would otherwise have to work out."""
+    """The findings as ``f``, and what the templates would otherwise have to compute."""
     arms, reference = list(findings["arms"]), findings["reference"]
-    number = {name: charts.order(arms, reference, name) for name in arms}
-    panels = (charts.curve_panel(findings["curves"], reference, *column) for column in CURVE_TITLES.items())
+    others = itertools.count(1)
+    number = {name: 0 if name == reference else next(others) for name in arms}
     agreement = {tuple(each["arms"]): each for each in findings["agreement"]}
     return {
         "f": findings,
         "arms": arms,
         "number": number,
-        "colour": {name: charts.colour(number[name]) for name in arms},
         "seeds": sorted({seed for arm in findings["arms"].values() for seed in arm["runs"]}),
         "run_count": sum(len(arm["runs"]) for arm in findings["arms"].values()),
         "sections": list(SECTIONS.items()),
         "titles": SECTIONS,
         "reach": _reach(findings),
         "curve_titles": CURVE_TITLES,
-        "curve_panels": [panel for panel in panels if panel],
+        "curves": {
+            title: {name: columns[column] for name, columns in findings["curves"].items() if column in columns}
+            for column, title in CURVE_TITLES.items()
+        },
         "idle_defaults": [
             row["switch"].replace("_", " ") for row in findings["ablation"] or () if not row["distances"][-1]
         ],
@@ -115,7 +88,7 @@ def _view(findings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _machine_rows(machines: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """What -> its value in each arm; the versions of packages stand below the framework."""
+    """Property -> its value in each arm; the packages' versions follow the framework."""
     packages = dict.fromkeys(package for machine in machines.values() for package in machine["versions"])
     rows = {"framework": [machine["framework"] for machine in machines.values()]}
     rows |= {name: [machine["versions"].get(name, "–") for machine in machines.values()] for name in packages}
@@ -124,7 +97,7 @@ def _machine_rows(machines: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _reach(findings: dict[str, Any]) -> float:
-    """What all pictures of differences show on either side of zero: every interval, every seed, and the margins."""
+    """Half the width of every chart of a difference: room for all intervals, all seeds, and the margins."""
     verdicts = findings["verdicts"]
     edges = [abs(verdict[key] or 0) for verdict in verdicts for key in ("low", "high", "difference")]
     seeds = [abs(value) for values in findings["paired_differences"].values() for value in values.values()]

@@ -32,7 +32,7 @@ def margin_points(margin: float) -> str:
 
 
 def power_of_ten(value: float | None) -> str:
-    """A distance as ``5.6e-16``; 0 stands for nothing at all."""
+    """A distance: ``5.6e−16``, or ``0`` where there is none."""
     if value is None:
         return "–"
     return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("-", "−")
@@ -85,8 +85,8 @@ def headline(findings: dict[str, Any]) -> str:
     """The whole comparison in a sentence or two."""
     verdicts, reference = findings["verdicts"], findings["reference"]
     if not verdicts:
-        return f"There is one arm only, {reference}, and nothing to compare it with."
-    same = f"the test accuracy of {reference} within {margin_points(findings['margin'])}"
+        return f"There is only one arm, {reference}, and nothing to compare it with."
+    same = f"the test accuracy of {reference} to within {margin_points(findings['margin'])}"
     sentences = []
     for kind in ("equivalent", "different", "undecided"):
         arms = [
@@ -96,23 +96,25 @@ def headline(findings: dict[str, Any]) -> str:
         ]
         if not arms:
             continue
-        reach = "reaches" if len(arms) == 1 else "reach"
+        one = len(arms) == 1
         match kind:
             case "equivalent":
-                sentences.append(f"{listing(arms)} {reach} {same}.")
+                sentences.append(f"{listing(arms)} {'matches' if one else 'match'} {same}.")
             case "different":
-                sentences.append(f"{listing(arms)} {reach} another test accuracy than {reference}.")
+                sentences.append(f"{listing(arms)} {'differs' if one else 'differ'} from {reference} in test accuracy.")
             case "undecided":
-                sentences.append(f"Undecided: whether {listing(arms)} {reach} {same}.")
+                sentences.append(f"It is undecided whether {listing(arms)} {'matches' if one else 'match'} {same}.")
     return " ".join(sentences)
 
 
 def verdict_title(verdict: dict[str, Any]) -> str:
-    """``Equivalent within ±1 point``"""
-    within = f"within {margin_points(verdict['margin'])}"
-    if verdict["verdict"] == "different":
-        return f"Different: {points(verdict['difference'])} points"
-    return f"{verdict['verdict'].capitalize()} {within}"
+    """``Equivalent to within ±1 point``"""
+    match verdict["verdict"]:
+        case "equivalent":
+            return f"Equivalent to within {margin_points(verdict['margin'])}"
+        case "different":
+            return f"Different: {points(verdict['difference'])} points"
+    return f"Undecided at a margin of {margin_points(verdict['margin'])}"
 
 
 def verdict_sentences(verdict: dict[str, Any]) -> list[str]:
@@ -123,14 +125,14 @@ def verdict_sentences(verdict: dict[str, Any]) -> list[str]:
 def _measured(verdict: dict[str, Any]) -> str:
     arm, reference, difference = verdict["arm"], verdict["reference"], verdict["difference"]
     if verdict["paired"]:
-        basis = f"{_count(verdict['seeds'])}, compared in pairs of equal batches and initial weights"
+        basis = f"{_count(verdict['seeds'])}, compared in pairs with the same batches and initial weights"
     elif verdict["seeds"] == verdict["reference_seeds"]:
-        basis = f"{_count(verdict['seeds'])} of each arm, compared as independent"
+        basis = f"{_count(verdict['seeds'])} of each arm, compared as independent samples"
     else:
-        basis = f"{_count(verdict['seeds'])} and {verdict['reference_seeds']}, compared as independent"
+        basis = f"{_count(verdict['seeds'])} and {verdict['reference_seeds']}, compared as independent samples"
     size = f"{abs(100 * difference):.2f}"
     if float(size) == 0:
-        start = f"The mean test accuracy of {arm} is that of {reference} to two digits"
+        start = f"The mean test accuracy of {arm} equals {reference}'s to two decimals"
     else:
         start = (
             f"The mean test accuracy of {arm} is {size} points {'above' if difference > 0 else 'below'} {reference}'s"
@@ -144,24 +146,24 @@ def _measured(verdict: dict[str, Any]) -> str:
 def _follows(verdict: dict[str, Any]) -> str:
     margin, within = verdict["margin"], margin_points(verdict["margin"])
     if verdict["low"] is None:
-        return "One seed does not tell how much chance there is in it: train at least two of each arm, better five."
+        return "One seed does not show how much of this is chance: train at least two seeds of each arm, better five."
     p = probability(verdict["p_value"])
     apart = verdict["low"] > 0 or verdict["high"] < 0
     match verdict["verdict"]:
         case "equivalent":
             found = f"Two one-sided tests reject a difference of {within} or more ({p})."
-            return f"{found} There is a difference, but a smaller one." if apart else found
+            return f"{found} There is a difference, but a smaller one than that." if apart else found
         case "different":
             beyond = min(abs(verdict["low"]), abs(verdict["high"])) > margin
-            more = f"all of it lies beyond {within}" if beyond else f"whether it exceeds {within} is open"
-            return f"The interval leaves out zero; {more} (equivalence: {p})."
-    found = f"Neither equivalence ({p}) nor a difference is shown; that is no evidence that the two are equal."
+            more = f"all of it lies beyond {within}" if beyond else f"whether the difference exceeds {within} is open"
+            return f"The interval excludes zero; {more} (equivalence: {p})."
+    found = f"The runs show neither equivalence ({p}) nor a difference; that is no evidence that the two are equal."
     return f"{found} {_needed(verdict['seeds_needed'])}"
 
 
 def _needed(seeds: int | None) -> str:
     number = f"About {seeds:,} seeds" if seeds is not None else f"More than {MOST_SEEDS:,} seeds"
-    return f"{number} of each arm would decide with a probability of 90 %, if difference and spread are as seen here."
+    return f"{number} of each arm would decide with 90 % probability if difference and spread are as observed."
 
 
 def _count(seeds: int) -> str:
@@ -171,15 +173,15 @@ def _count(seeds: int) -> str:
 def ladder_summary(rungs: list[dict[str, Any]]) -> str:
     """How many rungs passed, and which failed."""
     failed = [f"{rung['name']} ({rung['precision']})" for rung in rungs if not rung["passed"]]
-    told = sum(rung["limit"] is None for rung in rungs)
-    gated = len(rungs) - told
+    gated = sum(rung["limit"] is not None for rung in rungs)
+    reported = len(rungs) - gated
     summary = f"{gated - len(failed)} of {gated} rungs with a gate passed"
-    summary += f", {told} {'is' if told == 1 else 'are'} told without one." if told else "."
+    summary += f"; {reported} {'is' if reported == 1 else 'are'} reported, not gated." if reported else "."
     return f"{summary} Failed: {listing(failed)}." if failed else summary
 
 
 def agreement_summary(findings: dict[str, Any]) -> list[str]:
-    """For each arm: how often it predicts as the reference does, beside two seeds of the reference."""
+    """For each arm: how often it and the reference predict the same, and how often two seeds of the reference do."""
     found = {tuple(each["arms"]): each for each in findings["agreement"]}
     reference = findings["reference"]
     within = found[reference, reference]
@@ -188,15 +190,16 @@ def agreement_summary(findings: dict[str, Any]) -> list[str]:
         each = found.get((arm, reference)) or found[reference, arm]
         if arm == reference or not each["pairs"]:
             continue
-        sentence = f"{arm} and {reference} of the same seed predict alike on {percent(each['mean'], 1)} of the images"
+        share = percent(each["mean"], 1)
+        sentence = f"With the same seed, {arm} and {reference} make the same prediction on {share} of the test images"
         if within["pairs"]:
-            sentence += f"; two seeds of {reference} on {percent(within['mean'], 1)}"
+            sentence += f"; two seeds of {reference} do so on {percent(within['mean'], 1)}"
         sentences.append(f"{sentence}.")
     return sentences
 
 
 def ladder_rows(rungs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rungs of one name side by side: {"name", "float64", "float32"}; exact ones stand with float64."""
+    """Rungs of one name side by side: {"name", "float64", "float32"}; exact ones count as float64."""
     rows: dict[str, dict[str, Any]] = {}
     for rung in rungs:
         column = "float32" if rung["precision"] == "float32" else "float64"
@@ -205,15 +208,15 @@ def ladder_rows(rungs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ladder_verdict(row: dict[str, Any]) -> str:
-    """failed, told or passed."""
+    """failed, passed, or reported where there is no gate."""
     rungs = [rung for rung in (row["float64"], row["float32"]) if rung]
     if not all(rung["passed"] for rung in rungs):
         return "failed"
-    return "told" if all(rung["limit"] is None for rung in rungs) else "passed"
+    return "reported" if all(rung["limit"] is None for rung in rungs) else "passed"
 
 
 def common_confusions(matrix: list[list[int]], class_names: list[str], most: int = 5) -> list[str]:
-    """The largest shares of a class taken for one other: ``8 for 1: 5.7 %``."""
+    """The largest shares of a class predicted as one other: ``8 → 1: 5.7 %``."""
     shares = [
         (taken / sum(row), class_names[true], class_names[predicted])
         for true, row in enumerate(matrix)
@@ -221,10 +224,11 @@ def common_confusions(matrix: list[list[int]], class_names: list[str], most: int
         if true != predicted and taken
     ]
     return [
-        f"{true} for {predicted}: {percent(share, 1)}" for share, true, predicted in sorted(shares, reverse=True)[:most]
+        f"{true} → {predicted}: {percent(share, 1)}" for share, true, predicted in sorted(shares, reverse=True)[:most]
     ]
 
 
-def decades(value: float) -> float:
-    """log10, for scales; 0 is taken for 1e-17."""
-    return math.log10(max(value, 1e-17))
+def decades(value: float | None, low: int = -17, high: int = 1) -> str:
+    """Place of a distance between 10**low and 10**high on a logarithmic scale, in percent; None is infinite."""
+    exponent = high if value is None else math.log10(max(value, 10.0**low))
+    return f"{100 * (min(exponent, high) - low) / (high - low):.1f}"

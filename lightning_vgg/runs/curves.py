@@ -17,14 +17,12 @@ def draw_curves(history: list[dict[str, float]], title: str, test_acc: float | N
         test_acc: a fraction; drawn as a line where given.
         file: where the PNG goes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 
     style = {"fontsize": 13, "color": "#30363d"}
     figure = Figure(figsize=(16, 7), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=18, fontweight="bold", color="#1b1f24")
     loss, accuracy = figure.subplots(1, 2)
     for axes, quantity, factor in ((loss, "loss", 1), (accuracy, "acc", 100)):

@@ -59,7 +59,6 @@ def draw_network(plan: NetworkPlan, title: str, file: IO[bytes]) -> None:
 
     Heights are to scale, widths to that of their logarithm.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
@@ -69,7 +68,6 @@ def draw_network(plan: NetworkPlan, title: str, file: IO[bytes]) -> None:
     gap = 0.35
     length = sum(box.width + gap for box in boxes)
     figure = Figure(figsize=(max(10.0, 0.75 * length), 6.2), dpi=100)
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.86))
     axes.set_axis_off()
     axes.set_xlim(-0.3, length)

@@ -165,7 +165,6 @@ def _draw_grid(
     pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, file: IO[bytes], columns: int | None = None
 ) -> None:
     """A PNG of pictures (H, W) in 0..1, or (H, W, 3), in rows from left to right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = min(len(pictures), columns or math.ceil(math.sqrt(2 * len(pictures)))) or 1
@@ -173,7 +172,6 @@ def _draw_grid(
     side = 2.4 if columns <= 6 else 1.0
     caption = 0.5 if captions[-1] else 0.15
     figure = Figure(figsize=(max(6.0, columns * side), rows * (side + caption) + 0.7), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=15, fontweight="bold", color="#1b1f24")
     axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
     for place in axes:

@@ -161,12 +161,13 @@ def test_failed_runs_are_named_and_text_is_escaped(folder: Path, page: str) -> N
     assert "Without results: keras, seed 4" in (folder / "report.md").read_text()
 
 
-def test_the_ladder_names_what_failed_and_tells_what_has_no_gate(page: str, findings: dict[str, Any]) -> None:
-    assert "4 of 6 rungs with a gate passed, 1 is told without one. " in page
+def test_the_ladder_names_what_failed_and_what_has_no_gate(page: str, findings: dict[str, Any]) -> None:
+    assert "4 of 6 rungs with a gate passed; 1 is reported, not gated. " in page
     assert "Failed: adam, 1 step (float32) and gradients (float64)." in page
     assert findings["parity"][5]["limit"] is None
+    assert '<td class="left reported">reported</td>' in page
     assert "<td>∞</td>" in page
-    assert "Without any effect on this experiment: clip epsilon." in page
+    assert "Without effect on this experiment: clip epsilon." in page
 
 
 def test_the_text_report_says_the_same(folder: Path, findings: dict[str, Any]) -> None:
@@ -190,7 +191,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
         assert cli.run(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("Not measured.") == 2
-    assert "One seed does not tell how much chance there is in it" in page
+    assert "One seed does not show how much of this is chance" in page
 
 
 def test_arms_without_a_common_seed_have_neither_agreement_nor_ratio(tmp_path: Path) -> None:
@@ -228,17 +229,17 @@ def verdict(**values: Any) -> dict[str, Any]:
     ("values", "words"),
     [
         ({}, "reject a difference of ±1 point or more (p < .001)."),
-        ({"low": 0.001}, "There is a difference, but a smaller one."),
-        ({"verdict": "different", "low": 0.002, "high": 0.02, "p_value": 0.7}, "whether it exceeds ±1 point is open"),
+        ({"low": 0.001}, "There is a difference, but a smaller one than that."),
+        ({"verdict": "different", "low": 0.002, "high": 0.02, "p_value": 0.7}, "whether the difference exceeds"),
         ({"verdict": "different", "low": 0.02, "high": 0.03, "p_value": 1.0}, "all of it lies beyond ±1 point"),
         ({"verdict": "undecided", "p_value": 0.2, "seeds_needed": 12}, "About 12 seeds of each arm would decide"),
         ({"verdict": "undecided", "p_value": 0.2}, "More than 10,000 seeds of each arm"),
         ({"verdict": "undecided", "p_value": 0.2}, "that is no evidence that the two are equal"),
-        ({"verdict": "undecided", "low": None, "high": None, "p_value": None}, "One seed does not tell"),
+        ({"verdict": "undecided", "low": None, "high": None, "p_value": None}, "One seed does not show"),
         ({"difference": -0.002}, "is 0.20 points below r's, 95 % interval −0.10 to +0.50"),
-        ({"difference": 0.00001}, "is that of r to two digits"),
+        ({"difference": 0.00001}, "equals r's to two decimals"),
         ({"margin": 0.005}, "±0.5 points"),
-        ({"paired": False, "seeds": 3}, "(3 seeds and 5, compared as independent)"),
+        ({"paired": False, "seeds": 3}, "(3 seeds and 5, compared as independent samples)"),
     ],
 )
 def test_verdicts_in_words(values: dict[str, Any], words: str) -> None:
@@ -249,9 +250,9 @@ def test_the_headline_never_calls_an_undecided_arm_equal() -> None:
     verdicts = [verdict(arm=kind, verdict=kind) for kind in ("equivalent", "different", "undecided")]
     said = headline({"verdicts": verdicts, "reference": "r", "margin": 0.01})
     assert said == (
-        "equivalent (+0.20 points) reaches the test accuracy of r within ±1 point. "
-        "different (+0.20 points) reaches another test accuracy than r. "
-        "Undecided: whether undecided (+0.20 points) reaches the test accuracy of r within ±1 point."
+        "equivalent (+0.20 points) matches the test accuracy of r to within ±1 point. "
+        "different (+0.20 points) differs from r in test accuracy. "
+        "It is undecided whether undecided (+0.20 points) matches the test accuracy of r to within ±1 point."
     )
 
 
@@ -274,7 +275,7 @@ def test_many_classes_are_shown_by_those_that_differ(tmp_path: Path) -> None:
     assert cli.run(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
     assert "the 20 classes in which the arms differ most" in page
-    assert "class 29 for class 0: 50.0 %" in page
+    assert "class 29 → class 0: 50.0 %" in page
     assert "Confusion matrix" not in page
 
 

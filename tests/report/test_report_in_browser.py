@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open the report with"),
 ]
-WIDTHS = (1200, 375)
+WIDTHS = (1200, 360)
 SCHEMES = {"dark": 0, "light": 1}
 """Name -> blink's number of it."""
 
@@ -43,9 +43,41 @@ function ground(element) {
   }
   return 'rgb(255, 255, 255)';
 }
-function contrast(element) {
-  const [a, b] = [getComputedStyle(element).color, ground(element)].map(luminance).sort((x, y) => y - x);
+function ratio(...colours) {
+  const [a, b] = colours.map(luminance).sort((x, y) => y - x);
   return (a + .05) / (b + .05);
+}
+const contrast = element => ratio(getComputedStyle(element).color, ground(element));
+// Facts about one chart: its text as it lies on the screen, on cells that are half transparent, too.
+function chart(svg) {
+  const box = svg.getBoundingClientRect(), size = box.width / svg.viewBox.baseVal.width;
+  const within = (outer, inner) => outer.left <= inner.left + 1 && outer.right >= inner.right - 1
+    && outer.top <= inner.top + 1 && outer.bottom >= inner.bottom - 1;
+  const cells = [...svg.querySelectorAll('path')].filter(path => path.style.fillOpacity < 1 && path.style.stroke)
+    .map(path => [path.getBoundingClientRect(), getComputedStyle(path)]);
+  const texts = [...svg.querySelectorAll('text')].map(text => ({
+    text, box: text.getBoundingClientRect(), turned: text.getAttribute('transform'), style: getComputedStyle(text),
+  }));
+  const under = text => {
+    const page = ground(svg), cell = cells.find(([box]) => within(box, text.box));
+    if (!cell) return page;
+    const [front, back] = [cell[1].fill, page].map(rgb), opacity = +cell[1].fillOpacity;
+    return `rgb(${front.map((value, i) => opacity * value + (1 - opacity) * back[i])})`;
+  };
+  const meet = (a, b) => !a.turned && !b.turned && a.box.left < b.box.right - 1 && b.box.left < a.box.right - 1
+    && a.box.top < b.box.bottom - 3 && b.box.top < a.box.bottom - 3;  // a line's box is higher than its letters
+  const say = text => svg.getAttribute('aria-label') + ': ' + text.text.textContent;
+  return {
+    label: svg.getAttribute('aria-label'), texts: texts.length, font: [...new Set(texts.map(t => t.style.fontFamily))],
+    smallest: Math.min(...texts.map(text => parseFloat(text.style.fontSize) * size)),
+    contrast: Math.min(...texts.map(text => ratio(text.style.fill, under(text)))),
+    outside: texts.filter(text => !within(box, text.box)).map(say),
+    meeting: texts.filter((a, i) => texts.slice(i + 1).some(b => meet(a, b))).map(say),
+    painted: [...new Set([...svg.querySelectorAll('path, use')].flatMap(shape => {
+      const {fill, stroke} = getComputedStyle(shape);
+      return [fill, stroke];
+    }))],
+  };
 }
 addEventListener('load', () => {
   const page = document.scrollingElement;
@@ -56,6 +88,8 @@ addEventListener('load', () => {
     width: innerWidth, scroll: page.scrollWidth, height: page.scrollHeight,
     dark: matchMedia('(prefers-color-scheme: dark)').matches,
     sections: [...document.querySelectorAll('h2')].filter(h => h.getBoundingClientRect().height > 0).map(h => h.id),
+    body: getComputedStyle(document.body).fontFamily,
+    charts: [...document.querySelectorAll('svg.chart')].map(chart),
     pictures: [...document.querySelectorAll('svg.chart')].map(s => s.getBoundingClientRect())
       .map(box => [box.width, box.height]),
     smallest: Math.min(...texts.map(e => parseFloat(getComputedStyle(e).fontSize))),
@@ -135,13 +169,36 @@ def test_the_page_can_be_read(page: Path, tmp_path: Path, width: int, scheme: st
     assert found["contrast"] >= 4.5, found["faintest"]
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_charts_can_be_read(page: Path, tmp_path: Path, width: int, scheme: str) -> None:
+    found = measure(page, width, scheme, tmp_path)
+    assert len(found["charts"]) == 13
+    for chart in found["charts"]:
+        assert chart["texts"] >= 3, chart["label"]
+        assert chart["font"] == [found["body"]]
+        assert chart["smallest"] >= 8.5, chart["label"]
+        assert chart["contrast"] >= 4.5, chart["label"]
+        assert chart["outside"] == []
+        assert chart["meeting"] == []
+    # Each scheme has its own colours of the arms.
+    painted = {colour for chart in found["charts"] for colour in chart["painted"]}
+    blue = {"light": "rgb(36, 102, 200)", "dark": "rgb(120, 169, 247)"}
+    assert painted >= {blue[scheme]} and not painted & ({*blue.values()} - {blue[scheme]})
+
+
 def test_the_measure_sees_what_it_is_there_for(page: Path, tmp_path: Path) -> None:
     faults = (
         '<p style="width: 2000px">wide</p><p style="color: #999; background: #bbb; font-size: 8px">faint</p>'
-        '<img src="http://127.0.0.1:9/picture.png">'
+        '<img src="http://127.0.0.1:9/picture.png"><svg class="chart" viewBox="0 0 100 50" aria-label="bad">'
+        '<text x="0" y="20" style="font-size: 4px; fill: #eee">one</text><text x="2" y="21" style="font-size: 4px">two'
+        '</text><text x="95" y="40">far</text></svg>'
     )
-    found = measure(page, 375, "light", tmp_path, faults)
-    assert found["scroll"] > 375
+    found = measure(page, 360, "light", tmp_path, faults)
+    assert found["scroll"] > 360
+    chart = found["charts"][-1]
+    assert (chart["meeting"], chart["outside"]) == (["bad: one"], ["bad: far"])
+    assert chart["contrast"] < 4.5
     assert found["contrast"] < 4.5 and "faint" in found["faintest"]
     assert found["smallest"] == 8
     assert found["requests"] == ["http://127.0.0.1:9/picture.png"]
@@ -149,10 +206,10 @@ def test_the_measure_sees_what_it_is_there_for(page: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_it_is_a_picture_in_its_colours(page: Path, tmp_path: Path, scheme: str) -> None:
-    browse(page, 375, scheme, tmp_path / "profile", f"--screenshot={tmp_path / 'page.png'}")
+    browse(page, 360, scheme, tmp_path / "profile", f"--screenshot={tmp_path / 'page.png'}")
     with Image.open(tmp_path / "page.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    assert pixels.shape[:2] == (2400, 375)
+    assert pixels.shape[:2] == (2400, 360)
     ground = pixels[5, 5]
     assert (ground < 40).all() if scheme == "dark" else (ground > 240).all()
     written = np.abs(pixels - ground).sum(2) > 60
