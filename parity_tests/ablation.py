@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_vgg.experiment.network_plan import plan_network
-from lightning_vgg.experiment.schedule import rate_factors
-from lightning_vgg.experiment.semantics import SWITCHES, resolve_semantics
+from lightning_vgg.experiment.semantics import SWITCHES
 from lightning_vgg.experiment.specs import ModelSpec
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
@@ -79,14 +78,14 @@ def _train(
 ) -> tuple[dict[int, dict[str, np.ndarray]], float]:
     """Tensors after each of AFTER steps, and the last loss; ``start`` names the semantics that draw the weights."""
     plan = plan_network(spec.network, image_size, num_classes)
-    semantics = resolve_semantics(spec.semantics, spec.semantics_except)
+    semantics = spec.resolved_semantics
     first = start or spec
     torch.manual_seed(0)
-    initial = build_network(plan, resolve_semantics(first.semantics, first.semantics_except)).state_dict()
+    initial = build_network(plan, first.resolved_semantics).state_dict()
     network = build_network(plan, semantics).double()
     network.load_state_dict(initial, strict=False)
     optimizer = build_optimizer(network, spec.optimizer, semantics)
-    rates = rate_factors(spec.schedule, AFTER[-1]) * spec.optimizer.learning_rate
+    rates = spec.learning_rates(AFTER[-1])
     snapshots, loss = {}, torch.tensor(0.0)
     for step, ((images, labels), rate) in enumerate(zip(batches, rates, strict=False), start=1):
         for group in optimizer.param_groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,43 +22,48 @@ IMAGES = 200
 
 def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -> tuple[Tensors, Tensors]:
     """Two epochs of the first images, float32: Lightning's batches, channels last, and Keras's by ``preprocess``."""
-    part = Split(dataset.train.images[:IMAGES], dataset.train.labels[:IMAGES])
-    images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
+    part, images = _first(dataset.train, dataset)
     data = replace(data, batch_size=48)
-    theirs = keras_data.TrainingBatches(part, data, preprocess, seed=3)
-    ours_of, theirs_of = {}, {}
+    batches = keras_data.TrainingBatches(part, data, preprocess, seed=3)
+    count = len(part.labels)
+    ours, theirs = [], []
     for epoch in range(2):
         loader = TrainLoader(
-            len(part.labels),
+            count,
             data.batch_size,
-            draw=lambda epoch: draw_epoch(3, epoch, len(part.labels), data.image_size, data.augmentation),
+            draw=lambda epoch: draw_epoch(3, epoch, count, data.image_size, data.augmentation),
             epoch=lambda epoch=epoch: epoch,
             share=slice(None),
         )
-        for number, rows in enumerate(loader):
-            pixels, labels = images.training_batch(rows, data.augmentation.cutout)
-            ours_of |= _named(f"epoch {epoch} batch {number}", pixels.permute(0, 2, 3, 1).numpy(), labels.numpy())
-        theirs.start_epoch(epoch)
-        for number in range(len(theirs)):
-            theirs_of |= _named(f"epoch {epoch} batch {number}", *theirs[number])
-    return ours_of, theirs_of
+        ours += [images.training_batch(rows, data.augmentation.cutout) for rows in loader]
+        batches.start_epoch(epoch)
+        theirs += [batches[number] for number in range(len(batches))]
+    return _lightnings(ours), _named(theirs)
 
 
 def evaluation_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -> tuple[Tensors, Tensors]:
     """All of the first test images, in order, float32: Lightning's batches, and Keras's by ``preprocess``."""
-    part = Split(dataset.test.images[:IMAGES], dataset.test.labels[:IMAGES])
-    images = DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
+    part, images = _first(dataset.test, dataset)
     data = replace(data, eval_batch_size=48)
-    theirs = keras_data.EvaluationBatches(part, data, preprocess)
-    ours_of: Tensors = {}
-    for number, rows in enumerate(EvalLoader(len(part.labels), data.eval_batch_size, slice(None))):
-        pixels, labels = images.evaluation_batch(rows)
-        ours_of |= _named(f"batch {number}", pixels.permute(0, 2, 3, 1).numpy(), labels.numpy())
-    theirs_of: Tensors = {}
-    for number in range(len(theirs)):
-        theirs_of |= _named(f"batch {number}", *theirs[number])
-    return ours_of, theirs_of
+    batches = keras_data.EvaluationBatches(part, data, preprocess)
+    loader = EvalLoader(len(part.labels), data.eval_batch_size, slice(None))
+    ours = [images.evaluation_batch(rows) for rows in loader]
+    return _lightnings(ours), _named([batches[number] for number in range(len(batches))])
 
 
-def _named(name: str, images: np.ndarray, labels: np.ndarray) -> Tensors:
-    return {f"{name} images": np.asarray(images), f"{name} labels": np.asarray(labels)}
+def _first(part: Split, dataset: Dataset) -> tuple[Split, DeviceImages]:
+    """A part's first images, in memory and as Lightning holds them on its device."""
+    part = Split(part.images[:IMAGES], part.labels[:IMAGES])
+    return part, DeviceImages(part, dataset.normalization, torch.device("cpu"), torch.float32)
+
+
+def _lightnings(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> Tensors:
+    return _named([(images.permute(0, 2, 3, 1), labels) for images, labels in batches])
+
+
+def _named(batches: list[tuple[Any, Any]]) -> Tensors:
+    """Images (B, S, S, C) and labels (B,) of each batch, by its number."""
+    named = {}
+    for number, (images, labels) in enumerate(batches):
+        named |= {f"batch {number} images": np.asarray(images), f"batch {number} labels": np.asarray(labels)}
+    return named

@@ -20,7 +20,7 @@ from parity_tests.pair import Pair, Tensors, keras_precision
 def lightning_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
     """By ``Trainer.validate``."""
     module = VGGClassifier(pair.spec, data.image_size, len(dataset.class_names))
-    module.network = pair.torch_network
+    module.network = pair.torch.network
     images = ImageData(data)
     images.dataset = dataset
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -41,7 +41,7 @@ def lightning_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
 def keras_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
     """By ``model.evaluate``."""
     with keras_precision("float64"):
-        compile_model(pair.keras_model, pair.spec.label_smoothing, optimizer=None)
+        compile_model(pair.keras.model, pair.spec.label_smoothing, optimizer=None)
         batches = EvaluationBatches(dataset.val, data, normalizer(dataset.normalization, "float64"))
-        scores = pair.keras_model.evaluate(batches, verbose=0, return_dict=True)
+        scores = pair.keras.model.evaluate(batches, verbose=0, return_dict=True)
     return {"val_loss": np.array(scores["cross_entropy"]), "val_acc": np.array(scores["acc"])}

@@ -21,6 +21,7 @@ import numpy as np
 
 from keras_reference.data import Preprocess, normalizer
 from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import normalize
@@ -28,11 +29,11 @@ from lightning_vgg.images.dataset import Dataset, Split
 from parity_tests.collected_batches import evaluation_batches, training_batches
 from parity_tests.distance import Distance, distance
 from parity_tests.evaluate import keras_scores, lightning_scores
-from parity_tests.masks import keras_kept_values, keras_masks, torch_kept_values, torch_masks
 from parity_tests.pair import (
     Batch,
     Pair,
     Precision,
+    Side,
     Tensors,
     damped_scales,
     initial_tensors,
@@ -163,17 +164,14 @@ class Ladder:
 
     def specification(self) -> Rung:
         pair = self.pair("float32")
-        ours = {name: np.array(tensor.shape) for name, tensor in pair.torch_tensors().items()}
-        theirs = {name: np.array(tensor.shape) for name, tensor in pair.keras_tensors().items()}
         counts = [
-            sum(parameter.numel() for parameter in pair.torch_network.parameters()),
-            sum(int(np.prod(variable.shape)) for variable in pair.keras_model.trainable_variables),
+            sum(parameter.numel() for parameter in pair.torch.network.parameters()),
+            sum(int(np.prod(variable.shape)) for variable in pair.keras.model.trainable_variables),
             pair.plan.trainable_parameters,
         ]
-        found = distance(ours, theirs)
-        return exact(
-            "specification", found if len(set(counts)) == 1 else Distance(float("inf"), f"parameters {counts}")
-        )
+        if len(set(counts)) > 1:
+            return exact("specification", Distance(float("inf"), f"parameters {counts}"))
+        return exact("specification", distance(shapes(pair.torch.tensors()), shapes(pair.keras.tensors())))
 
     def initialization(self) -> Rung:
         """Spread of each tensor's initial values, in standard errors apart: chance alone stays below 5."""
@@ -200,107 +198,69 @@ class Ladder:
     def augmentation(self) -> Rung:
         """Two epochs of training batches of either side, bit for bit: order, flips, shifts and cutout."""
         lively = replace(self.data, augmentation=AugmentationSpec(flip=True, shift=4, cutout=8))
-        return exact(
-            "order and augmentation", distance(*training_batches(lively, self.dataset, self.keras_preprocess()))
-        )
+        found = distance(*training_batches(lively, self.dataset, self.keras_preprocess()))
+        return exact("order and augmentation", found)
 
     # What may differ by rounding
 
     def forward(self, precision: Precision) -> Rung:
         (batch,) = self.batches(1, precision)
-        return self._rung(
-            "forward",
-            precision,
-            GATES["forward"],
-            ours=lambda pair: {"logits": pair.torch_logits(batch)},
-            theirs=lambda pair: {"logits": pair.keras_logits(batch)},
-        )
+        return self._rung("forward", precision, GATES["forward"], lambda side: {"logits": side.logits(batch)})
 
     def loss(self, precision: Precision) -> Rung:
         """Training mode; once more with logits so large that clipped probabilities would show."""
         (batch,) = self.batches(1, precision)
-        logits = 40 * np.eye(self.classes)[(batch.labels + 1) % self.classes].astype(precision)
+        sure = 40 * np.eye(self.classes)[(batch.labels + 1) % self.classes].astype(precision)
 
-        def ours(pair: Pair) -> Tensors:
-            return {
-                "loss": pair.torch_loss(batch).detach().numpy(),
-                "of sure logits": pair.torch_loss_of(logits, batch),
-            }
+        def losses(side: Side) -> Tensors:
+            return {"loss": side.loss(batch), "of sure logits": side.loss_of(sure, batch)}
 
-        return self._rung(
-            "loss",
-            precision,
-            GATES["loss"],
-            ours,
-            theirs=lambda pair: {"loss": pair.keras_loss(batch), "of sure logits": pair.keras_loss_of(logits, batch)},
-        )
+        return self._rung("loss", precision, GATES["loss"], losses)
 
     def gradients(self, precision: Precision) -> Rung:
         (batch,) = self.batches(1, precision)
-        return self._rung(
-            "gradients",
-            precision,
-            GATES["gradients"],
-            ours=lambda pair: pair.torch_gradients(batch),
-            theirs=lambda pair: pair.keras_gradients(batch),
-            damped=True,
-        )
+        return self._rung("gradients", precision, GATES["gradients"], lambda side: side.gradients(batch), damped=True)
 
     def dropout(self, precision: Precision) -> Rung:
         """Gradients with the same masks in both, and what either framework multiplies the kept values by."""
         (batch,) = self.batches(1, precision)
 
-        def ours(pair: Pair) -> Tensors:
-            with torch_masks(pair.plan, BATCH):
-                gradients = pair.torch_gradients(batch)
-            return gradients | torch_kept_values(pair.torch_network)
+        def masked(side: Side) -> Tensors:
+            with side.masks(BATCH):
+                gradients = side.gradients(batch)
+            return gradients | side.kept_values()
 
-        def theirs(pair: Pair) -> Tensors:
-            with keras_masks(pair.plan, BATCH):
-                gradients = pair.keras_gradients(batch)
-            return gradients | keras_kept_values(pair.keras_model)
-
-        return self._rung("dropout, masks injected", precision, GATES["gradients"], ours, theirs, True, damped=True)
+        gate = GATES["gradients"]
+        return self._rung("dropout, masks injected", precision, gate, masked, dropout=True, damped=True)
 
     def frozen(self, precision: Precision) -> Rung:
         """Three steps with the first block frozen: it must stay as it is, statistics included."""
         batches, rates = self.batches(3, precision), [2.0**-7] * 3
         first = next(iter(self.pair(precision).plan.blocks))
 
-        def after(pair: Pair, steps: Callable[..., Iterator[None]], tensors: Callable[[], Tensors]) -> Tensors:
-            before = {name: value for name, value in tensors().items() if name.startswith(f"{first}.")}
-            pair.freeze(first)
-            for _ in steps(batches, OPTIMIZERS["sgd"][0], rates):
+        def trained(side: Side) -> Tensors:
+            before = {name: value for name, value in side.tensors().items() if name.startswith(f"{first}.")}
+            side.freeze(first)
+            for _ in side.steps(batches, OPTIMIZERS["sgd"][0], rates):
                 pass
-            moved = sum(not np.array_equal(tensors()[name], value) for name, value in before.items())
-            return {**tensors(), "frozen tensors that moved": np.array(float("nan") if moved else 1.0)}
+            after = side.tensors()
+            moved = any(not np.array_equal(after[name], value) for name, value in before.items())
+            return after | {"frozen tensors that moved": np.array(float("nan") if moved else 1.0)}
 
-        return self._rung(
-            f"frozen {first}, 3 steps",
-            precision,
-            GATES["sgd"],
-            ours=lambda pair: after(pair, pair.torch_steps, pair.torch_tensors),
-            theirs=lambda pair: after(pair, pair.keras_steps, pair.keras_tensors),
-        )
+        return self._rung(f"frozen {first}, 3 steps", precision, GATES["sgd"], trained)
 
     def clipping(self, precision: Precision) -> Rung:
         """One step with the gradients' common norm clipped to about a hundredth of itself."""
         batches, optimizer = self.batches(1, precision), OPTIMIZERS["sgd"][0]
         rates = [1.0]  # so that the step is as large as the clipped gradient
 
-        def moved(pair: Pair, steps: Callable[..., Iterator[None]], tensors: Callable[[], Tensors]) -> Tensors:
-            before = parameters(tensors())
-            list(steps(batches, optimizer, rates, clip=2.0**-6))
-            step = {name: value - before[name] for name, value in parameters(tensors()).items()}
-            return without_idle_biases(step, pair.plan)
+        def moved(side: Side) -> Tensors:
+            before = parameters(side.tensors())
+            list(side.steps(batches, optimizer, rates, clip=2.0**-6))
+            step = {name: value - before[name] for name, value in parameters(side.tensors()).items()}
+            return without_idle_biases(step, side.plan)
 
-        return self._rung(
-            "global-norm clipping",
-            precision,
-            GATES["clipping"],
-            ours=lambda pair: moved(pair, pair.torch_steps, pair.torch_tensors),
-            theirs=lambda pair: moved(pair, pair.keras_steps, pair.keras_tensors),
-        )
+        return self._rung("global-norm clipping", precision, GATES["clipping"], moved)
 
     def steps(self, name: str, precision: Precision) -> Iterator[Rung]:
         """Parameters after one step and after fifty, and the batch-norm statistics after fifty."""
@@ -309,26 +269,24 @@ class Ladder:
         batches = self.batches(STEPS, precision)
         pair = self.pair(precision)
 
-        def trajectory(steps: Iterator[None], tensors: Callable[[], Tensors]) -> tuple[Tensors, Tensors]:
+        def trajectory(side: Side, batches: list[Batch]) -> tuple[Tensors, Tensors]:
+            steps = side.steps(batches, optimizer, rates)
             next(steps)
-            first = tensors()
+            first = side.tensors()
             for _ in steps:
                 pass
-            return first, tensors()
+            return first, side.tensors()
 
-        twin = pair.torch_twin(nudge=0)  # fifty steps are dear, so there is one
-        # Every step adds up anew, and torch one image after the other: a nudge at the start alone would be a tenth of
-        # what the order of additions moves (lesson's network, 50 steps of SGD: 1.7e-13 against 1.9e-12).
-        backwards = [Batch(batch.images[::-1].copy(), batch.labels[::-1].copy()) for batch in batches]
-        sides = [
-            trajectory(pair.torch_steps(batches, optimizer, rates), pair.torch_tensors),
-            trajectory(pair.keras_steps(batches, optimizer, rates), pair.keras_tensors),
-        ]
-        found = self._trajectory_rungs(name, precision, optimizer, pair, sides)
+        twin = pair.torch.twin(nudge=0)  # fifty steps are dear, so there is one
+        sides = [trajectory(pair.torch, batches), trajectory(pair.keras, batches)]
+        found = self._trajectory_rungs(name, precision, optimizer, pair.plan, sides)
         # In float64 the gate tells enough, unless the network amplifies every rounding in fifty steps.
         if precision == "float32" or not all(rung.passed for rung in found):
-            sides.append(trajectory(twin.torch_steps(backwards, optimizer, rates), twin.torch_tensors))
-            found = self._trajectory_rungs(name, precision, optimizer, pair, sides)
+            # Every step adds up anew, and torch one image after the other: a nudge at the start alone would be a tenth
+            # of what the order of additions moves (lesson's network, 50 steps of SGD: 1.7e-13 against 1.9e-12).
+            backwards = [Batch(batch.images[::-1].copy(), batch.labels[::-1].copy()) for batch in batches]
+            sides.append(trajectory(twin, backwards))
+            found = self._trajectory_rungs(name, precision, optimizer, pair.plan, sides)
         yield from found
 
     def _trajectory_rungs(
@@ -336,7 +294,7 @@ class Ladder:
         name: str,
         precision: Precision,
         optimizer: OptimizerSpec,
-        pair: Pair,
+        plan: NetworkPlan,
         sides: Sequence[tuple[Tensors, Tensors]],
     ) -> list[Rung]:
         """Rungs of the tensors after the first and the last step: torch's, Keras's, then those of nudged copies."""
@@ -346,7 +304,7 @@ class Ladder:
                 (parameters, label, GATES["adam" if optimizer.name != "sgd" else "sgd"]),
                 (statistics, f"{label}, statistics", GATES["batch norm statistics"]),
             ):
-                reference, other, *nudged = (without_idle_biases(part(side[when]), pair.plan) for side in sides)
+                reference, other, *nudged = (without_idle_biases(part(side[when]), plan) for side in sides)
                 if not reference:
                     continue
                 control = max((distance(reference, twin).value for twin in nudged), default=None)
@@ -369,29 +327,25 @@ class Ladder:
     def whole_run(self) -> Rung:
         """One epoch of 500 images by either command line, float64: the histories, and the test of 200 images."""
         some = replace(self.dataset, train=_evenly(self.dataset.train, 500), test=_evenly(self.dataset.test, EVALUATED))
-        return Rung(
-            "whole run, 1 epoch",
-            "float64",
-            *distance(*histories(self.spec, replace(self.data, batch_size=64), some)),
-            limit=1e-10,
-        )
+        found = distance(*histories(self.spec, replace(self.data, batch_size=64), some))
+        return Rung("whole run, 1 epoch", "float64", *found, limit=1e-10)
 
     def _rung(
         self,
         name: str,
         precision: Precision,
         gate: Gate,
-        ours: Callable[[Pair], Tensors],
-        theirs: Callable[[Pair], Tensors],
+        measure: Callable[[Side], Tensors],
         dropout: bool = False,
         damped: bool = False,
     ) -> Rung:
+        """How far ``measure`` of the two sides lies apart; in float32, beside three nudged copies of torch's."""
         pair = self.pair(precision, dropout)
-        twins = [ours(twin) for twin in _twins(pair)]
-        reference = ours(pair)
-        scales = damped_scales(reference, pair.plan) if damped else None
-        control = max(distance(reference, twin, scales).value for twin in twins) if twins else None
-        return self._unless_kinks(verdict(name, precision, gate, distance(reference, theirs(pair), scales), control))
+        twins = [measure(pair.torch.twin(nudge)) for nudge in range(3)] if precision == "float32" else []
+        ours, theirs = measure(pair.torch), measure(pair.keras)
+        scales = damped_scales(ours, pair.plan) if damped else None
+        control = max((distance(ours, twin, scales).value for twin in twins), default=None)
+        return self._unless_kinks(verdict(name, precision, gate, distance(ours, theirs, scales), control))
 
     def _unless_kinks(self, rung: Rung) -> Rung:
         """A float32 rung that lies too far, told instead of failed where a ReLU's input changed sign by rounding."""
@@ -411,8 +365,8 @@ def _evenly(part: Split, count: int) -> Split:
     return Split(part.images[rows], part.labels[rows])
 
 
-def _twins(pair: Pair) -> list[Pair]:
-    return [pair.torch_twin(nudge=seed) for seed in range(3)] if pair.precision == "float32" else []
+def shapes(tensors: Tensors) -> Tensors:
+    return {name: np.array(tensor.shape) for name, tensor in tensors.items()}
 
 
 def verdict(name: str, precision: Precision, gate: Gate, found: Distance, control: float | None) -> Rung:

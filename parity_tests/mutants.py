@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -15,19 +16,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from keras_reference.transfer import Backbone as KerasBackbone
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.training import dropout
-from lightning_vgg.training.data import EvalLoader
 from lightning_vgg.training.module import Scores
 from lightning_vgg.training.optim import ParameterGroup
+from lightning_vgg.training.transfer import Backbone as TorchBackbone
+from lightning_vgg.training.transfer import parameter_groups
 from parity_tests.frameworks import keras
 from parity_tests.ladder import Ladder, Rung
-from parity_tests.pair import Batch, Pair
+from parity_tests.pair import Batch, KerasSide, TorchSide
 from parity_tests.transfer_ladder import TransferLadder
 
 Climb = Callable[[Ladder], Iterator[Rung]]
+Plant = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Mutant:
     name: str
     climb: Climb
     switches: tuple[str, ...] = ()
-    plant: Callable[[], AbstractContextManager[Any]] = nullcontext
+    plant: Plant = nullcontext
     spec: Callable[[ModelSpec], ModelSpec] = field(default=lambda spec: spec)
 
 
@@ -53,7 +58,9 @@ def _one(rung: Callable[[Ladder], Rung]) -> Climb:
     return lambda ladder: iter([rung(ladder)])
 
 
+@cache
 def _steps(name: str) -> Climb:
+    """One and the same for an optimizer, so that its rungs without a fault are climbed once for all mutants."""
     return lambda ladder: ladder.steps(name, "float64")
 
 
@@ -86,99 +93,53 @@ def _optimizer(**values: Any) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: replace(spec, optimizer=OptimizerSpec(**values))
 
 
-@contextmanager
-def _torch_steps_with(change: Callable[[OptimizerSpec, Any], tuple[OptimizerSpec, Any]]) -> Iterator[None]:
-    """The Lightning side alone trains with another optimizer or other rates."""
-    right = Pair.torch_steps
+def _instead(target: str, wrong: Any) -> Plant:
+    """Something else under a name, such as ``package.module.Class.method``."""
+    return lambda: mock.patch(target, wrong)
 
-    def wrong(
-        self: Pair, batches: Any, optimizer: OptimizerSpec, rates: Any, clip: float | None = None
-    ) -> Iterator[None]:
+
+def _torch_steps_with(change: Callable[[OptimizerSpec, Any], tuple[OptimizerSpec, Any]]) -> Plant:
+    """The Lightning side alone trains with another optimizer or other rates."""
+    right = TorchSide.steps
+
+    def wrong(self: TorchSide, batches: Any, optimizer: OptimizerSpec, rates: Any, clip: float | None = None) -> Any:
         return right(self, batches, *change(optimizer, rates), clip)
 
-    with mock.patch.object(Pair, "torch_steps", wrong):
-        yield
+    return _instead("parity_tests.pair.TorchSide.steps", wrong)
 
 
-@contextmanager
-def _probabilities_clipped() -> Iterator[None]:
-    """Keras's loss on probabilities, which it clips to [1e-7, 1 - 1e-7]."""
-
-    def wrong(self: Pair, logits: Any, batch: Any) -> np.ndarray:
-        # By way of numpy: where Keras still sees the softmax it goes back to the logits.
-        probabilities = keras.ops.convert_to_tensor(np.asarray(keras.ops.softmax(logits)))
-        return np.asarray(keras.ops.mean(keras.ops.sparse_categorical_crossentropy(batch.labels, probabilities)))
-
-    with mock.patch.object(Pair, "keras_loss_of", wrong):
-        yield
+def _loss_of_clipped_probabilities(self: KerasSide, logits: Any, batch: Batch) -> np.ndarray:
+    """Keras clips them to [1e-7, 1 - 1e-7]."""
+    # By way of numpy: where Keras still sees the softmax it goes back to the logits.
+    probabilities = keras.ops.convert_to_tensor(np.asarray(keras.ops.softmax(logits)))
+    return np.asarray(keras.ops.mean(keras.ops.sparse_categorical_crossentropy(batch.labels, probabilities)))
 
 
-@contextmanager
-def _scores_weigh_batches_alike() -> Iterator[None]:
-    def wrong(self: Scores, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
-        self.loss.update(loss, 50)  # four batches of 200 images in all
-        self.counts.update(logits, labels)
-
-    with mock.patch.object(Scores, "update", wrong):
-        yield
+def _loss_of_hard_labels(self: TorchSide, logits: np.ndarray, batch: Batch) -> np.ndarray:
+    return nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(batch.labels)).numpy()
 
 
-def _without_last_batch() -> AbstractContextManager[Any]:
-    return mock.patch.object(EvalLoader, "__len__", lambda self: self.count // self.batch_size)
+def _weigh_batches_alike(self: Scores, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
+    self.loss.update(loss, 50)  # four batches of 200 images in all
+    self.counts.update(logits, labels)
 
 
-def _statistics_move_while_frozen() -> AbstractContextManager[Any]:
-    def wrong(self: Pair, block: str) -> None:
-        self.torch_network.get_submodule(block).requires_grad_(False)
-        for layer in self.keras_model.layers:
-            if layer.name.startswith(f"{block}_"):
-                layer.trainable = False
-
-    return mock.patch.object(Pair, "freeze", wrong)
+def _freeze_weights_alone(self: TorchSide, block: str) -> None:
+    self.network.get_submodule(block).requires_grad_(False)
 
 
-def _dropout_not_inverted() -> AbstractContextManager[Any]:
-    def wrong(self: dropout.Dropout, inputs: torch.Tensor) -> torch.Tensor:
-        return dropout.drop(inputs, self.p) * (1 - self.p) if self.training and self.p else inputs
-
-    return mock.patch.object(dropout.Dropout, "forward", wrong)
+def _drop_without_inverting(self: dropout.Dropout, inputs: torch.Tensor) -> torch.Tensor:
+    return dropout.drop(inputs, self.p) * (1 - self.p) if self.training and self.p else inputs
 
 
-def _activation(name: str, wrong: Callable[[], nn.Module]) -> Callable[[], AbstractContextManager[Any]]:
+def _clip_each_tensor(parameters: Any, max_norm: float, epsilon: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            nn.utils.clip_grad_norm_([parameter], max_norm)
+
+
+def _activation(name: str, wrong: Callable[[], nn.Module]) -> Plant:
     return lambda: mock.patch.dict("lightning_vgg.training.blocks._ACTIVATIONS", {name: wrong})
-
-
-def _channels_swapped() -> AbstractContextManager[Any]:
-    from keras_reference import data
-
-    right = data.normalize
-    return mock.patch.object(data, "normalize", lambda images, *rest: right(images[..., ::-1], *rest))
-
-
-def _same_draws_every_epoch() -> AbstractContextManager[Any]:
-    from keras_reference import data
-
-    return mock.patch.object(data, "draw_epoch", lambda seed, epoch, *rest, **more: draw_epoch(seed, 0, *rest, **more))
-
-
-def _flatten_as_it_lies() -> AbstractContextManager[Any]:
-    return mock.patch("keras_reference.weights.reorder_flattened", lambda tensor, shape, to_keras: tensor)
-
-
-def _hard_labels() -> AbstractContextManager[Any]:
-    def wrong(self: Pair, logits: np.ndarray, batch: Batch) -> np.ndarray:
-        return nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(batch.labels)).numpy()
-
-    return mock.patch.object(Pair, "torch_loss_of", wrong)
-
-
-def _clipped_by_tensor() -> AbstractContextManager[Any]:
-    def wrong(parameters: Any, max_norm: float, epsilon: float) -> None:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                nn.utils.clip_grad_norm_([parameter], max_norm)
-
-    return mock.patch("parity_tests.pair.clip_gradients", wrong)
 
 
 def _on_a_backbone(spec: ModelSpec) -> ModelSpec:
@@ -187,68 +148,42 @@ def _on_a_backbone(spec: ModelSpec) -> ModelSpec:
     return replace(spec, backbone=backbone, network=replace(spec.network, conv_block="batch norm", filters=[128]))
 
 
-def _preprocessed_as_rgb() -> AbstractContextManager[Any]:
-    from keras_reference.transfer import Backbone
-
-    right = Backbone.preprocess
-    return mock.patch.object(
-        Backbone, "preprocess", lambda *arguments: lambda images: right(*arguments)(images[..., ::-1])
-    )
-
-
 def _torchvisions_preprocessing() -> AbstractContextManager[Any]:
     return mock.patch.dict(PREPROCESSING, {"keras_caffe": replace(PREPROCESSING["torchvision"], bgr=True)})
 
 
-def _first_kernel_as_it_lies() -> AbstractContextManager[Any]:
-    from keras_reference.transfer import Backbone
-
-    right = Backbone.tensors
-    return mock.patch.object(Backbone, "tensors", lambda self: (replace(tensor, bgr=False) for tensor in right(self)))
+def _preprocess_as_rgb(*arguments: Any, right: Any = KerasBackbone.preprocess) -> Any:
+    return lambda images: right(*arguments)(images[..., ::-1])
 
 
-def _resized(**settings: bool) -> Callable[[], AbstractContextManager[Any]]:
+def _tensors_as_they_lie(self: KerasBackbone, right: Any = KerasBackbone.tensors) -> Any:
+    return (replace(tensor, bgr=False) for tensor in right(self))
+
+
+def _resized(**settings: bool) -> Plant:
     def wrong(images: torch.Tensor, size: int) -> torch.Tensor:
         return nn.functional.interpolate(images, (size, size), mode="bilinear", **settings)  # type: ignore[arg-type]
 
-    return lambda: mock.patch("parity_tests.transfer_ladder.resize", wrong)
-
-
-def _maximum_for_the_average() -> AbstractContextManager[Any]:
-    return mock.patch(
-        "lightning_vgg.training.transfer.Backbone.pool", lambda self, hidden: hidden.amax((2, 3), keepdim=True)
-    )
+    return _instead("parity_tests.transfer_ladder.resize", wrong)
 
 
 @contextmanager
 def _nothing_frozen() -> Iterator[None]:
     """In torch: every layer requires gradients and is among the optimizer's."""
-    from lightning_vgg.training.transfer import Backbone
-
-    right = Backbone.freeze
+    right = TorchBackbone.freeze
     with (
-        mock.patch.object(Backbone, "freeze", lambda self, layers: right(self, 0)),
-        mock.patch(
-            "parity_tests.transfer_ladder.parameter_groups",
-            lambda network, plan: [ParameterGroup([*network.parameters()], 1.0)],
-        ),
+        mock.patch.object(TorchBackbone, "freeze", lambda self, layers: right(self, 0)),
+        mock.patch(_PARAMETER_GROUPS, lambda network, plan: [ParameterGroup([*network.parameters()], 1.0)]),
     ):
         yield
 
 
-def _one_rate_for_all_blocks() -> AbstractContextManager[Any]:
-    from parity_tests import transfer_ladder
-
-    right = transfer_ladder.parameter_groups
-    return mock.patch.object(
-        transfer_ladder, "parameter_groups", lambda *plan: [group._replace(rate_factor=1.0) for group in right(*plan)]
-    )
-
+_PARAMETER_GROUPS = "parity_tests.transfer_ladder.parameter_groups"
 
 MUTANTS = [
     Mutant("torch's epsilon, torch's formula", _steps("adam"), ("adam_epsilon", "adam_formula")),
     Mutant("Keras's epsilon, torch's formula", _steps("adam"), ("adam_formula",)),
-    Mutant("betas that float32 rounds", _steps("adam"), plant=lambda: mock.patch("keras_reference.optim.exact", float)),
+    Mutant("betas that float32 rounds", _steps("adam"), plant=_instead("keras_reference.optim.exact", float)),
     Mutant("unbiased running variance", _steps("sgd"), ("batch_norm_variance",)),
     Mutant("torch's batch-norm epsilon", _FORWARD, ("batch_norm_epsilon",)),
     Mutant("torch's batch-norm momentum", _steps("sgd"), ("batch_norm_momentum",)),
@@ -262,30 +197,53 @@ MUTANTS = [
     Mutant("AdamW with torch's decay", _steps("own"), ("adamw_decay",), spec=_optimizer(name="adamw")),
     Mutant("velocity without the rate, rate moving", _steps("nesterov"), ("sgd_velocity",)),
     Mutant("1e-6 added to the clipped norm", _CLIPPING, ("clip_epsilon",)),
-    Mutant("each tensor clipped by itself", _CLIPPING, plant=_clipped_by_tensor),
-    Mutant("torch's initialization", _one(Ladder.initialization), ("initialization",)),
-    Mutant("flattened as (H, W, C) lies in Keras", _FORWARD, plant=_flatten_as_it_lies),
-    Mutant("probabilities clipped in the loss", _LOSS, plant=_probabilities_clipped),
     Mutant(
-        "label smoothing forgotten", _LOSS, spec=lambda spec: replace(spec, label_smoothing=0.1), plant=_hard_labels
+        "each tensor clipped by itself",
+        _CLIPPING,
+        plant=_instead("parity_tests.pair.clip_gradients", _clip_each_tensor),
+    ),
+    Mutant("torch's initialization", _one(Ladder.initialization), ("initialization",)),
+    Mutant(
+        "flattened as (H, W, C) lies in Keras",
+        _FORWARD,
+        plant=_instead("keras_reference.weights.reorder_flattened", lambda tensor, shape, to_keras: tensor),
+    ),
+    Mutant(
+        "probabilities clipped in the loss",
+        _LOSS,
+        plant=_instead("parity_tests.pair.KerasSide.loss_of", _loss_of_clipped_probabilities),
+    ),
+    Mutant(
+        "label smoothing forgotten",
+        _LOSS,
+        plant=_instead("parity_tests.pair.TorchSide.loss_of", _loss_of_hard_labels),
+        spec=lambda spec: replace(spec, label_smoothing=0.1),
     ),
     Mutant(
         "one wrong momentum",
         _steps("sgd"),
-        plant=lambda: _torch_steps_with(lambda optimizer, rates: (replace(optimizer, momentum=0.876), rates)),
+        plant=_torch_steps_with(lambda optimizer, rates: (replace(optimizer, momentum=0.876), rates)),
     ),
     Mutant(
         "schedule one step early",
         _steps("nesterov"),
-        plant=lambda: _torch_steps_with(lambda optimizer, rates: (optimizer, np.append(rates[1:], rates[-1]))),
+        plant=_torch_steps_with(lambda optimizer, rates: (optimizer, np.append(rates[1:], rates[-1]))),
     ),
     Mutant(
         "decay of biases and batch norm",
         _steps("adamw"),
-        plant=lambda: _torch_steps_with(lambda optimizer, rates: (replace(optimizer, decay_all=True), rates)),
+        plant=_torch_steps_with(lambda optimizer, rates: (replace(optimizer, decay_all=True), rates)),
     ),
-    Mutant("frozen batch norm keeps counting", _FROZEN, plant=_statistics_move_while_frozen),
-    Mutant("dropout without the factor 1/(1 - rate)", _DROPOUT, plant=_dropout_not_inverted),
+    Mutant(
+        "frozen batch norm keeps counting",
+        _FROZEN,
+        plant=_instead("parity_tests.pair.TorchSide.freeze", _freeze_weights_alone),
+    ),
+    Mutant(
+        "dropout without the factor 1/(1 - rate)",
+        _DROPOUT,
+        plant=_instead("lightning_vgg.training.dropout.Dropout.forward", _drop_without_inverting),
+    ),
     Mutant(
         "torch's slope of leaky ReLU",
         _FORWARD,
@@ -298,23 +256,63 @@ MUTANTS = [
         spec=_recipe("conv(gelu) - maxpool"),
         plant=_activation("gelu", lambda: nn.GELU(approximate="tanh")),
     ),
-    Mutant("channels swapped", _PREPROCESSING, plant=_channels_swapped),
-    Mutant("the same draws in every epoch", _AUGMENTATION, plant=_same_draws_every_epoch),
-    Mutant("mean over batches, the smaller last one alike", _EVALUATION, plant=_scores_weigh_batches_alike),
-    Mutant("last partial batch dropped", _EVALUATION, plant=_without_last_batch),
-    Mutant("RGB for weights that read BGR", _PREPROCESSING, plant=_preprocessed_as_rgb, spec=_on_a_backbone),
+    Mutant(
+        "channels swapped",
+        _PREPROCESSING,
+        plant=_instead("keras_reference.data.normalize", lambda images, *rest: normalize(images[..., ::-1], *rest)),
+    ),
+    Mutant(
+        "the same draws in every epoch",
+        _AUGMENTATION,
+        plant=_instead("keras_reference.data.draw_epoch", lambda seed, epoch, *rest: draw_epoch(seed, 0, *rest)),
+    ),
+    Mutant(
+        "mean over batches, the smaller last one alike",
+        _EVALUATION,
+        plant=_instead("lightning_vgg.training.module.Scores.update", _weigh_batches_alike),
+    ),
+    Mutant(
+        "last partial batch dropped",
+        _EVALUATION,
+        plant=_instead("lightning_vgg.training.data.EvalLoader.__len__", lambda self: self.count // self.batch_size),
+    ),
+    Mutant(
+        "RGB for weights that read BGR",
+        _PREPROCESSING,
+        plant=_instead("keras_reference.transfer.Backbone.preprocess", _preprocess_as_rgb),
+        spec=_on_a_backbone,
+    ),
     Mutant(
         "torchvision's preprocessing for Keras's weights",
         _PREPROCESSING,
         plant=_torchvisions_preprocessing,
         spec=_on_a_backbone,
     ),
-    Mutant("first kernel not turned around", _EMBEDDINGS, plant=_first_kernel_as_it_lies, spec=_on_a_backbone),
+    Mutant(
+        "first kernel not turned around",
+        _EMBEDDINGS,
+        plant=_instead("keras_reference.transfer.Backbone.tensors", _tensors_as_they_lie),
+        spec=_on_a_backbone,
+    ),
     Mutant("resized with antialiasing", _RESIZE, plant=_resized(antialias=True), spec=_on_a_backbone),
     Mutant("resized between the corners", _RESIZE, plant=_resized(align_corners=True), spec=_on_a_backbone),
-    Mutant("maximum taken for the average", _EMBEDDINGS, plant=_maximum_for_the_average, spec=_on_a_backbone),
+    Mutant(
+        "maximum taken for the average",
+        _EMBEDDINGS,
+        plant=_instead(
+            "lightning_vgg.training.transfer.Backbone.pool", lambda self, hidden: hidden.amax((2, 3), keepdim=True)
+        ),
+        spec=_on_a_backbone,
+    ),
     Mutant("frozen layers train", _FINE_TUNING, plant=_nothing_frozen, spec=_on_a_backbone),
-    Mutant("one rate for all blocks", _FINE_TUNING, plant=_one_rate_for_all_blocks, spec=_on_a_backbone),
+    Mutant(
+        "one rate for all blocks",
+        _FINE_TUNING,
+        plant=_instead(
+            _PARAMETER_GROUPS, lambda *plan: [each._replace(rate_factor=1.0) for each in parameter_groups(*plan)]
+        ),
+        spec=_on_a_backbone,
+    ),
 ]
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,13 +18,22 @@ from keras_reference import optim as keras_optim
 from keras_reference.weights import load_tensors, model_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, plan_network
-from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Conv, Dense, Dropout, GlobalAveragePool, MaxPool
-from lightning_vgg.experiment.semantics import resolve_semantics
+from lightning_vgg.experiment.recipe import (
+    AveragePool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    GlobalAveragePool,
+    MaxPool,
+    parse_recipe,
+)
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.frameworks import keras
+from parity_tests.masks import keras_kept_values, keras_masks, torch_kept_values, torch_masks
 
 Precision = Literal["float64", "float32"]
 Tensors = dict[str, np.ndarray]
@@ -41,11 +49,177 @@ class Batch:
     labels: np.ndarray
 
 
-class Pair:
-    """The network of ``spec`` in torch and in Keras, dropout off unless masks are given.
+class TorchSide:
+    """The network as the Lightning side builds it.
 
     All tensors, batch-norm statistics included, start from random values, so that none is trivially 0 or 1.
     """
+
+    def __init__(self, spec: ModelSpec, plan: NetworkPlan, precision: Precision) -> None:
+        self.plan, self.label_smoothing = plan, spec.label_smoothing
+        self.semantics = spec.resolved_semantics
+        self.frozen_block: str | None = None
+        torch.manual_seed(0)
+        self.network: nn.Module = build_network(plan, self.semantics).to(getattr(torch, precision))
+        randomize(self.network)
+
+    def twin(self, nudge: int | None = None) -> TorchSide:
+        """A copy; ``nudge`` seeds a step of one ulp up or down for every weight."""
+        twin = copy(self)
+        twin.network = deepcopy(self.network)
+        if nudge is not None:
+            nudge_parameters(twin.network, nudge)
+        return twin
+
+    def tensors(self) -> Tensors:
+        """Parameters and batch-norm statistics, copied, in torch's names and layouts."""
+        return network_tensors(self.network)
+
+    def freeze(self, block: str) -> None:
+        """Neither weights nor statistics of the block move any more."""
+        self.frozen_block = block
+        self.network.get_submodule(block).requires_grad_(False)
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """(B, classes), in evaluation mode."""
+        self.network.eval()
+        with torch.no_grad():
+            return self.network(_nchw(batch.images)).numpy()
+
+    def loss(self, batch: Batch) -> np.ndarray:
+        """The training loss, in training mode."""
+        return self._loss(batch).detach().numpy()
+
+    def loss_of(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        """The training loss of given logits (B, classes)."""
+        labels = torch.from_numpy(batch.labels)
+        return F.cross_entropy(torch.from_numpy(logits), labels, label_smoothing=self.label_smoothing).numpy()
+
+    def gradients(self, batch: Batch) -> Tensors:
+        """Of the training loss, in torch's names and layouts."""
+        self.network.zero_grad()
+        self._loss(batch).backward()
+        return {
+            name: parameter.grad.numpy().copy()
+            for name, parameter in self.network.named_parameters()
+            if parameter.grad is not None
+        }
+
+    def activations(self, batch: Batch) -> Tensors:
+        """What convolutions and dense layers put out in training mode, channels last; the statistics stay."""
+        outputs: Tensors = {}
+        twin = self.twin()
+        for name in _kinked(self.plan):
+            twin.network.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: outputs.update({name: output.detach().numpy()})
+            )
+        twin.loss(batch)
+        return {name: np.moveaxis(output, 1, -1) for name, output in outputs.items()}
+
+    def masks(self, batch: int) -> AbstractContextManager[None]:
+        """Dropout takes the masks that :mod:`parity_tests.masks` draws for batches of this size."""
+        return torch_masks(self.plan, batch)
+
+    def kept_values(self) -> Tensors:
+        """What each dropout layer makes of a kept 1."""
+        return torch_kept_values(self.network)
+
+    def steps(
+        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        """Train batch after batch, at a learning rate each; yields after each step."""
+        stepper = build_optimizer(self.network, optimizer, self.semantics)
+        for batch, rate in zip(batches, rates, strict=True):
+            for group in stepper.param_groups:
+                group["lr"] = rate
+            stepper.zero_grad()
+            self._loss(batch).backward()
+            if clip is not None:
+                clip_gradients(self.network.parameters(), clip, self.semantics.clip_epsilon)
+            stepper.step()
+            yield
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """With the graph."""
+        self.network.train()
+        if self.frozen_block is not None:
+            self.network.get_submodule(self.frozen_block).eval()
+        logits = self.network(_nchw(batch.images))
+        return F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=self.label_smoothing)
+
+
+class KerasSide:
+    """The network as the Keras reference builds it, from given weights; its methods are those of :class:`TorchSide`."""
+
+    def __init__(self, spec: ModelSpec, plan: NetworkPlan, precision: Precision, tensors: Tensors) -> None:
+        self.plan, self.precision = plan, precision
+        with keras_precision(precision):
+            self.loss_function = keras_optim.training_loss(spec.label_smoothing, plan.num_classes)
+            self.model = keras_blocks.build_network(plan)
+            load_tensors("torch's network", model_tensors(self.model, plan), tensors)
+
+    def tensors(self) -> Tensors:
+        return keras_tensors(model_tensors(self.model, self.plan))
+
+    def freeze(self, block: str) -> None:
+        for layer in self.model.layers:
+            if layer.name.startswith(f"{block}_"):
+                layer.trainable = False
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        return np.asarray(self.model(batch.images, training=False))
+
+    def loss(self, batch: Batch) -> np.ndarray:
+        return self.loss_of(self.model(batch.images, training=True), batch)
+
+    def loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
+        with keras_precision(self.precision):
+            return np.asarray(self.loss_function(batch.labels, logits))
+
+    def gradients(self, batch: Batch) -> Tensors:
+        """Put into a second model, and read back like weights."""
+        import tensorflow as tf
+
+        with keras_precision(self.precision):
+            holder = keras_blocks.build_network(self.plan)
+        with tf.GradientTape() as tape:
+            value = self.loss_function(batch.labels, self.model(batch.images, training=True))
+        gradients = tape.gradient(value, [variable.value for variable in self.model.trainable_variables])
+        for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
+            variable.assign(gradient)
+        return parameters(keras_tensors(model_tensors(holder, self.plan)))
+
+    def activations(self, batch: Batch) -> Tensors:
+        names = _kinked(self.plan)
+        probe = keras.Model(self.model.inputs, {n: self.model.get_layer(n.replace(".", "_")).output for n in names})
+        before = self.tensors()
+        outputs = probe(batch.images, training=True)
+        load_tensors("itself", model_tensors(self.model, self.plan), before)
+        return {name: np.asarray(outputs[name]) for name in names}
+
+    def masks(self, batch: int) -> AbstractContextManager[None]:
+        return keras_masks(self.plan, batch)
+
+    def kept_values(self) -> Tensors:
+        return keras_kept_values(self.model)
+
+    def steps(
+        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        """By Keras's own ``train_on_batch``."""
+        with keras_precision(self.precision):
+            stepper = keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, self.model.trainable_variables)
+            self.model.compile(stepper, self.loss_function, jit_compile=False)
+            for batch in batches:
+                self.model.train_on_batch(batch.images, batch.labels)
+                yield
+
+
+Side = TorchSide | KerasSide
+
+
+class Pair:
+    """The network of ``spec`` in torch and in Keras with the same weights, dropout off unless it is asked for."""
 
     def __init__(
         self,
@@ -56,151 +230,20 @@ class Pair:
         dropout: bool = False,
         channels: int = 3,
     ) -> None:
-        if not dropout:
-            spec = without_dropout(spec)
-        self.spec = spec
-        self.frozen_block: str | None = None
-        self.precision = precision
-        self.plan = plan_network(spec.network, image_size, num_classes, channels)
-        self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
-        torch.manual_seed(0)
-        self.torch_network: nn.Module = build_network(self.plan, self.semantics).to(getattr(torch, precision))
-        randomize(self.torch_network)
-        with keras_precision(precision):
-            self.keras_model = keras_blocks.build_network(self.plan)
-            load_tensors("torch's network", model_tensors(self.keras_model, self.plan), self.torch_tensors())
-
-    def torch_twin(self, nudge: int | None = None) -> Pair:
-        """A pair whose torch network is a copy; ``nudge`` seeds a step of one ulp up or down for every weight."""
-        twin = copy(self)
-        twin.torch_network = deepcopy(self.torch_network)
-        if nudge is not None:
-            nudge_parameters(twin.torch_network, nudge)
-        return twin
-
-    def freeze(self, block: str) -> None:
-        """Neither weights nor statistics of the block move any more, in both frameworks."""
-        self.frozen_block = block
-        self.torch_network.get_submodule(block).requires_grad_(False)
-        for layer in self.keras_model.layers:
-            if layer.name.startswith(f"{block}_"):
-                layer.trainable = False
-
-    # Weights and statistics
-
-    def torch_tensors(self) -> Tensors:
-        return network_tensors(self.torch_network)
-
-    def keras_tensors(self) -> Tensors:
-        return keras_tensors(model_tensors(self.keras_model, self.plan))
-
-    # One batch
-
-    def torch_logits(self, batch: Batch, training: bool = False) -> np.ndarray:
-        self.torch_network.train(training)
-        with torch.no_grad():
-            return self.torch_network(_nchw(batch.images)).numpy()
-
-    def keras_logits(self, batch: Batch) -> np.ndarray:
-        return np.asarray(self.keras_model(batch.images, training=False))
-
-    def torch_loss(self, batch: Batch) -> torch.Tensor:
-        """Training loss, with the graph."""
-        self.torch_network.train()
-        if self.frozen_block is not None:
-            self.torch_network.get_submodule(self.frozen_block).eval()
-        logits = self.torch_network(_nchw(batch.images))
-        return F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=self.spec.label_smoothing)
-
-    def keras_loss(self, batch: Batch) -> np.ndarray:
-        return self.keras_loss_of(self.keras_model(batch.images, training=True), batch)
-
-    def torch_loss_of(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
-        labels = torch.from_numpy(batch.labels)
-        return F.cross_entropy(torch.from_numpy(logits), labels, label_smoothing=self.spec.label_smoothing).numpy()
-
-    def keras_loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
-        with keras_precision(self.precision):
-            loss = keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes)
-            return np.asarray(loss(batch.labels, logits))
-
-    def torch_gradients(self, batch: Batch) -> Tensors:
-        self.torch_network.zero_grad()
-        self.torch_loss(batch).backward()
-        return {
-            name: parameter.grad.numpy().copy()
-            for name, parameter in self.torch_network.named_parameters()
-            if parameter.grad is not None
-        }
-
-    def keras_gradients(self, batch: Batch) -> Tensors:
-        """In torch's names and layouts: the gradients are put into a second model, and read back like weights."""
-        import tensorflow as tf
-
-        with keras_precision(self.precision):
-            loss = keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes)
-            holder = keras_blocks.build_network(self.plan)
-        with tf.GradientTape() as tape:
-            value = loss(batch.labels, self.keras_model(batch.images, training=True))
-        gradients = tape.gradient(value, [variable.value for variable in self.keras_model.trainable_variables])
-        for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
-            variable.assign(gradient)
-        tensors = keras_tensors(model_tensors(holder, self.plan))
-        return {name: value for name, value in tensors.items() if not name.endswith(_STATISTICS)}
+        self.spec = spec if dropout else without_dropout(spec)
+        self.plan = plan_network(self.spec.network, image_size, num_classes, channels)
+        self.torch = TorchSide(self.spec, self.plan, precision)
+        self.keras = KerasSide(self.spec, self.plan, precision, self.torch.tensors())
 
     def flipped_kinks(self, batch: Batch) -> int:
         """Activations of convolutions and dense layers that are 0 in one framework and not in the other."""
-        names = [layer.name for layer in self.plan.layers if isinstance(layer.layer, Conv | Dense)]
-        outputs: dict[str, np.ndarray] = {}
-        twin = self.torch_twin()
-        for name in names:
-            twin.torch_network.get_submodule(name).register_forward_hook(
-                lambda module, inputs, output, name=name: outputs.update({name: output.detach().numpy()})
-            )
-        twin.torch_loss(batch)
-        layers = [self.keras_model.get_layer(name.replace(".", "_")).output for name in names]
-        probe = keras.Model(self.keras_model.inputs, layers)
-        before = self.keras_tensors()  # a pass in training mode moves the statistics
-        theirs = probe(batch.images, training=True)
-        load_tensors("itself", model_tensors(self.keras_model, self.plan), before)
-        flipped = 0
-        for name, other in zip(names, theirs if isinstance(theirs, list) else [theirs], strict=True):
-            ours = np.moveaxis(outputs[name], 1, -1)
-            flipped += int(((ours == 0) != (np.asarray(other) == 0)).sum())
-        return flipped
+        ours, theirs = self.torch.activations(batch), self.keras.activations(batch)
+        return sum(int(((ours[name] == 0) != (theirs[name] == 0)).sum()) for name in _kinked(self.plan))
 
-    # Many batches
 
-    def torch_steps(
-        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
-    ) -> Iterator[None]:
-        """Train batch after batch; yields after each step."""
-        stepper = build_optimizer(self.torch_network, optimizer, self.semantics)
-        for batch, rate in zip(batches, rates, strict=True):
-            for group in stepper.param_groups:
-                group["lr"] = rate
-            stepper.zero_grad()
-            self.torch_loss(batch).backward()
-            if clip is not None:
-                clip_gradients(self.torch_network.parameters(), clip, self.semantics.clip_epsilon)
-            stepper.step()
-            yield
-
-    def keras_steps(
-        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
-    ) -> Iterator[None]:
-        """The same by Keras's own ``train_on_batch``."""
-        with keras_precision(self.precision):
-            self.keras_model.compile(
-                optimizer=keras_optim.build_optimizer(
-                    optimizer, np.asarray(rates), clip, self.keras_model.trainable_variables
-                ),
-                loss=keras_optim.training_loss(self.spec.label_smoothing, self.plan.num_classes),
-                jit_compile=False,
-            )
-            for batch in batches:
-                self.keras_model.train_on_batch(batch.images, batch.labels)
-                yield
+def _kinked(plan: NetworkPlan) -> list[str]:
+    """The layers that carry an activation."""
+    return [layer.name for layer in plan.layers if isinstance(layer.layer, Conv | Dense)]
 
 
 def nudge_parameters(network: nn.Module, seed: int) -> None:
@@ -215,7 +258,7 @@ def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int) -> tuple
     """Freshly initialized, by torch and by Keras, each with its own chance."""
     plan = plan_network(spec.network, image_size, num_classes)
     torch.manual_seed(0)
-    ours = network_tensors(build_network(plan, resolve_semantics(spec.semantics, spec.semantics_except)))
+    ours = network_tensors(build_network(plan, spec.resolved_semantics))
     keras.utils.set_random_seed(0)
     return ours, keras_tensors(model_tensors(keras_blocks.build_network(plan), plan))
 
@@ -263,19 +306,14 @@ def damped_scales(gradients: Tensors, plan: NetworkPlan) -> dict[str, float]:
 def without_dropout(spec: ModelSpec) -> ModelSpec:
     """The same layers, every dropout at rate 0."""
 
-    def off(recipe: str) -> str:
-        return re.sub(r"dropout\s*\([^)]*\)", "dropout", recipe, flags=re.IGNORECASE)
-
-    def off_all(block: str | list[str]) -> str | list[str]:
-        return off(block) if isinstance(block, str) else [off(recipe) for recipe in block]
+    def off(block: str | list[str]) -> Any:
+        if isinstance(block, list):
+            return [off(recipe) for recipe in block]
+        return str(parse_recipe(block).map(lambda layer: Dropout() if isinstance(layer, Dropout) else layer))
 
     network = spec.network
-    return replace(
-        spec,
-        network=replace(
-            network, conv_block=off_all(network.conv_block), dense_block=off_all(network.dense_block), dropout=0.0
-        ),
-    )
+    blocks = {"conv_block": off(network.conv_block), "dense_block": off(network.dense_block)}
+    return replace(spec, network=replace(network, **blocks, dropout=0.0))
 
 
 def randomize(network: nn.Module) -> None:

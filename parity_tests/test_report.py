@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from keras_reference import cli as keras_cli
+from lightning_vgg import cli
 
 EXPERIMENT = """
 experiment: tiny
@@ -20,20 +20,18 @@ trainer: {max_epochs: 2, logger: false, enable_progress_bar: false}
 
 
 @pytest.mark.slow
-def test_real_runs_of_both_frameworks_make_a_report(tmp_path: Path) -> None:
+def test_real_runs_of_both_frameworks_make_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
 
-    def run(program: str, *arguments: str) -> str:
-        command = [str(Path(sys.executable).parent / program), *arguments]
-        result = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    run("lightning-vgg", "fit", "-c", "tiny.yaml", "--name", "ours")
-    run("keras-reference", "fit", "-c", "tiny.yaml", "--name", "theirs")
-    output = run("lightning-vgg", "report", "runs/tiny/ours", "runs/tiny/theirs")
+    monkeypatch.chdir(tmp_path)
+    assert cli.run("fit -c tiny.yaml --name ours".split()) == 0
+    assert keras_cli.run("fit -c tiny.yaml --name theirs".split()) == 0
+    capsys.readouterr()
+    assert cli.run("report runs/tiny/ours runs/tiny/theirs".split()) == 0
     report = tmp_path / "runs" / "tiny" / "report"
-    assert output == f"report   {report / 'report.html'}\n"
+    assert capsys.readouterr().out == f"report   {report / 'report.html'}\n"
     findings = json.loads((report / "report.json").read_text())
     assert list(findings["arms"]) == ["lightning-keras", "keras"]
     assert findings["reference"] == "keras"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import contextlib
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lightning_vgg import cli
 from lightning_vgg.experiment.specs import (
     AugmentationSpec,
     BackboneSpec,
@@ -20,7 +20,6 @@ from lightning_vgg.experiment.specs import (
     ScheduleSpec,
 )
 from lightning_vgg.images.dataset import load_dataset
-from lightning_vgg.runs.folder import RunFolder
 from parity_tests.distance import distance
 from parity_tests.ladder import Rung
 from parity_tests.transfer_ladder import TransferLadder
@@ -34,32 +33,15 @@ HEAD = NetworkSpec(conv_block="batch norm", filters=[6], units=[8], dense_block=
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of Lightning's with batch norm and its neutral weights, which Keras reads."""
     folder = tmp_path_factory.mktemp("source")
-    program = Path(sys.executable).parent / "lightning-vgg"
-    fit = (
-        "fit",
-        "--data.source",
-        "digits",
-        "--data.image_size",
-        "16",
-        "--data.train_images",
-        "200",
-        "--model.network.filters",
-        "[4,6,6]",
-        "--model.network.units",
-        "[]",
-        "--trainer.max_epochs",
-        "2",
-        "--model.network.conv_block",
-        "conv - batch norm - conv - maxpool",
-        "--trainer.logger",
-        "false",
-        "--name",
-        "source",
-    )
-    run = RunFolder(folder / "runs" / "vgg" / "source")
-    for arguments in (fit, ("export", str(run.path))):
-        subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True, env=os.environ, text=True)
-    return run.path
+    fit = """
+        fit --data.source digits --data.image_size 16 --data.train_images 200
+        --model.network.filters [4,6,6] --model.network.units [] --trainer.max_epochs 2
+        --model.network.conv_block 'conv - batch norm - conv - maxpool' --trainer.logger false
+        --name source
+    """
+    with contextlib.chdir(folder):
+        assert [cli.run(shlex.split(line)) for line in (fit, "export runs/vgg/source")] == [0, 0]
+    return folder / "runs" / "vgg" / "source"
 
 
 def spec_on(source: Path, **settings: object) -> ModelSpec:

@@ -22,7 +22,6 @@ from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.recipe import Dropout
-from lightning_vgg.experiment.semantics import resolve_semantics
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
@@ -34,7 +33,7 @@ from lightning_vgg.training.transfer import count_parameters as torch_count
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
 from parity_tests.frameworks import keras
-from parity_tests.ladder import BATCH, GATES, OPTIMIZERS, STEPS, Gate, Ladder, Rung, exact, verdict
+from parity_tests.ladder import BATCH, GATES, OPTIMIZERS, STEPS, Gate, Ladder, Rung, exact, shapes, verdict
 from parity_tests.pair import Batch, Precision, Tensors, keras_precision, nudge_parameters, randomize, without_dropout
 
 EMBEDDED = 256
@@ -63,11 +62,9 @@ class TransferPair:
         assert spec.backbone is not None
         spec = without_dropout(spec)
         self.spec, self.precision = spec, precision
-        self.semantics = resolve_semantics(spec.semantics, spec.semantics_except)
-        ours, theirs = (
-            torch_pretrained(spec.backbone, image_size, self.semantics),
-            keras_pretrained(spec.backbone, image_size),
-        )
+        self.semantics = spec.resolved_semantics
+        ours = torch_pretrained(spec.backbone, image_size, self.semantics)
+        theirs = keras_pretrained(spec.backbone, image_size)
         self.plan = ours.plan
         head = plan_model(spec, image_size, num_classes, self.plan)
         torch.manual_seed(0)
@@ -155,9 +152,8 @@ class TransferLadder(Ladder):
 
     def __init__(self, spec: ModelSpec, data: DataSpec, dataset: Dataset) -> None:
         assert spec.backbone is not None
-        pretrained = torch_pretrained(
-            spec.backbone, data.image_size, resolve_semantics(spec.semantics, spec.semantics_except)
-        )
+        semantics = spec.resolved_semantics
+        pretrained = torch_pretrained(spec.backbone, data.image_size, semantics)
         if pretrained.normalization is not None:
             dataset = replace(dataset, normalization=pretrained.normalization)
         super().__init__(spec, data, dataset)
@@ -190,9 +186,8 @@ class TransferLadder(Ladder):
         images, labels = self.dataset.train
         order = draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
         preprocess = preprocess or (lambda pixels: normalize(pixels, self.dataset.normalization, np.dtype(precision)))
-        return [
-            Batch(preprocess(images[rows]), labels[rows]) for rows in np.split(order, range(BATCH, len(order), BATCH))
-        ]
+        parts = np.split(order, range(BATCH, len(order), BATCH))
+        return [Batch(preprocess(images[rows]), labels[rows]) for rows in parts]
 
     def keras_images(self, pair: TransferPair, count: int) -> list[Batch]:
         assert pair.keras.backbone is not None
@@ -201,13 +196,13 @@ class TransferLadder(Ladder):
 
     def specification(self) -> Rung:
         pair = self.transfer_pair("float32")
-        ours = {name: np.array(tensor.shape) for name, tensor in pair.torch_tensors().items()}
-        theirs = {name: np.array(tensor.shape) for name, tensor in keras_tensors(pair.keras.tensors()).items()}
+        found = distance(shapes(pair.torch_tensors()), shapes(keras_tensors(pair.keras.tensors())))
         layers = pair.plan.frozen_layers(0)
         pair.backbone.freeze(layers)
         pair.keras.model(layers)
         counts = torch_count(pair.torch_network), keras_count(pair.keras)
-        found = distance(ours, theirs) if counts[0] == counts[1] else Distance(float("inf"), f"parameters {counts}")
+        if counts[0] != counts[1]:
+            found = Distance(float("inf"), f"parameters {counts}")
         return exact("specification", found)
 
     def keras_preprocess(self) -> Preprocess:

@@ -13,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -28,38 +29,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-DATA = ["--data.source", "digits", "--data.image_size", "8", "--data.train_images", "600", "--data.batch_size", "16"]
-NETWORK = [
-    "--model.network.conv_block",
-    "conv - batch norm - maxpool - dropout",
-    "--model.network.filters",
-    "[8,8]",
-    "--model.network.units",
-    "[16]",
-]
-TRAINER = ["--trainer.max_epochs", "4", "--trainer.logger", "false"]
-FIT = [
-    "fit",
-    *DATA,
-    *NETWORK,
-    *TRAINER,
-    "--model.schedule.name",
-    "cosine",
-    "--trainer.enable_model_summary",
-    "false",
-    "--name",
-    "run",
-]
-ON_BACKBONE = [
-    "--data.cache_dir",
-    "cache",
-    "--model.network.filters",
-    "[]",
-    "--model.backbone.weights",
-    "source",
-    "--model.backbone.layer",
-    "block2_pool",
-]
+DATA = "--data.source digits --data.image_size 8 --data.train_images 600 --data.batch_size 16".split()
+NETWORK = shlex.split("""
+    --model.network.conv_block 'conv - batch norm - maxpool - dropout' --model.network.filters [8,8]
+    --model.network.units [16]
+""")
+TRAINER = "--trainer.max_epochs 4 --trainer.logger false".split()
+SCHEDULE = "--model.schedule.name cosine --trainer.enable_model_summary false --name run".split()
+FIT = ["fit", *DATA, *NETWORK, *TRAINER, *SCHEDULE]
+ON_BACKBONE = """
+    --data.cache_dir cache --model.network.filters [] --model.backbone.weights source
+    --model.backbone.layer block2_pool
+""".split()
 COMPARED = {
     "compare": {
         "seeds": 1,
@@ -279,14 +260,10 @@ CASES = [
         [
             *FIT,
             *ON_BACKBONE,
-            "--model.backbone.unfreeze",
-            "{1: block1_pool, 3: block1_conv1}",
-            "--model.optimizer.name",
-            "sgd",
-            "--model.optimizer.momentum",
-            "0.9",
-            "--model.optimizer.learning_rate",
-            "0.05",
+            *shlex.split("""
+                --model.backbone.unfreeze '{1: block1_pool, 3: block1_conv1}' --model.optimizer.name sgd
+                --model.optimizer.momentum 0.9 --model.optimizer.learning_rate 0.05
+            """),
         ],
         same_runs,
     ),

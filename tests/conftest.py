@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"
+BIN = Path(sys.executable).parent
 
 # A key in the environment would send the tests' runs to somebody's account.
 for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
@@ -32,7 +39,8 @@ def wandb_variables() -> Iterator[None]:
             del os.environ[name]
 
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+Finished = subprocess.CompletedProcess[str]
+Command = Callable[..., Finished]
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +54,39 @@ def test_data() -> Path:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Run ``lightning-vgg ARGUMENTS`` as a user would, in a working folder of its own."""
-    return run_in(tmp_path)
+    """Run ``lightning-vgg ARGUMENTS`` in this process, in a working folder of its own."""
+    return run_here(tmp_path)
 
 
-def run_in(folder: Path) -> Command:
-    def run(*arguments: str | Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_here(folder: Path, program: str = "lightning-vgg") -> Command:
+    """Run commands in this process, which has loaded the frameworks already.
+
+    What they print and their status come back as those of a process would. The first argument is split into words as a
+    shell splits it, the others are a word each. Where the process itself is tested, or killed, there is `run_in`.
+    """
+
+    def run(line: str, *arguments: str | Path, status: int = 0, **environment: str) -> Finished:
+        cli = importlib.import_module(f"{program.replace('-', '_')}.cli")
+        words, output, error = [*shlex.split(line), *map(str, arguments)], io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(folder),
+            mock.patch.dict(os.environ, environment),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(error),
+        ):
+            found = cli.run(words)
+        assert found == status, output.getvalue() + error.getvalue()
+        return subprocess.CompletedProcess(words, found, output.getvalue(), error.getvalue())
+
+    return run
+
+
+def run_in(folder: Path, program: str = "lightning-vgg") -> Command:
+    """Run commands as a user does, each in a process of its own; the arguments are those of `run_here`."""
+
+    def run(line: str, *arguments: str | Path, status: int = 0, **environment: str) -> Finished:
         result = subprocess.run(
-            [Path(sys.executable).parent / "lightning-vgg", *map(str, arguments)],
+            [BIN / program, *shlex.split(line), *arguments],
             cwd=folder,
             env={**os.environ, **environment},
             capture_output=True,
@@ -64,6 +97,13 @@ def run_in(folder: Path) -> Command:
         return result
 
     return run
+
+
+def wandb_records(run: Path) -> list[dict[str, Any]]:
+    """What the one offline W&B run of a run folder holds."""
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    inspect = [BIN / "wandb", "leet", "inspect", "--json", file]
+    return [json.loads(line) for line in subprocess.check_output(inspect, text=True).splitlines()]
 
 
 @pytest.fixture

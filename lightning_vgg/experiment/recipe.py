@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import ClassVar, Literal
@@ -134,6 +134,14 @@ class Recipe:
         """The layers with every group written out."""
         return _expand(self.items)
 
+    def map(self, change: Callable[[Layer], Layer]) -> Recipe:
+        """The recipe with every layer changed; groups stay groups.
+
+        >>> str(parse_recipe("(conv - relu) x2").map(lambda layer: MaxPool() if layer == Activation("relu") else layer))
+        '(conv - maxpool) x2'
+        """
+        return Recipe(_map(self.items, change))
+
     def __str__(self) -> str:
         return _spell_items(self.items)
 
@@ -184,6 +192,12 @@ def _expand(items: tuple[Layer | Group, ...]) -> Iterator[Layer]:
                 yield from _expand(item.items)
         else:
             yield item
+
+
+def _map(items: tuple[Layer | Group, ...], change: Callable[[Layer], Layer]) -> tuple[Layer | Group, ...]:
+    return tuple(
+        Group(_map(item.items, change), item.times) if isinstance(item, Group) else change(item) for item in items
+    )
 
 
 def _spell_items(items: tuple[Layer | Group, ...]) -> str:

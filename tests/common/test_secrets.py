@@ -21,17 +21,10 @@ def test_a_run_folder_names_nobody(tmp_path: Path) -> None:
     home = tmp_path / "home-of-planted"
     (home / "work").mkdir(parents=True)
     result = run_in(home / "work")(
-        "fit",
-        "-c",
-        CONFIGS / "quickstart.yaml",
-        "--trainer.max_epochs",
-        "1",
-        "--data.train_images",
-        "100",
-        "--data.cache_dir",
-        home / "cache",
-        "--trainer.default_root_dir",
-        home / "work",
+        f"""
+        fit -c {CONFIGS}/quickstart.yaml --trainer.max_epochs 1 --data.train_images 100
+        --data.cache_dir {home}/cache --trainer.default_root_dir {home}/work
+        """,
         HOME=str(home),
         USER="planted-user",
         LOGNAME="planted-user",

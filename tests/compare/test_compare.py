@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CONFIGS, run_in
+from conftest import CONFIGS, run_in, wandb_records
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
@@ -461,12 +461,6 @@ def test_a_repeat_keeps_what_is_finished_and_tries_again_what_failed(
     assert "(4 of 4)" in output and "keras" not in output.replace(str(trained.root), "")
 
 
-def offline_records(folder: Path) -> list[dict[str, Any]]:
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    inspect = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", file]
-    return [json.loads(line) for line in subprocess.check_output(inspect, text=True).splitlines()]
-
-
 def logged_names(records: list[dict[str, Any]]) -> set[str]:
     points = [record["history"]["item"] for record in records if record["type"] == "history"]
     summaries = [record["summary"]["update"] for record in records if record["type"] == "summary"]
@@ -477,7 +471,7 @@ def logged_names(records: list[dict[str, Any]]) -> set[str]:
 def test_wandb_has_both_frameworks_curves_under_the_same_names_and_steps_in_one_group_by_arm(trained: Trained) -> None:
     charts = {}
     for arm in trained.read()["arms"]:
-        run, records = trained.run(arm), offline_records(trained.run(arm).path)
+        run, records = trained.run(arm), wandb_records(trained.run(arm).path)
         (about,) = (record["run"] for record in records if record["type"] == "run")
         assert (about["run_group"], about["job_type"]) == ("tiny/compare-my", arm)
         points = [record["history"]["item"] for record in records if record["type"] == "history"]
@@ -500,7 +494,7 @@ def test_the_dashboard_shows_what_both_frameworks_log(trained: Trained) -> None:
 
     shown = {name for charts in (*CURVES.values(), *BARS.values()) for name in charts}
     for arm in ("as-keras", "keras"):
-        assert shown <= logged_names(offline_records(trained.run(arm).path))
+        assert shown <= logged_names(wandb_records(trained.run(arm).path))
 
 
 VERDICT = {
@@ -535,7 +529,7 @@ def test_the_report_goes_to_wandb_as_an_artifact_and_the_verdicts_as_a_table(tra
     )
     home = {"HOME": str(tmp_path / "home")}
     subprocess.run([sys.executable, "-c", code, folder], check=True, env={**os.environ, **home})
-    records = offline_records(folder)
+    records = wandb_records(folder)
     (about,) = (record["run"] for record in records if record["type"] == "run")
     assert (about["run_group"], about["job_type"]) == ("g", "report")
     contents = {
@@ -566,5 +560,5 @@ def test_the_command_ends_with_the_path_of_the_report(trained: Trained) -> None:
     output = run_in(trained.root)("compare", *trained.args).stdout
     report = trained.folder / "report.html"
     assert output.splitlines()[-1] == f"report   {report}" and report.exists()
-    (about,) = (record["run"] for record in offline_records(trained.folder) if record["type"] == "run")
+    (about,) = (record["run"] for record in wandb_records(trained.folder) if record["type"] == "run")
     assert (about["run_group"], about["job_type"]) == ("tiny/compare-my", "report")

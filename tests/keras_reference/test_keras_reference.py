@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIGS, history_without_seconds, run_in
+from conftest import CONFIGS, history_without_seconds, run_here, run_in, wandb_records
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
@@ -39,35 +38,11 @@ from lightning_vgg.images.batches import Normalization, cut_batch
 from lightning_vgg.images.dataset import Split, load_dataset
 from lightning_vgg.runs.folder import RunFolder
 
-SHORT = (
-    "-c",
-    str(CONFIGS / "quickstart.yaml"),
-    "--trainer.max_epochs",
-    "2",
-    "--data.train_images",
-    "300",
-    "--data.eval_batch_size",
-    "100",
-    "--model.label_smoothing",
-    "0.1",
-    "--model.schedule.name",
-    "cosine",
-)
+SHORT = f"""
+    -c {CONFIGS}/quickstart.yaml --trainer.max_epochs 2 --data.train_images 300 --data.eval_batch_size 100
+    --model.label_smoothing 0.1 --model.schedule.name cosine
+""".split()
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
-
-
-def keras_reference(folder: Path, *arguments: str | Path, status: int = 0, **environment: str) -> str:
-    """Run the command in a folder; returns what it printed."""
-    result = subprocess.run(
-        [Path(sys.executable).parent / "keras-reference", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == status, result.stdout + result.stderr
-    return result.stdout
 
 
 def record_of(run: Path) -> dict[str, Any]:
@@ -152,9 +127,9 @@ def test_recorded_test_results_equal_those_of_scikit_learn(first: Path) -> None:
 def test_both_frameworks_read_each_others_runs_and_the_same_seed_gives_the_same_history(
     folder: Path, first: Path, tmp_path: Path
 ) -> None:
-    run_in(tmp_path)("fit", "-c", first / "config.yaml", "--name", "lightning", "--trainer.logger", "false")
+    run_here(tmp_path)(f"fit -c {first}/config.yaml --name lightning --trainer.logger false")
     lightning = tmp_path / "runs" / "quickstart" / "lightning"
-    keras_reference(tmp_path, "fit", "-c", lightning / "config.yaml", "--name", "again")
+    run_here(tmp_path, "keras-reference")(f"fit -c {lightning}/config.yaml --name again")
     again = tmp_path / "runs" / "quickstart" / "again"
     assert history_without_seconds(again) == history_without_seconds(first)
     assert (lightning / "history.csv").read_text().splitlines()[0] == (first / "history.csv").read_text().split("\n")[0]
@@ -171,7 +146,8 @@ def test_both_frameworks_read_each_others_runs_and_the_same_seed_gives_the_same_
 
 def test_test_repeats_the_results(first: Path, tmp_path: Path) -> None:
     before = record_of(first)
-    assert f"test_acc {before['test_acc']:.2%}" in keras_reference(tmp_path, "test", "-c", first / "config.yaml")
+    said = run_here(tmp_path, "keras-reference")(f"test -c {first}/config.yaml").stdout
+    assert f"test_acc {before['test_acc']:.2%}" in said
     assert record_of(first) == before
 
 
@@ -203,9 +179,7 @@ def test_export_writes_the_best_weights(first: Path, tmp_path: Path, keras: Any)
 
 
 def test_wandb_has_the_names_and_steps_of_lightnings_logger(first: Path) -> None:
-    (file,) = first.glob("wandb/offline-run-*/*.wandb")
-    inspect = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", file]
-    records = [json.loads(line) for line in subprocess.check_output(inspect, text=True).splitlines()]
+    records = wandb_records(first)
     points = [record["history"]["item"] for record in records if record["type"] == "history"]
     with (first / "history.csv").open() as csv_file:
         rows = list(csv.DictReader(csv_file))
@@ -227,8 +201,8 @@ def test_wandb_has_the_names_and_steps_of_lightnings_logger(first: Path) -> None
 
 @pytest.mark.slow
 def test_other_backends_train_too_and_without_validation_images_the_last_epoch_counts(tmp_path: Path) -> None:
-    arguments = ("--data.validation_fraction", "0", "--data.train_images", "100", "--trainer.precision", "bf16-mixed")
-    output = keras_reference(tmp_path, "fit", *SHORT, *arguments, "--name", "torch", KERAS_BACKEND="torch")
+    fit = "fit --data.validation_fraction 0 --data.train_images 100 --trainer.precision bf16-mixed --name torch"
+    output = run_in(tmp_path, "keras-reference")(fit, *SHORT, KERAS_BACKEND="torch").stdout
     run = tmp_path / "runs" / "quickstart" / "torch"
     record = record_of(run)
     assert record["backend"] == "torch" and "torch" in record["versions"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,41 +25,15 @@ from lightning_vgg.cli import run as run_lightning
 from lightning_vgg.common.interruption import SIGNALS
 from lightning_vgg.runs.folder import RunFolder
 
-FIT = (
-    "fit",
-    "--data.source",
-    "digits",
-    "--data.image_size",
-    "8",
-    "--data.train_images",
-    "200",
-    "--data.batch_size",
-    "32",
-    "--data.augmentation.shift",
-    "1",
-    "--model.network.conv_block",
-    "conv - batch norm - maxpool - dropout",
-    "--model.network.filters",
-    "[4]",
-    "--model.network.units",
-    "[8]",
-    "--model.schedule.name",
-    "cosine",
-    "--trainer.max_epochs",
-    "3",
-    "--trainer.logger",
-    "false",
-)
-GRADUAL = (
-    "fit",
-    *ON_A_BACKBONE,
-    "--name",
-    "run",
-    "--model.backbone.unfreeze",
-    "{2: block1_pool}",
-    "--model.backbone.rate_factor",
-    "0.5",
-)
+FIT = shlex.split("""
+    fit --data.source digits --data.image_size 8 --data.train_images 200 --data.batch_size 32
+    --data.augmentation.shift 1 --model.network.conv_block 'conv - batch norm - maxpool - dropout'
+    --model.network.filters [4] --model.network.units [8] --model.schedule.name cosine
+    --trainer.max_epochs 3 --trainer.logger false
+""")
+GRADUAL = shlex.split(f"""
+    {ON_A_BACKBONE} --name run --model.backbone.unfreeze '{{2: block1_pool}}' --model.backbone.rate_factor 0.5
+""")
 STOPPED = """
 import os, sys
 from keras_reference import callbacks, cli

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.server
-import io
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,58 +14,34 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import run_in
+from conftest import run_here
 from test_keras_reference import record_of
 
-from keras_reference.cli import run as run_command
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, OptimizerSpec
 from lightning_vgg.images.dataset import Split, load_dataset
 from lightning_vgg.runs.folder import RunFolder
 
-FLAGS = (
-    "--data.source",
-    "digits",
-    "--data.image_size",
-    "16",
-    "--data.train_images",
-    "100",
-    "--data.batch_size",
-    "32",
-    "--trainer.logger",
-    "false",
-    "--data.cache_dir",
-    "cache",
-)
-ON_A_BACKBONE = (
-    *FLAGS,
-    "--model.network.filters",
-    "[]",
-    "--model.network.units",
-    "[]",
-    "--model.backbone.weights",
-    "source",
-    "--model.backbone.layer",
-    "block2_pool",
-    "--trainer.max_epochs",
-    "3",
-)
+FIT = """
+    fit --data.source digits --data.image_size 16 --data.train_images 100 --data.batch_size 32
+    --trainer.logger false --data.cache_dir cache --model.network.units []
+"""
+ON_A_BACKBONE = f"""
+    {FIT} --model.network.filters [] --model.backbone.weights source --model.backbone.layer block2_pool
+    --trainer.max_epochs 3
+"""
 
 
-def keras_reference(folder: Path, *arguments: str | Path) -> str:
-    """Run the command in a folder, in this process, which has loaded TensorFlow; returns what it printed."""
-    output = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(output):
-        assert run_command([str(argument) for argument in arguments]) == 0
-    return output.getvalue()
+def keras_reference(folder: Path, line: str) -> str:
+    """Run the command in a folder, in this process; returns what it printed."""
+    return run_here(folder, "keras-reference")(line).stdout
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a run of Keras's, two blocks with batch norm and dropout, copied to ``source``."""
     folder = tmp_path_factory.mktemp("keras-transfer")
-    network = ("--model.network.filters", "[4,6]", "--model.network.units", "[]", "--trainer.max_epochs", "1")
-    keras_reference(folder, "fit", *FLAGS, *network, "--name", "source")
+    keras_reference(folder, f"{FIT} --model.network.filters [4,6] --trainer.max_epochs 1 --name source")
     shutil.copytree(folder / "runs" / "vgg" / "source", folder / "source")
     return folder
 
@@ -75,19 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gradual(folder: Path) -> tuple[Path, str]:
     """A run whose backbone is unfrozen block by block, and what it printed."""
-    output = keras_reference(
-        folder,
-        "fit",
-        *ON_A_BACKBONE,
-        "--name",
-        "gradual",
-        "--model.backbone.unfreeze",
-        "{1: block1_pool, 2: none}",
-        "--model.backbone.rate_factor",
-        "0.5",
-        "--data.validation_fraction",
-        "0",
-    )
+    unfreeze = "--model.backbone.unfreeze '{1: block1_pool, 2: none}' --model.backbone.rate_factor 0.5"
+    output = keras_reference(folder, f"{ON_A_BACKBONE} {unfreeze} --name gradual --data.validation_fraction 0")
     return folder / "runs" / "vgg" / "gradual", output
 
 
@@ -117,26 +80,16 @@ def test_test_and_export_need_no_source_and_lightning_starts_from_the_export(
     run, _ = gradual
     shutil.copytree(run, tmp_path / "run")
     before = record_of(run)
-    keras_reference(tmp_path, "test", "-c", "run/config.yaml")
+    keras_reference(tmp_path, "test -c run/config.yaml")
     assert record_of(tmp_path / "run") | {"checkpoint": 0} == before | {"checkpoint": 0}
-    keras_reference(tmp_path, "export", "run")
+    keras_reference(tmp_path, "export run")
     shutil.copytree(folder / "source", tmp_path / "source")
-    keras_reference(tmp_path, "export", "source")
+    keras_reference(tmp_path, "export source")
     # One step at a rate that moves nothing: what is tested is what was exported.
-    run_in(tmp_path)(
-        "fit",
-        *ON_A_BACKBONE,
-        "--model.init_from",
-        "run/weights.safetensors",
-        "--trainer.max_epochs",
-        "1",
-        "--model.optimizer.learning_rate",
-        "1e-20",
-        "--name",
-        "again",
-        "--data.validation_fraction",
-        "0",
-    )
+    run_here(tmp_path)(f"""
+        {ON_A_BACKBONE} --model.init_from run/weights.safetensors --trainer.max_epochs 1
+        --model.optimizer.learning_rate 1e-20 --name again --data.validation_fraction 0
+    """)
     again = record_of(tmp_path / "runs" / "vgg" / "again")
     assert again["test_loss"] == pytest.approx(before["test_loss"], rel=1e-5)
     assert again["normalization"] == before["normalization"]
@@ -146,18 +99,18 @@ def test_a_second_run_computes_no_features_again(folder: Path) -> None:
     def kept() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for path in folder.glob("cache/features-*/features.npy")}
 
-    flags = (*ON_A_BACKBONE, "--model.backbone.pooling", "average", "--data.validation_fraction", "0.2")
-    keras_reference(folder, "fit", *flags, "--name", "one")
+    fit = f"{ON_A_BACKBONE} --model.backbone.pooling average --data.validation_fraction 0.2"
+    keras_reference(folder, f"{fit} --name one")
     written = kept()
-    keras_reference(folder, "fit", *flags, "--name", "two", "--model.network.units", "[5]")
+    keras_reference(folder, f"{fit} --name two --model.network.units [5]")
     assert kept() == written and len(written) >= 3
     counts = [record_of(folder / "runs" / "vgg" / name)["trainable_parameters"] for name in ("one", "two")]
     assert counts == [6 * 10 + 10, 6 * 5 + 5 + 5 * 10 + 10]  # another head on the same features
 
 
 def test_with_augmentation_it_says_that_no_features_are_kept(folder: Path) -> None:
-    flags = (*ON_A_BACKBONE, "--data.augmentation.flip", "true", "--trainer.max_epochs", "1")
-    assert "the 9 frozen layers run in every epoch" in keras_reference(folder, "fit", *flags)
+    said = keras_reference(folder, f"{ON_A_BACKBONE} --data.augmentation.flip true --trainer.max_epochs 1")
+    assert "the 9 frozen layers run in every epoch" in said
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, only_run, run_in
+from conftest import CONFIGS, only_run, run_here
 from PIL import Image
 
 from lightning_vgg.cli import run
@@ -22,19 +22,10 @@ Show = Callable[..., str]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a small network."""
     folder = tmp_path_factory.mktemp("show")
-    run_in(folder)(
-        "fit",
-        "-c",
-        CONFIGS / "quickstart.yaml",
-        "--model.network.filters",
-        "[8,12]",
-        "--trainer.max_epochs",
-        "3",
-        "--data.train_images",
-        "300",
-        "--trainer.logger",
-        "false",
-    )
+    run_here(folder)(f"""
+        fit -c {CONFIGS}/quickstart.yaml --model.network.filters [8,12] --trainer.max_epochs 3
+        --data.train_images 300 --trainer.logger false
+    """)
     return only_run(folder)
 
 

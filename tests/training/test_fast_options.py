@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, Command, history_without_seconds
+from conftest import BIN, CONFIGS, Command, history_without_seconds
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
@@ -40,23 +39,10 @@ from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.whitening import EPSILON, whitening_kernels
 from lightning_vgg.weights.source import find_source
 
-FAST = (
-    "fit",
-    "-c",
-    CONFIGS / "vgg" / "fast.yaml",
-    "--data.source",
-    "digits",
-    "--data.train_images",
-    "300",
-    "--data.batch_size",
-    "64",
-    "--trainer.logger",
-    "false",
-    "--trainer.precision",
-    "32-true",
-    "--model.network.filters",
-    "[24,8,8,8]",
-)
+FAST = f"""
+    fit -c {CONFIGS}/vgg/fast.yaml --data.source digits --data.train_images 300 --data.batch_size 64
+    --trainer.logger false --trainer.precision 32-true --model.network.filters [24,8,8,8]
+"""
 
 # --- whitening --------------------------------------------------------------------------------------------------------
 
@@ -79,21 +65,10 @@ def test_whitening_kernels_are_those_of_scikit_learn() -> None:
 def test_the_whitening_layer_stays_and_its_bias_trains_for_some_epochs(command: Command, tmp_path: Path) -> None:
     states = {}
     for epochs in ("1", "2", "3"):
-        command(
-            *FAST,
-            "--name",
-            epochs,
-            "--trainer.max_epochs",
-            epochs,
-            "--model.tricks.whitening_bias_epochs",
-            "2",
-            "--model.tricks.lookahead",
-            "false",
-            "--model.schedule.name",
-            "constant",
-            "--model.schedule.warmup",
-            "0",
-        )
+        command(f"""
+            {FAST} --name {epochs} --trainer.max_epochs {epochs} --model.tricks.whitening_bias_epochs 2
+            --model.tricks.lookahead false --model.schedule.name constant --model.schedule.warmup 0
+        """)
         checkpoint = tmp_path / "runs" / "vgg_fast" / epochs / "checkpoints" / "last.ckpt"
         states[epochs] = torch.load(checkpoint, weights_only=True)["state_dict"]
     kernels, biases = (
@@ -224,44 +199,19 @@ def test_muon_beside_another_optimizer_than_sgd_is_refused() -> None:
 
 def test_lookahead_ends_on_the_slow_weights(command: Command, tmp_path: Path) -> None:
     """Twelve steps of plain SGD, replayed in numpy from the weights that each step would have had."""
-    settings = (
-        "fit",
-        "-c",
-        CONFIGS / "quickstart.yaml",
-        "--trainer.logger",
-        "false",
-        "--data.train_images",
-        "384",
-        "--data.batch_size",
-        "32",
-        "--data.image_size",
-        "8",
-        "--data.validation_fraction",
-        "0",
-        "--trainer.max_epochs",
-        "1",
-        "--model.network.filters",
-        "[]",
-        "--model.network.units",
-        "[]",
-        "--model.schedule.name",
-        "constant",
-        "--model.optimizer.name",
-        "sgd",
-        "--model.optimizer.learning_rate",
-        "0.01",
-        "--model.semantics",
-        "torch",
-    )
+    settings = f"""
+        fit -c {CONFIGS}/quickstart.yaml --trainer.logger false --data.train_images 384 --data.batch_size 32
+        --data.image_size 8 --data.validation_fraction 0 --trainer.max_epochs 1 --model.network.filters []
+        --model.network.units [] --model.schedule.name constant --model.optimizer.name sgd
+        --model.optimizer.learning_rate 0.01 --model.semantics torch
+    """
     starts = tmp_path / "start.safetensors"
     random = np.random.default_rng(0)
     start = {"classifier.weight": random.normal(size=(10, 192)) * 0.1, "classifier.bias": np.zeros(10)}
     save_file(start, starts)
 
     def weights_after(steps: int, init: Path, name: str, *more: str) -> np.ndarray:
-        command(
-            *settings, "--model.init_from", init, "--name", name, "--trainer.limit_train_batches", str(steps), *more
-        )
+        command(f"{settings} --model.init_from {init} --name {name} --trainer.limit_train_batches {steps}", *more)
         checkpoint = tmp_path / "runs" / "quickstart" / name / "checkpoints" / "last.ckpt"
         return torch.load(checkpoint, weights_only=True)["state_dict"]["network.classifier.weight"].double().numpy()
 
@@ -322,13 +272,13 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
     command: Command, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs" / "vgg_fast"
-    settings = (*FAST, "--trainer.max_epochs", "4", "--model.tricks.whitening_bias_epochs", "2")
-    said = command(*settings, "--name", "whole").stdout
+    settings = f"{FAST} --trainer.max_epochs 4 --model.tricks.whitening_bias_epochs 2"
+    said = command(settings, "--name", "whole").stdout
     record = json.loads((runs / "whole" / "run.json").read_text())
     assert f"test_acc {record['augmented_test_acc']:.2%}  with test-time augmentation" in said
     assert record["frozen_parameters"] == 24 * 12
     process = subprocess.Popen(
-        [Path(sys.executable).parent / "lightning-vgg", *map(str, settings), "--name", "stopped"],
+        [BIN / "lightning-vgg", *settings.split(), "--name", "stopped"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -339,7 +289,7 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
         time.sleep(0.01)
     process.kill()
     process.wait()
-    command(*settings, "--name", "stopped", "--ckpt_path", "last")
+    command(f"{settings} --name stopped --ckpt_path last")
     assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
     states = [
         torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -350,5 +300,5 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
 
 
 def test_whitening_in_several_processes_is_refused(command: Command) -> None:
-    error = command(*FAST, "--trainer.devices", "2", "--trainer.accelerator", "cpu", status=2).stderr
+    error = command(f"{FAST} --trainer.devices 2 --trainer.accelerator cpu", status=2).stderr
     assert "model.tricks.whitening needs trainer.devices 1" in error

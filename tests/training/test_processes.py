@@ -7,49 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command, history_without_seconds, only_run, run_in
+from conftest import Command, history_without_seconds, only_run, run_here, run_in
 
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.callbacks import gathered
 
 # Without batch norm and dropout, whose chance and statistics belong to a process, two processes compute what one does.
-FLAGS = (
-    "fit",
-    "--data.source",
-    "digits",
-    "--data.image_size",
-    "8",
-    "--data.train_images",
-    "203",
-    "--data.batch_size",
-    "33",
-    "--data.eval_batch_size",
-    "359",
-    "--model.network.conv_block",
-    "conv - maxpool",
-    "--model.network.filters",
-    "[8]",
-    "--model.network.dense_block",
-    "dense",
-    "--model.network.units",
-    "[8]",
-    "--model.optimizer.learning_rate",
-    "0.01",
-    "--trainer.max_epochs",
-    "2",
-    "--trainer.accelerator",
-    "cpu",
-)
+FIT = """
+    fit --data.source digits --data.image_size 8 --data.train_images 203 --data.batch_size 33
+    --data.eval_batch_size 359 --model.network.conv_block 'conv - maxpool' --model.network.filters [8]
+    --model.network.dense_block dense --model.network.units [8] --model.optimizer.learning_rate 0.01
+    --trainer.max_epochs 2 --trainer.accelerator cpu
+"""
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_what_one_does(command: Command, tmp_path: Path) -> None:
+def test_two_processes_come_to_what_one_does(tmp_path: Path) -> None:
     """203 - 20 = 183 training images in batches of 33, the last of 18; 360 test images in batches of 359 and 1."""
-    two = command(*FLAGS, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    two = run_in(tmp_path)(f"{FIT} --trainer.devices 2 --trainer.strategy ddp")
     assert two.stdout.count("epoch   1/2") == 1
     assert "Warning" not in two.stderr, two.stderr
     (tmp_path / "alone").mkdir()
-    run_in(tmp_path / "alone")(*FLAGS, "--trainer.devices", "1", "--trainer.logger", "false")
+    run_here(tmp_path / "alone")(f"{FIT} --trainer.devices 1 --trainer.logger false")
     runs = [only_run(tmp_path), only_run(tmp_path / "alone")]
     assert len(list(runs[0].glob("wandb/offline-run-*"))) == 1
     histories = [RunFolder(run).read_history() for run in runs]
@@ -66,21 +45,15 @@ def test_two_processes_come_to_what_one_does(command: Command, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_each_process_drops_out_for_itself_and_a_resumed_run_as_it_would_have(command: Command, tmp_path: Path) -> None:
-    flags = (
-        *FLAGS,
-        "--model.network.conv_block",
-        "conv - maxpool - dropout",
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp",
-        "--trainer.logger",
-        "false",
-    )
-    command(*flags, "--name", "whole")
-    command(*flags, "--name", "stopped", "--trainer.max_epochs", "1")
-    command(*flags, "--name", "stopped", "--ckpt_path", "last")
+def test_each_process_drops_out_for_itself_and_a_resumed_run_as_it_would_have(tmp_path: Path) -> None:
+    command = run_in(tmp_path)
+    fit = f"""
+        {FIT} --model.network.conv_block 'conv - maxpool - dropout' --trainer.devices 2 --trainer.strategy ddp
+        --trainer.logger false
+    """
+    command(f"{fit} --name whole")
+    command(f"{fit} --name stopped --trainer.max_epochs 1")
+    command(f"{fit} --name stopped --ckpt_path last")
     runs = [tmp_path / "runs" / "vgg" / name for name in ("whole", "stopped")]
     whole, stopped = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs)
     (recorder,) = (state for state in whole["callbacks"].values() if "generators" in state)
@@ -107,6 +80,6 @@ def test_what_processes_have_of_a_batch_is_put_together_in_its_order(monkeypatch
 
 
 def test_synchronized_batch_norm_is_refused_where_it_cannot_be(command: Command, tmp_path: Path) -> None:
-    error = command(*FLAGS, "--trainer.sync_batchnorm", "true", status=2).stderr
+    error = command(f"{FIT} --trainer.sync_batchnorm true", status=2).stderr
     assert "trainer.sync_batchnorm needs GPUs" in error
     assert list(tmp_path.iterdir()) == []

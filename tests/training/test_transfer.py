@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,13 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, Command, history_without_seconds, only_run, run_in
+from conftest import BIN, CONFIGS, Command, history_without_seconds, only_run, run_here
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import vgg16
 
-from lightning_vgg.cli import run
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import (
@@ -47,8 +47,6 @@ from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.transfer import Backbone, count_parameters, parameter_groups
 from lightning_vgg.weights.feature_store import remember_features
 
-Here = Callable[..., None]
-
 HEAD = NetworkSpec(filters=[], units=[12], dense_block="dense - dropout")
 ALL = {"layer": "block3_pool", "freeze_until": "all"}
 
@@ -57,21 +55,10 @@ ALL = {"layer": "block3_pool", "freeze_until": "all"}
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a network of three blocks with batch norm and dropout."""
     folder = tmp_path_factory.mktemp("source")
-    run_in(folder)(
-        "fit",
-        "-c",
-        CONFIGS / "quickstart.yaml",
-        "--model.network.filters",
-        "[8,8,16]",
-        "--trainer.max_epochs",
-        "2",
-        "--data.train_images",
-        "300",
-        "--name",
-        "source",
-        "--trainer.logger",
-        "false",
-    )
+    run_here(folder)(f"""
+        fit -c {CONFIGS}/quickstart.yaml --model.network.filters [8,8,16] --trainer.max_epochs 2
+        --data.train_images 300 --name source --trainer.logger false
+    """)
     return only_run(folder)
 
 
@@ -139,17 +126,6 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
-    """Run ``lightning-vgg ARGUMENTS`` in this process, which has loaded the frameworks already."""
-    monkeypatch.chdir(tmp_path)
-
-    def run_here(*arguments: str | Path, status: int = 0) -> None:
-        assert run([str(argument) for argument in arguments]) == status
-
-    return run_here
-
-
 # --- the backbone -----------------------------------------------------------------------------------------------------
 
 
@@ -213,24 +189,12 @@ def test_what_is_not_frozen_trains_with_its_statistics_and_the_rest_stays(
         assert moved != name.startswith("backbone.block1_"), name
 
 
-def test_a_run_on_a_backbone_is_a_source_itself(source: Path, data: DataSpec, tmp_path: Path, here: Here) -> None:
-    flags = (
-        "--data.source",
-        "digits",
-        "--data.train_images",
-        "60",
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.logger",
-        "false",
-        "--data.cache_dir",
-        data.cache_dir,
-        "--model.network.filters",
-        "[]",
-        "--model.backbone.layer",
-        "block2_pool",
-    )
-    here("fit", *flags, "--model.backbone.weights", source, "--model.backbone.freeze_until", "null", "--name", "a")
+def test_a_run_on_a_backbone_is_a_source_itself(source: Path, data: DataSpec, tmp_path: Path, command: Command) -> None:
+    command(f"""
+        fit --data.source digits --data.train_images 60 --trainer.max_epochs 1 --trainer.logger false --name a
+        --data.cache_dir {data.cache_dir} --model.network.filters [] --model.backbone.layer block2_pool
+        --model.backbone.weights {source} --model.backbone.freeze_until null
+    """)
     first = load_classifier(RunFolder.open(tmp_path / "runs" / "vgg" / "a"))
     spec = backbone_spec(tmp_path / "runs" / "vgg" / "a", layer="block1_pool")
     pretrained = load_pretrained(spec, 32, KERAS)
@@ -302,7 +266,7 @@ def test_another_head_uses_the_same_features(
     ["layer", "pooling", "image_size", "images", "weights", "precision"],
 )
 def test_whatever_the_features_depend_on_makes_others(
-    change: str, source: Path, data: DataSpec, tmp_path: Path, extracted: list[int], here: Here
+    change: str, source: Path, data: DataSpec, tmp_path: Path, extracted: list[int], command: Command
 ) -> None:
     spec = model_spec(source, **ALL, pooling="average")
     fit(spec, data, tmp_path / "a", epochs=1)
@@ -318,17 +282,7 @@ def test_whatever_the_features_depend_on_makes_others(
         case "images":
             data = replace(data, train_images=50)
         case "weights":
-            here(
-                "fit",
-                "-c",
-                source / "config.yaml",
-                "--name",
-                "other",
-                "--seed_everything",
-                "5",
-                "--trainer.max_epochs",
-                "1",
-            )
+            command(f"fit -c {source}/config.yaml --name other --seed_everything 5 --trainer.max_epochs 1")
             spec = model_spec(only_run(tmp_path), **ALL, pooling="average")
         case "precision":
             settings = {"precision": "bf16-mixed"}  # whose features have the same type
@@ -596,20 +550,10 @@ def test_unfreezing_in_several_processes_is_refused(source: Path, data: DataSpec
 
 # --- the command line -------------------------------------------------------------------------------------------------
 
-FLAGS = (
-    "--data.source",
-    "digits",
-    "--data.train_images",
-    "60",
-    "--data.batch_size",
-    "16",
-    "--trainer.logger",
-    "false",
-    "--model.network.filters",
-    "[]",
-    "--model.backbone.layer",
-    "block3_pool",
-)
+FLAGS = """
+    --data.source digits --data.train_images 60 --data.batch_size 16 --trainer.logger false
+    --model.network.filters [] --model.backbone.layer block3_pool
+""".split()
 
 
 @pytest.mark.slow
@@ -619,22 +563,15 @@ def test_a_killed_command_goes_on_and_other_commands_need_no_source(
     import shutil
 
     shutil.copytree(source, tmp_path / "source")
-    flags = (
-        *FLAGS,
-        "--model.backbone.weights",
-        "source",
-        "--model.backbone.unfreeze",
-        "{2: block2_pool, 4: null}",
-        "--data.cache_dir",
-        "cache",
-        "--trainer.max_epochs",
-        "6",
-    )
-    whole = command("fit", *flags, "--name", "whole")
+    flags = FLAGS + shlex.split("""
+        --model.backbone.weights source --model.backbone.unfreeze '{2: block2_pool, 4: null}'
+        --data.cache_dir cache --trainer.max_epochs 6
+    """)
+    whole = command("fit --name whole", *flags)
     assert "trainable parameters" in whole.stdout
     runs = tmp_path / "runs" / "vgg"
     process = subprocess.Popen(
-        [Path(sys.executable).parent / "lightning-vgg", "fit", *flags, "--name", "killed"],
+        [BIN / "lightning-vgg", "fit", *flags, "--name", "killed"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -648,7 +585,7 @@ def test_a_killed_command_goes_on_and_other_commands_need_no_source(
     process.send_signal(signal.SIGKILL)
     process.wait()
     shutil.rmtree(tmp_path / "source")
-    command("fit", *flags, "--name", "killed", "--ckpt_path", "last")
+    command("fit --name killed --ckpt_path last", *flags)
     assert history_without_seconds(runs / "killed") == history_without_seconds(runs / "whole")
     states = [load_classifier(RunFolder.open(runs / name), "last").state_dict() for name in ("killed", "whole")]
     assert_equal(*states)
@@ -676,21 +613,11 @@ def test_a_killed_command_goes_on_and_other_commands_need_no_source(
     assert [line.split()[1] for line in lines] == [str(best) for best in logits.argmax(1)]
 
 
-def test_the_saved_configuration_trains_the_run_again(source: Path, here: Here, tmp_path: Path) -> None:
-    flags = (
-        *FLAGS,
-        "--model.backbone.weights",
-        source,
-        "--model.backbone.unfreeze",
-        "{1: block2_pool}",
-        "--data.cache_dir",
-        "cache",
-        "--trainer.max_epochs",
-        "2",
-    )
-    here("fit", *flags, "--name", "first")
+def test_the_saved_configuration_trains_the_run_again(source: Path, command: Command, tmp_path: Path) -> None:
+    fit = f"fit --model.backbone.weights {source} --data.cache_dir cache --trainer.max_epochs 2 --name first"
+    command(fit, "--model.backbone.unfreeze", "{1: block2_pool}", *FLAGS)
     runs = tmp_path / "runs" / "vgg"
-    here("fit", "-c", runs / "first" / "config.yaml")
+    command(f"fit -c {runs}/first/config.yaml")
     assert history_without_seconds(runs / "first-2") == history_without_seconds(runs / "first")
     assert (runs / "first-2" / "config.yaml").read_text() == (runs / "first" / "config.yaml").read_text()
 
@@ -706,11 +633,10 @@ def test_the_saved_configuration_trains_the_run_again(source: Path, here: Here, 
     ],
 )
 def test_what_the_user_can_mend_is_said_before_anything_is_written(
-    arguments: list[str], complaint: str, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], complaint: str, command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "typo.yaml").write_text("model:\n  backbone:\n    freez_until: all\n")
-    here("fit", *arguments, status=2)
-    error = capsys.readouterr().err
+    error = command("fit", *arguments, status=2).stderr
     assert complaint in error
     assert "Union" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["typo.yaml"]
@@ -754,30 +680,13 @@ def write_folder(folder: Path, images: Any, train: int, test: int) -> None:
 
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda path: path.stem if path else "base")
 def test_configuration_trains(
-    overlay: Path | None, random_vgg16: Path, small_folder: Path, here: Here, tmp_path: Path
+    overlay: Path | None, random_vgg16: Path, small_folder: Path, command: Command, tmp_path: Path
 ) -> None:
-    here(
-        "fit",
-        "-c",
-        BASE,
-        *(("-c", overlay) if overlay else ()),
-        "--model.backbone.weights",
-        random_vgg16,
-        "--model.backbone.preprocessing",
-        "keras_caffe",
-        "--data.source",
-        "folder",
-        "--data.root",
-        small_folder,
-        "--data.train_images",
-        "40",
-        "--data.cache_dir",
-        "cache",
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.logger",
-        "false",
-    )
+    command(f"""
+        fit -c {BASE} {f"-c {overlay}" if overlay else ""} --model.backbone.weights {random_vgg16}
+        --model.backbone.preprocessing keras_caffe --data.source folder --data.root {small_folder}
+        --data.train_images 40 --data.cache_dir cache --trainer.max_epochs 1 --trainer.logger false
+    """)
     record = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert 0 <= record["test_acc"] <= 1
     assert record["backbone"]["preprocessing"] == "keras_caffe"
@@ -792,34 +701,19 @@ def test_configuration_trains(
 
 @pytest.mark.slow
 def test_real_features_tell_real_images_apart_and_the_channel_order_matters(
-    test_data: Path, here: Here, tmp_path: Path
+    test_data: Path, command: Command, tmp_path: Path
 ) -> None:
     write_folder(
         tmp_path / "images", load_images("folder", str(test_data / "data" / "cifar10-jpeg.tar.xz")), train=60, test=30
     )
     accuracies = {}
     for preprocessing in ("keras_caffe", "torchvision_features"):
-        here(
-            "fit",
-            "-c",
-            BASE,
-            "--model.backbone.weights",
-            test_data / "weights" / "vgg16_imagenet_caffe_features.safetensors",
-            "--model.backbone.preprocessing",
-            preprocessing,
-            "--data.source",
-            "folder",
-            "--data.root",
-            "images",
-            "--data.train_images",
-            "null",
-            "--data.cache_dir",
-            "cache",
-            "--trainer.logger",
-            "false",
-            "--name",
-            preprocessing,
-        )
+        command(f"""
+            fit -c {BASE} --model.backbone.preprocessing {preprocessing}
+            --model.backbone.weights {test_data}/weights/vgg16_imagenet_caffe_features.safetensors
+            --data.source folder --data.root images --data.train_images null --data.cache_dir cache
+            --trainer.logger false --name {preprocessing}
+        """)
         record = json.loads((tmp_path / "runs" / "transfer-linear" / preprocessing / "run.json").read_text())
         accuracies[preprocessing] = record["test_acc"]
     assert accuracies["keras_caffe"] > 0.4  # by chance 0.1

@@ -20,7 +20,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import CONFIGS, history_without_seconds, run_in
+from conftest import BIN, CONFIGS, history_without_seconds, run_here, run_in, wandb_records
 from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -493,13 +493,13 @@ def assert_report_stands_alone(path: Path, *titles: str) -> None:
 # Whole studies
 
 
-def tune(folder: Path, *args: str, status: int = 0) -> str:
-    return run_in(folder)("tune", "-c", "tune.yaml", *args, status=status).stdout
+def tune(folder: Path, *args: str) -> str:
+    """In this process, which has loaded the frameworks already."""
+    return run_here(folder)("tune -c tune.yaml", *args).stdout
 
 
 def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    program = Path(sys.executable).parent / "lightning-vgg"
-    command = [program, "tune", "-c", "tune.yaml", *args]
+    command = [BIN / "lightning-vgg", "tune", "-c", "tune.yaml", *args]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -520,7 +520,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which two processes have run a study of five trials."""
     folder = tmp_path_factory.mktemp("study")
     write_small(folder)
-    (folder / "output.txt").write_text(tune(folder, "--trials", "5", "--jobs", "2"))
+    (folder / "output.txt").write_text(run_in(folder)("tune -c tune.yaml --trials 5 --jobs 2").stdout)
     return folder
 
 
@@ -550,12 +550,10 @@ def test_processes_share_the_trials_and_each_is_a_run_folder(study_folder: Path)
 
 @pytest.mark.slow
 def test_every_trial_is_a_wandb_run_of_the_studys_group_with_its_parameters(study_folder: Path) -> None:
-    wandb = Path(sys.executable).parent / "wandb"
     first, *_, last = trials_of(study_folder)
     for trial in (first, last):  # the last is not the first of its process
-        (file,) = (study_folder / "runs" / "small" / trial.user_attrs["run"]).glob("wandb/offline-run-*/*.wandb")
-        lines = subprocess.check_output([wandb, "leet", "inspect", "--json", file], text=True).splitlines()
-        record = next(record["run"] for record in map(json.loads, lines) if record["type"] == "run")
+        records = wandb_records(study_folder / "runs" / "small" / trial.user_attrs["run"])
+        record = next(record["run"] for record in records if record["type"] == "run")
         assert (record["run_group"], record["display_name"]) == ("small", trial.user_attrs["run"])
         model = record["config"]["update"]["model"]
         assert model["optimizer"]["learning_rate"] == trial.params["model.optimizer.learning_rate"]
@@ -584,7 +582,7 @@ def test_the_folder_tells_the_study(study_folder: Path) -> None:
 def test_the_best_trains_unchanged_by_fit_and_over_seeds_by_the_command(study_folder: Path, tmp_path: Path) -> None:
     best = best_trial(open_study(small(study_folder)))
     runs = study_folder / "runs" / "small"
-    run_in(tmp_path)("fit", "-c", runs / "best.yaml", "--name", "again", "--trainer.logger", "false")
+    run_here(tmp_path)(f"fit -c {runs}/best.yaml --name again --trainer.logger false")
     again = tmp_path / "runs" / "small" / "again"
     assert history_without_seconds(again) == history_without_seconds(runs / best.user_attrs["run"])
     retrained = [runs / f"best{best.number:04}_seed{seed}" / "run.json" for seed in (0, 5)]
@@ -697,7 +695,7 @@ def test_a_wandb_sweep_starts_the_same_command(tmp_path: Path) -> None:
     assert program == "lightning-vgg"
     words = [word.replace("=configs/", f"={CONFIGS}/") for word in words if word != "${args}"]
     short = ["--data.source=digits", "--data.train_images=100", "--trainer.max_epochs=1", "--trainer.logger=false"]
-    run_in(tmp_path)(command, *words, *flags, *short)
+    run_here(tmp_path)(command, *words, *flags, *short)
     (path,) = tmp_path.glob("runs/sweep-vgg/*/config.yaml")
     config = yaml.safe_load(path.read_text())
     assert config["data"]["augmentation"]["flip"] is True
