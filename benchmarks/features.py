@@ -29,7 +29,7 @@ from common import (
 from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 
-from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ModelSpec, NetworkSpec
+from lightning_vgg.experiment.specs import BackboneSpec, DataSpec, ExperimentSpec, ModelSpec, NetworkSpec
 from lightning_vgg.runs.machine import keep_freed_memory
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.features import use_features
@@ -48,7 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()  # as the product's programs do, for both
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    data = ImageData(DataSpec(source="folder", root=options.root, train_images=options.images, validation_fraction=0.0))
+    images = DataSpec(source="folder", root=options.root, train_images=options.images, validation_fraction=0.0)
+    data = ImageData(ExperimentSpec(data=images))
     figures, rows = {}, []
     for precision in ("32-true", "bf16-mixed"):
         arms = {"bare loop": bare_loop, "extraction": extraction}
@@ -91,7 +92,7 @@ def extraction(data: ImageData, options: argparse.Namespace, precision: str) -> 
     """All of `use_features` for the training images, in a cache that is empty at first."""
     backbone = BackboneSpec(options.weights, options.preprocessing, image_size=options.image_size)
     spec = ModelSpec(NetworkSpec(filters=[], units=[]), backbone)
-    model = VGGClassifier(spec, data.spec.image_size, data.num_classes)
+    model = VGGClassifier(ExperimentSpec(model=spec, data=data.spec), data.num_classes)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(precision=precision, logger=False, enable_checkpointing=False)
         trainer.datamodule = data

@@ -118,7 +118,7 @@ def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
 
     experiment = _experiment(*settings)
     torch.manual_seed(experiment.seed_everything)
-    return VGGClassifier(experiment.model, experiment.image_size, num_classes).network
+    return VGGClassifier(experiment, num_classes).network
 
 
 def fit(*settings: Settings) -> RunFolder:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
 from lightning_vgg.experiment.semantics import SWITCHES
-from lightning_vgg.experiment.specs import ModelSpec
+from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import distance
+from parity_tests.pair import without_dropout
 
 AFTER = (1, 10, 50)
 
@@ -36,11 +37,7 @@ class Ablation:
 
 
 def ablate(
-    spec: ModelSpec,
-    image_size: int,
-    num_classes: int,
-    batches: Sequence[tuple[np.ndarray, np.ndarray]],
-    clip: float | None,
+    experiment: ExperimentSpec, num_classes: int, batches: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> list[Ablation]:
     """Train in float64 with the experiment's own optimizer and schedule, as it is and with each switch turned.
 
@@ -48,21 +45,20 @@ def ablate(
     switch differs.
 
     Args:
-        spec: the experiment's model.
-        image_size, num_classes: of the data.
+        experiment: what is trained.
+        num_classes: of its data.
         batches: at least 50 of float64 images (B, C, S, S) and labels (B,).
-        clip: norm to which gradients are clipped, if any.
 
     Returns:
         the switches, the most effective after 50 steps first.
     """
-    reference, reference_loss = _train(spec, image_size, num_classes, batches, clip, None)
+    spec, clip = without_dropout(experiment.model), experiment.trainer.gradient_clip_val
+    plan = plan_network(spec.network, experiment.image_size, num_classes)
+    reference, reference_loss = _train(spec, plan, batches, clip, spec)
     found = []
     for switch in SWITCHES:
         turned = replace(spec, semantics_except=sorted({*spec.semantics_except} ^ {switch}))
-        tensors, loss = _train(
-            turned, image_size, num_classes, batches, clip, spec if switch != "initialization" else None
-        )
+        tensors, loss = _train(turned, plan, batches, clip, turned if switch == "initialization" else spec)
         distances = tuple(distance(reference[step], tensors[step]).value for step in AFTER)
         found.append(Ablation(switch, distances, loss - reference_loss))
     return sorted(found, key=lambda ablation: -ablation.distances[-1])
@@ -70,18 +66,15 @@ def ablate(
 
 def _train(
     spec: ModelSpec,
-    image_size: int,
-    num_classes: int,
+    plan: NetworkPlan,
     batches: Sequence[tuple[np.ndarray, np.ndarray]],
     clip: float | None,
-    start: ModelSpec | None,
+    start: ModelSpec,
 ) -> tuple[dict[int, dict[str, np.ndarray]], float]:
     """Tensors after each of AFTER steps, and the last loss; ``start`` names the semantics that draw the weights."""
-    plan = plan_network(spec.network, image_size, num_classes)
     semantics = spec.resolved_semantics
-    first = start or spec
     torch.manual_seed(0)
-    initial = build_network(plan, first.resolved_semantics).state_dict()
+    initial = build_network(plan, start.resolved_semantics).state_dict()
     network = build_network(plan, semantics).double()
     network.load_state_dict(initial, strict=False)
     optimizer = build_optimizer(network, spec.optimizer, semantics)

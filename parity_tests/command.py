@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import experiment_spec, framework_free_parser
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import atomic_write
 
 if TYPE_CHECKING:
@@ -33,23 +34,28 @@ def main(command: str, args: list[str]) -> None:
     config = parser.read(args)
     require("tensorflow", "keras")
     # Whichever defaults Lightning is to follow, Keras follows its own.
-    model = replace(config.model, semantics="keras", semantics_except=[])
-    refuse_unimplemented(replace(experiment_spec(config), model=model))
-    passed = (_ablate if config.ablate else _climb)(config)
-    if not passed:
+    experiment = experiment_spec(config)
+    model = replace(experiment.model, semantics="keras", semantics_except=[])
+    refuse_unimplemented(replace(experiment, model=model))
+    figures = (_ablate if config.ablate else _climb)(experiment)
+    if config.json is not None:
+        with atomic_write(Path(config.json)) as file:
+            file.write(json.dumps(figures, indent=2).encode() + b"\n")
+        print(f"written to {config.json}")
+    if not figures.get("passed", True):
         sys.exit(1)
 
 
-def _climb(config: Any) -> bool:
+def _climb(experiment: ExperimentSpec) -> dict[str, Any]:
     from lightning_vgg.images.dataset import load_dataset
     from parity_tests.transfer_ladder import ladder_of
 
     started = time.monotonic()
     rungs = []
     console = wide_console()
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(experiment.data)
     with console.status("climbing") as status:
-        for rung in ladder_of(config.model, config.data, dataset).rungs():
+        for rung in ladder_of(experiment, dataset).rungs():
             rungs.append(rung)
             if not console.is_terminal:
                 print(f"{time.monotonic() - started:5.0f} s  {rung.name}, {rung.precision}", flush=True)
@@ -58,26 +64,22 @@ def _climb(config: Any) -> bool:
     failed = [rung for rung in rungs if not rung.passed]
     seconds = time.monotonic() - started
     console.print(f"{len(rungs) - len(failed)} of {len(rungs)} rungs passed, {seconds:.0f} s", highlight=False)
-    _write_json(config.json, {"rungs": [rung.as_dict() for rung in rungs], "passed": not failed, "seconds": seconds})
-    return not failed
+    return {"rungs": [rung.as_dict() for rung in rungs], "passed": not failed, "seconds": seconds}
 
 
-def _ablate(config: Any) -> bool:
+def _ablate(experiment: ExperimentSpec) -> dict[str, Any]:
     from lightning_vgg.images.dataset import load_dataset
     from parity_tests.ablation import AFTER, ablate
     from parity_tests.ladder import Ladder
-    from parity_tests.pair import without_dropout
 
-    dataset = load_dataset(config.data)
-    spec = without_dropout(config.model)
+    dataset = load_dataset(experiment.data)
     batches = [
         (batch.images.transpose(0, 3, 1, 2), batch.labels)
-        for batch in Ladder(config.model, config.data, dataset).batches(AFTER[-1], "float64")
+        for batch in Ladder(experiment, dataset).batches(AFTER[-1], "float64")
     ]
-    found = ablate(spec, config.data.image_size, len(dataset.class_names), batches, config.trainer.gradient_clip_val)
+    found = ablate(experiment, len(dataset.class_names), batches)
     wide_console().print(ablation_table(found))
-    _write_json(config.json, {"ablation": [vars(ablation) for ablation in found]})
-    return True
+    return {"ablation": [vars(ablation) for ablation in found]}
 
 
 def wide_console() -> Any:
@@ -125,10 +127,3 @@ def ablation_table(found: list[Ablation]) -> Any:
             ablation.switch, *(f"{distance:.1e}" for distance in ablation.distances), f"{ablation.loss_change:+.4f}"
         )
     return table
-
-
-def _write_json(path: str | None, figures: dict[str, Any]) -> None:
-    if path is not None:
-        with atomic_write(Path(path)) as file:
-            file.write(json.dumps(figures, indent=2).encode() + b"\n")
-        print(f"written to {path}")

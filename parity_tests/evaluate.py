@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from keras_reference.data import EvaluationBatches, normalizer
 from keras_reference.module import compile_model
-from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.module import VGGClassifier
@@ -19,9 +19,10 @@ from parity_tests.pair import Pair, Tensors, keras_precision
 
 def lightning_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
     """By ``Trainer.validate``."""
-    module = VGGClassifier(pair.spec, data.image_size, len(dataset.class_names))
+    experiment = ExperimentSpec(model=pair.spec, data=data)
+    module = VGGClassifier(experiment, len(dataset.class_names))
     module.network = pair.torch.network
-    images = ImageData(data)
+    images = ImageData(experiment)
     images.dataset = dataset
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():

@@ -23,7 +23,7 @@ from keras_reference.data import Preprocess, normalizer
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.schedule import rate_factors
-from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
+from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset, Split
 from parity_tests.collected_batches import evaluation_batches, training_batches
@@ -113,17 +113,16 @@ class Ladder:
     """All rungs for one experiment.
 
     Args:
-        spec: the network under test; its own optimizer is one of those tried.
-        data: the images.
-        image_size: pixels a side.
+        experiment: the network under test, whose own optimizer is one of those tried.
+        dataset: its images.
     """
 
-    def __init__(self, spec: ModelSpec, data: DataSpec, dataset: Dataset) -> None:
-        self.spec = replace(spec, init_from=None)
-        self.data = data
+    def __init__(self, experiment: ExperimentSpec, dataset: Dataset) -> None:
+        self.experiment = replace(experiment, model=replace(experiment.model, init_from=None))
+        self.spec, self.data = self.experiment.model, experiment.data
         self.dataset = dataset
         self.classes = len(dataset.class_names)
-        self.image_size, self.channels = data.image_size, 3
+        self.image_size, self.channels = experiment.image_size, 3
 
     def rungs(self) -> Iterator[Rung]:
         """Climb; each rung is yielded as soon as it is measured."""
@@ -327,7 +326,7 @@ class Ladder:
     def whole_run(self) -> Rung:
         """One epoch of 500 images by either command line, float64: the histories, and the test of 200 images."""
         some = replace(self.dataset, train=_evenly(self.dataset.train, 500), test=_evenly(self.dataset.test, EVALUATED))
-        found = distance(*histories(self.spec, replace(self.data, batch_size=64), some))
+        found = distance(*histories(replace(self.experiment, data=replace(self.data, batch_size=64)), some))
         return Rung("whole run, 1 epoch", "float64", *found, limit=1e-10)
 
     def _rung(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_vgg.experiment.specs import DataSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
 from parity_tests.ladder import Ladder
@@ -34,6 +34,10 @@ DENSE_BLOCKS = ["dense - dropout", "dense - batch norm", "dense - batch norm - d
 DIGITS = load_dataset(DATA)
 
 
+def experiment(model: ModelSpec, data: DataSpec = DATA) -> ExperimentSpec:
+    return ExperimentSpec(model=model, data=data)
+
+
 def failures(ladder: Ladder, precision: str, optimizers: tuple[str, ...]) -> list:
     rungs = [ladder.specification(), ladder.forward(precision), ladder.loss(precision), ladder.gradients(precision)]
     rungs += [ladder.dropout(precision), ladder.frozen(precision)]
@@ -46,13 +50,13 @@ def failures(ladder: Ladder, precision: str, optimizers: tuple[str, ...]) -> lis
 @pytest.mark.parametrize("conv_block", CONV_BLOCKS)
 def test_every_pair_of_blocks_is_at_the_floor(conv_block: str, dense_block: str) -> None:
     network = NetworkSpec(conv_block=conv_block, dense_block=dense_block, filters=[4, 6], units=[8])
-    assert failures(Ladder(ModelSpec(network=network), DATA, DIGITS), "float64", ("nesterov",)) == []
+    assert failures(Ladder(experiment(ModelSpec(network=network)), DIGITS), "float64", ("nesterov",)) == []
 
 
 @pytest.mark.parametrize("conv_block", CONV_BLOCKS)
 def test_the_blocks_in_float32_are_as_near_as_one_ulp(conv_block: str) -> None:
     network = NetworkSpec(conv_block=conv_block, filters=[4, 6], units=[8])
-    assert failures(Ladder(ModelSpec(network=network), DATA, DIGITS), "float32", ("adam",)) == []
+    assert failures(Ladder(experiment(ModelSpec(network=network)), DIGITS), "float32", ("adam",)) == []
 
 
 ACTIVATIONS = ["relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid", "linear"]
@@ -78,7 +82,7 @@ dense_recipes = st.lists(
 @given(conv_block=conv_recipes, dense_block=dense_recipes, seed=st.integers(0, 3))
 def test_recipes_drawn_by_chance_agree(conv_block: str, dense_block: str, seed: int) -> None:
     network = NetworkSpec(conv_block=conv_block, dense_block=dense_block, filters=[3, 5], units=[4])
-    ladder = Ladder(ModelSpec(network=network, label_smoothing=0.1 * seed), DATA, DIGITS)
+    ladder = Ladder(experiment(ModelSpec(network=network, label_smoothing=0.1 * seed)), DIGITS)
     rungs = [ladder.specification(), ladder.forward("float64"), ladder.loss("float64"), ladder.gradients("float64")]
     assert [rung for rung in rungs if not rung.passed] == []
 
@@ -115,5 +119,5 @@ def test_one_epoch_of_2000_real_images_gives_the_same_history_by_both_command_li
         validation_fraction=0.1,
     )
     spec = replace(plain_spec(), optimizer=OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9))
-    found = distance(*histories(spec, data, load_dataset(replace(data, validation_fraction=0.0))))
+    found = distance(*histories(experiment(spec, data), load_dataset(replace(data, validation_fraction=0.0))))
     assert found.value < 1e-10, found

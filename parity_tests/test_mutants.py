@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.dataset import Dataset, Split, load_dataset
 from parity_tests.ladder import Rung
@@ -36,7 +36,7 @@ def failures_without_fault(dataset: Dataset) -> Callable[[Climb, ModelSpec], lis
 
     def failures(climb: Climb, spec: ModelSpec) -> list[Rung]:
         if (climb, repr(spec)) not in found:
-            rungs = climb(ladder_of(spec, DATA, dataset))
+            rungs = climb(ladder_of(ExperimentSpec(model=spec, data=DATA), dataset))
             found[climb, repr(spec)] = [rung for rung in rungs if not rung.passed]
         return found[climb, repr(spec)]
 
@@ -51,5 +51,5 @@ def test_planted_fault_is_caught_and_without_it_the_rungs_pass(
     assert failures_without_fault(mutant.climb, spec) == []
     wrong = replace(spec, semantics_except=[*spec.semantics_except, *mutant.switches])
     with mutant.plant():
-        rungs = mutant.climb(ladder_of(wrong, DATA, dataset))
+        rungs = mutant.climb(ladder_of(ExperimentSpec(model=wrong, data=DATA), dataset))
         assert not all(rung.passed for rung in rungs), "no rung catches it"

@@ -14,6 +14,7 @@ from lightning_vgg.experiment.specs import (
     AugmentationSpec,
     BackboneSpec,
     DataSpec,
+    ExperimentSpec,
     ModelSpec,
     NetworkSpec,
     OptimizerSpec,
@@ -44,9 +45,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "vgg" / "source"
 
 
-def spec_on(source: Path, **settings: object) -> ModelSpec:
+def experiment_on(source: Path, **settings: object) -> ExperimentSpec:
     backbone = BackboneSpec(weights=str(source), **{"layer": "block3_pool", "image_size": 24, **settings})  # type: ignore[arg-type]
-    return ModelSpec(network=HEAD, backbone=backbone, optimizer=OptimizerSpec(learning_rate=0.01))
+    model = ModelSpec(network=HEAD, backbone=backbone, optimizer=OptimizerSpec(learning_rate=0.01))
+    return ExperimentSpec(model=model, data=DATA)
 
 
 def failures(rungs: list[Rung]) -> list[Rung]:
@@ -56,7 +58,7 @@ def failures(rungs: list[Rung]) -> list[Rung]:
 
 @pytest.mark.parametrize("pooling", ["flatten", "average", "max"])
 def test_a_run_as_backbone_agrees_in_float64(pooling: str, source: Path) -> None:
-    ladder = TransferLadder(spec_on(source, pooling=pooling), DATA, load_dataset(DATA))
+    ladder = TransferLadder(experiment_on(source, pooling=pooling), load_dataset(DATA))
     rungs = [ladder.specification(), ladder.preprocessing(), ladder.augmentation(), ladder.resize("float64")]
     rungs += [*ladder.embeddings("float64"), *ladder.fine_tuning("float64"), *ladder.head_training("float64")]
     assert failures(rungs) == []
@@ -72,23 +74,23 @@ def test_a_run_as_backbone_agrees_in_float64(pooling: str, source: Path) -> None
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_gradual_unfreezing_at_rates_by_block_agrees_from_beginning_to_end(optimizer: str, source: Path) -> None:
     """Both command lines, four epochs, from kept features to everything above block 1."""
-    spec = spec_on(
+    experiment = experiment_on(
         source, freeze_until="all", unfreeze={1: "block2_pool", 3: "block1_pool"}, rate_factor=0.5, layer_decay=0.5
     )
-    spec = replace(
-        spec,
+    model = replace(
+        experiment.model,
         optimizer=OptimizerSpec(name=optimizer, learning_rate=0.01, momentum=0.75 if optimizer == "sgd" else 0.0),  # type: ignore[arg-type]
         schedule=ScheduleSpec("cosine", warmup=0.2),
     )
-    found = distance(*histories(spec, DATA, load_dataset(DATA), epochs=4))
+    found = distance(*histories(replace(experiment, model=model), load_dataset(DATA), epochs=4))
     assert found.value < 1e-10, found
 
 
 @pytest.mark.slow
 def test_with_augmentation_both_run_the_frozen_layers_in_every_epoch(source: Path) -> None:
     data = replace(DATA, augmentation=AugmentationSpec(flip=True, shift=2, cutout=4))
-    spec = spec_on(source, freeze_until="block2_pool")
-    found = distance(*histories(spec, data, load_dataset(data), epochs=2))
+    experiment = replace(experiment_on(source, freeze_until="block2_pool"), data=data)
+    found = distance(*histories(experiment, load_dataset(data), epochs=2))
     assert found.value < 1e-10, found
 
 
@@ -98,7 +100,7 @@ def test_real_weights_give_the_same_embeddings_of_256_real_images(precision: str
     data = DataSpec(source="folder", root=str(test_data / "data" / "cifar10-jpeg.tar.xz"), train_images=300)
     weights = str(test_data / "weights" / "vgg16_imagenet_caffe_features.safetensors")
     spec = ModelSpec(network=HEAD, backbone=BackboneSpec(weights=weights, preprocessing="keras_caffe"))
-    ladder = TransferLadder(spec, data, load_dataset(data))
+    ladder = TransferLadder(ExperimentSpec(model=spec, data=data), load_dataset(data))
     rungs = [*ladder.embeddings(precision)]  # type: ignore[arg-type]
     assert failures(rungs) == []
     assert len(rungs) == 6

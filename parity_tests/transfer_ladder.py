@@ -22,7 +22,7 @@ from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.recipe import Dropout
-from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ModelSpec, OptimizerSpec
+from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
@@ -44,9 +44,9 @@ EMBEDDINGS = Gate(1e-12, 1e-5)
 """Of VGG16's thirteen convolutions, one after the other; the forward gate is one of six."""
 
 
-def ladder_of(spec: ModelSpec, data: DataSpec, dataset: Dataset) -> Ladder:
+def ladder_of(experiment: ExperimentSpec, dataset: Dataset) -> Ladder:
     """The ladder for an experiment, on a backbone or without one."""
-    return Ladder(spec, data, dataset) if spec.backbone is None else TransferLadder(spec, data, dataset)
+    return (Ladder if experiment.model.backbone is None else TransferLadder)(experiment, dataset)
 
 
 class TransferPair:
@@ -150,13 +150,13 @@ class TransferPair:
 class TransferLadder(Ladder):
     """The rungs of an experiment on a pretrained backbone."""
 
-    def __init__(self, spec: ModelSpec, data: DataSpec, dataset: Dataset) -> None:
+    def __init__(self, experiment: ExperimentSpec, dataset: Dataset) -> None:
+        spec = experiment.model
         assert spec.backbone is not None
-        semantics = spec.resolved_semantics
-        pretrained = torch_pretrained(spec.backbone, data.image_size, semantics)
+        pretrained = torch_pretrained(spec.backbone, experiment.image_size, spec.resolved_semantics)
         if pretrained.normalization is not None:
             dataset = replace(dataset, normalization=pretrained.normalization)
-        super().__init__(spec, data, dataset)
+        super().__init__(experiment, dataset)
         self.plan = pretrained.plan
 
     def rungs(self) -> Iterator[Rung]:
@@ -266,7 +266,7 @@ class TransferLadder(Ladder):
         batches = self.images(count, "float32")
         embeddings = [pair.torch_layers(batch.images)["pooled"] for batch in batches]
         labels = np.concatenate([batch.labels for batch in batches])
-        head = HeadLadder(self.spec, self.data, self.dataset, np.concatenate(embeddings), labels)
+        head = HeadLadder(self.experiment, self.dataset, np.concatenate(embeddings), labels)
         for rung in (head.forward(precision), head.gradients(precision), *head.steps(head.own_optimizer, precision)):
             yield replace(rung, name=f"head: {rung.name}")
 
@@ -298,9 +298,9 @@ class HeadLadder(Ladder):
     """The rungs of the network that stands on a backbone, on given embeddings (N, H, W, C)."""
 
     def __init__(
-        self, spec: ModelSpec, data: DataSpec, dataset: Dataset, embeddings: np.ndarray, labels: np.ndarray
+        self, experiment: ExperimentSpec, dataset: Dataset, embeddings: np.ndarray, labels: np.ndarray
     ) -> None:
-        super().__init__(replace(spec, backbone=None), data, dataset)
+        super().__init__(replace(experiment, model=replace(experiment.model, backbone=None)), dataset)
         self.embeddings, self.labels = embeddings, labels
         _, self.image_size, _, self.channels = embeddings.shape
 

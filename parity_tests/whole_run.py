@@ -6,16 +6,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.specs import DataSpec, ModelSpec
+from lightning_vgg.experiment.settings import config_text
+from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.export import fresh_tensors
@@ -25,25 +24,27 @@ from parity_tests.pair import Tensors, without_dropout
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
 
 
-def histories(spec: ModelSpec, data: DataSpec, dataset: Dataset, epochs: int = 1) -> tuple[Tensors, Tensors]:
+def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> tuple[Tensors, Tensors]:
     """Lightning's and Keras's columns of history.csv, and their test loss and accuracy.
 
     Both train in float64, dropout off, augmentation as the experiment has it, on the training images of ``dataset``.
 
     Raises:
-        ExperimentError: a command line failed; its last words are told.
+        ExperimentError: a command line failed; the message ends with its last words.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_images(root / "images", dataset)
-        data = replace(
-            data, source="folder", root=str(root / "images"), train_images=None, cache_dir=str(root / "cache")
-        )
+        places = {"root": str(root / "images"), "cache_dir": str(root / "cache")}
         weights = root / "initial.safetensors"
-        spec = replace(without_dropout(spec), init_from=str(weights))
-        write_neutral(weights, fresh_tensors(spec, data.image_size, len(dataset.class_names), seed=0))
+        experiment = ExperimentSpec(
+            model=replace(without_dropout(experiment.model), init_from=str(weights)),
+            data=replace(experiment.data, source="folder", train_images=None, **places),
+            trainer=TrainerSpec(max_epochs=epochs, precision="64-true", logger=False, enable_progress_bar=False),
+        )
+        write_neutral(weights, fresh_tensors(experiment, len(dataset.class_names)))
         config = root / "experiment.yaml"
-        config.write_text(yaml.safe_dump(_as_config(spec, data, epochs)))
+        config.write_text(config_text(experiment))
         # Keras follows Keras, whatever the Lightning side is told.
         as_keras = ("--model.semantics", "keras", "--model.semantics_except", "[]")
         return _history("lightning-vgg", config, root), _history("keras-reference", config, root, *as_keras)
@@ -57,14 +58,6 @@ def write_images(root: Path, dataset: Dataset) -> None:
             folder.mkdir(parents=True)
             for number in np.flatnonzero(part.labels == label):
                 Image.fromarray(part.images[number]).save(folder / f"{number:05d}.png", compress_level=1)
-
-
-def _as_config(spec: ModelSpec, data: DataSpec, epochs: int) -> dict[str, Any]:
-    return {
-        "model": asdict(spec),
-        "data": asdict(data),
-        "trainer": {"max_epochs": epochs, "precision": "64-true", "logger": False, "enable_progress_bar": False},
-    }
 
 
 def _history(program: str, config: Path, root: Path, *flags: str) -> Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
@@ -35,7 +35,8 @@ def initial_weights(plan: ComparisonPlan, classes: Mapping[str, int]) -> dict[tu
             from lightning_vgg.training.export import fresh_tensors  # loads torch, which takes seconds
 
             try:
-                tensors = fresh_tensors(model, arm.experiment.image_size, classes[arm.name], seed)
+                experiment = replace(arm.experiment, seed_everything=seed)
+                tensors = fresh_tensors(experiment, classes[arm.name])
             except ExperimentError as error:
                 raise ExperimentError(f"compare.arms.{arm.name}: {error}") from None
             write_neutral(path, tensors)

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lightning_vgg.experiment.draws import Draws, draw_epoch
-from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.dataset import Split, load_dataset
 
@@ -156,22 +156,22 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 
 
 class ImageData(LightningDataModule):
-    """Training, validation and test images of a DataSpec.
+    """Training, validation and test images of an experiment.
 
     Args:
-        spec: the images.
-        seed: of the order and the augmentation; the validation images do not depend on it.
+        experiment: the images, and the seed of the order and the augmentation; the validation images do not depend on
+            the seed.
         normalization: None for mean 0 and deviation 1 over the training images.
 
     Attributes:
         dataset: the images as numpy has them.
     """
 
-    def __init__(self, spec: DataSpec, seed: int = 0, normalization: Normalization | None = None) -> None:
+    def __init__(self, experiment: ExperimentSpec, normalization: Normalization | None = None) -> None:
         super().__init__()
-        self.spec = spec
-        self.seed = seed
-        self.dataset = load_dataset(spec, normalization)
+        self.spec = experiment.data
+        self.seed = experiment.seed_everything
+        self.dataset = load_dataset(self.spec, normalization)
         self._on_device: dict[str, DeviceImages | DeviceFeatures] = {}
         self._place: dict[str, int] = {}
         self._train_loader: TrainLoader | None = None

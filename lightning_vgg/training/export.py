@@ -11,7 +11,7 @@ import torch
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.parsing import read_experiment
-from lightning_vgg.experiment.specs import ModelSpec
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.weights import network_tensors
@@ -37,21 +37,23 @@ def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> 
             f"{run.path} was trained by Keras: `keras-reference export {run.path}` writes its weights to a file that "
             "fit takes by --model.init_from"
         )
-    config = read_experiment(run.path / "config.yaml")
-    spec = replace(config.model, init_from=None)  # the checkpoint holds every tensor
-    size = config.data.image_size
-    pretrained = recorded_pretrained(spec.backbone, size, run)
-    model = VGGClassifier(spec, size, len(run.read_record()["class_names"]), pretrained)
+    experiment = _without_start(read_experiment(run.path / "config.yaml"))  # the checkpoint holds every tensor
+    pretrained = recorded_pretrained(experiment.model.backbone, experiment.image_size, run)
+    model = VGGClassifier(experiment, len(run.read_record()["class_names"]), pretrained)
     checkpoint = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
 
 
-def fresh_tensors(spec: ModelSpec, image_size: int, num_classes: int, seed: int) -> dict[str, np.ndarray]:
-    """The tensors of a network as ``seed`` draws them, float32; a backbone has its own weights, as ever.
+def fresh_tensors(experiment: ExperimentSpec, num_classes: int) -> dict[str, np.ndarray]:
+    """The tensors of a network as the experiment's seed draws them, float32; a backbone has its pretrained weights.
 
     Raises:
         ExperimentError: the network cannot be built, or its backbone's weights cannot be loaded.
     """
-    torch.manual_seed(seed)
-    return network_tensors(VGGClassifier(replace(spec, init_from=None), image_size, num_classes).network)
+    torch.manual_seed(experiment.seed_everything)
+    return network_tensors(VGGClassifier(_without_start(experiment), num_classes).network)
+
+
+def _without_start(experiment: ExperimentSpec) -> ExperimentSpec:
+    return replace(experiment, model=replace(experiment.model, init_from=None))

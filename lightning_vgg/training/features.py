@@ -105,7 +105,7 @@ def backbone_features(experiment: ExperimentSpec) -> dict[str, LabelledFeatures]
     model = experiment.model
     pretrained = load_pretrained(require_backbone(model), experiment.image_size, model.resolved_semantics)
     keep_freed_memory()
-    data = ImageData(experiment.data, experiment.seed_everything, pretrained.normalization)
+    data = ImageData(experiment, pretrained.normalization)
     torch.manual_seed(experiment.seed_everything)  # by which untrained weights are drawn
     backbone = Backbone(pretrained).eval()
     if model.channels_last:

@@ -119,10 +119,10 @@ class ExperimentCLI(LightningCLI):
             )
         plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
         normalization = pretrained.normalization if pretrained else None
-        self.datamodule = ImageData(self.experiment.data, self.experiment.seed_everything, normalization)
+        self.datamodule = ImageData(self.experiment, normalization)
         if resumed:
             refuse_other_images(self.datamodule.dataset, resumed, resuming=self.subcommand == "fit")
-        self.model = VGGClassifier(spec, size, self.datamodule.num_classes, pretrained)
+        self.model = VGGClassifier(self.experiment, self.datamodule.num_classes, pretrained)
         self.run = resumed or self._new_run()
         if self.subcommand == "fit" and _rank() == 0:
             self.run.write_config(config_text(self.experiment, self._trainer_settings()))

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
 from lightning_vgg.experiment.backbone_plan import plan_model
-from lightning_vgg.experiment.specs import ModelSpec
+from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.training.augmented_test import augmented_logits
 from lightning_vgg.training.blocks import build_network, pass_inputs_on
 from lightning_vgg.training.features import UseFeatures
@@ -98,13 +98,12 @@ class Scores(nn.Module):
 
 
 class VGGClassifier(LightningModule):
-    """Trains and evaluates the network of a ModelSpec on images (B, 3, S, S) with integer labels (B,).
+    """Trains and evaluates the network of an ExperimentSpec on images (B, 3, S, S) with integer labels (B,).
 
     Logs train_loss, train_acc, val_loss, val_acc and learning_rate once an epoch; test_loss and test_acc in the test.
 
     Args:
-        spec: the network and how it learns.
-        image_size: S, in pixels.
+        experiment: the network, how it learns, and the images' size S.
         num_classes: logits.
         pretrained: the spec's backbone; None loads it.
 
@@ -112,11 +111,10 @@ class VGGClassifier(LightningModule):
         ExperimentError: the network cannot be built, or its weights cannot be loaded.
     """
 
-    def __init__(
-        self, spec: ModelSpec, image_size: int, num_classes: int, pretrained: Pretrained | None = None
-    ) -> None:
+    def __init__(self, experiment: ExperimentSpec, num_classes: int, pretrained: Pretrained | None = None) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec = spec = experiment.model
+        image_size = experiment.image_size
         if spec.backbone is not None and pretrained is None:
             pretrained = load_pretrained(spec.backbone, image_size, spec.resolved_semantics)
         self.pretrained = pretrained

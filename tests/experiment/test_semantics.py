@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.semantics import KERAS, SWITCHES, TORCH, Semantics, resolve_semantics
-from lightning_vgg.experiment.specs import ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.optim import build_optimizer
@@ -62,7 +62,7 @@ def test_every_switch_is_explained() -> None:
 
 def test_the_network_and_its_module_follow_the_spec() -> None:
     spec = ModelSpec(NetworkSpec("conv - batch norm", [2]), semantics="torch", semantics_except=["batch_norm_epsilon"])
-    model = VGGClassifier(spec, 4, 2)
+    model = VGGClassifier(ExperimentSpec(model=spec, data=DataSpec(image_size=4)), 2)
     assert model.semantics == dataclasses.replace(TORCH, batch_norm_epsilon=1e-3)
     norm = model.network.get_submodule("block1.batch_norm1")
     assert (norm.eps, norm.momentum) == (1e-3, pytest.approx(0.1))
@@ -166,7 +166,9 @@ def sgd_velocity(semantics: Semantics) -> float:
 
 def clip_epsilon(semantics: Semantics) -> float:
     """A gradient of norm 1e-6 clipped to 1e-6: as it was, or half of it."""
-    model = VGGClassifier(ModelSpec(NetworkSpec("conv", [1], units=[])), 2, 2).double()
+    model = VGGClassifier(
+        ExperimentSpec(model=ModelSpec(NetworkSpec("conv", [1], units=[])), data=DataSpec(image_size=2)), 2
+    ).double()
     model.semantics = semantics
     bias = model.network.get_parameter("classifier.bias")
     bias.grad = torch.tensor([1e-6, 0], dtype=torch.float64)

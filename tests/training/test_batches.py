@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lightning_vgg.experiment.draws import Draws, draw_epoch
-from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ExperimentSpec
 from lightning_vgg.images.batches import Normalization, cut_batch, normalize
 from lightning_vgg.images.dataset import Split
 from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader, TrainRows
@@ -285,7 +285,7 @@ def test_scores_take_an_empty_share() -> None:
 
 def test_image_data_feeds_what_the_table_says() -> None:
     spec = DataSpec(source="digits", image_size=8, batch_size=64, augmentation=AUGMENTATION, validation_fraction=0.2)
-    data = ImageData(spec, seed=5)
+    data = ImageData(ExperimentSpec(seed_everything=5, data=spec))
     count = data.count("train")
     draws = draw_epoch(5, 0, count, 8, AUGMENTATION)
     rows = torch.cat([rows.image for rows in data.train_dataloader()])
@@ -296,6 +296,6 @@ def test_image_data_feeds_what_the_table_says() -> None:
 
 
 def test_no_validation_images_no_validation() -> None:
-    data = ImageData(DataSpec(source="digits", image_size=8, validation_fraction=0))
+    data = ImageData(ExperimentSpec(data=DataSpec(source="digits", image_size=8, validation_fraction=0)))
     assert data.count("val") == 0
     assert data.val_dataloader() == []

@@ -25,6 +25,8 @@ from lightning_vgg.experiment.semantics import TORCH
 from lightning_vgg.experiment.specs import (
     AugmentationSpec,
     BackboneSpec,
+    DataSpec,
+    ExperimentSpec,
     ModelSpec,
     NetworkSpec,
     OptimizerSpec,
@@ -116,9 +118,10 @@ def test_identity_initialization_passes_inputs_on() -> None:
 def test_logit_scale_multiplies_the_logits() -> None:
     spec = ModelSpec(NetworkSpec(filters=[2], units=[]))
     torch.manual_seed(0)
-    plain = VGGClassifier(spec, 8, 3).eval()
+    plain = VGGClassifier(ExperimentSpec(model=spec, data=DataSpec(image_size=8)), 3).eval()
     torch.manual_seed(0)
-    scaled = VGGClassifier(replace(spec, tricks=TricksSpec(logit_scale=0.25)), 8, 3).eval()
+    spec = replace(spec, tricks=TricksSpec(logit_scale=0.25))
+    scaled = VGGClassifier(ExperimentSpec(model=spec, data=DataSpec(image_size=8)), 3).eval()
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(scaled(images), plain(images) / 4)
 

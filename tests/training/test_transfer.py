@@ -30,6 +30,7 @@ from lightning_vgg.experiment.specs import (
     AugmentationSpec,
     BackboneSpec,
     DataSpec,
+    ExperimentSpec,
     ModelSpec,
     NetworkSpec,
     OptimizerSpec,
@@ -83,7 +84,7 @@ def model_spec(source: Path, optimizer: OptimizerSpec | None = None, **settings:
 
 def built(spec: ModelSpec) -> VGGClassifier:
     seed_everything(1, verbose=False)
-    return VGGClassifier(spec, 32, 10)
+    return VGGClassifier(ExperimentSpec(model=spec), 10)
 
 
 def fit(
@@ -98,7 +99,7 @@ def fit(
     """Train as the command line does, in this process."""
     model = built(spec)
     assert model.pretrained is not None
-    images = ImageData(data, 1, model.pretrained.normalization)
+    images = ImageData(ExperimentSpec(seed_everything=1, data=data), model.pretrained.normalization)
     recorder = RunRecorder(RunFolder(folder), validated=True, echo=False)
     trainer = Trainer(
         max_epochs=epochs,
@@ -314,7 +315,7 @@ def test_what_is_made_of_features_is_what_is_made_of_images(
 
 def trainer_data(data: DataSpec, model: VGGClassifier) -> ImageData:
     assert model.pretrained is not None
-    return ImageData(data, 1, model.pretrained.normalization)
+    return ImageData(ExperimentSpec(seed_everything=1, data=data), model.pretrained.normalization)
 
 
 def test_with_augmentation_nothing_is_kept_and_that_is_said(
