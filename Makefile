@@ -24,10 +24,10 @@ quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and co
 	$(BIN)/lightning-vgg compare -c configs/quickstart.yaml -c configs/compare/quickstart.yaml --jobs 2
 
 test: $(READY)  ## all tests; LIGHTNING_VGG_TEST_DATA names a folder with the real images
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 test-quick: $(READY)  ## without those that take long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not slow"
 
 chaos: $(READY)  ## kill fit, extraction, tune and compare 110 times at random moments, and compare
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 110

@@ -325,7 +325,7 @@ class Ladder:
 
     def whole_run(self) -> Rung:
         """One epoch of 500 images by either command line, float64: the histories, and the test of 200 images."""
-        some = replace(self.dataset, train=_evenly(self.dataset.train, 500), test=_evenly(self.dataset.test, EVALUATED))
+        some = replace(self.dataset, train=evenly(self.dataset.train, 500), test=evenly(self.dataset.test, EVALUATED))
         found = distance(*histories(replace(self.experiment, data=replace(self.data, batch_size=64)), some))
         return Rung("whole run, 1 epoch", "float64", *found, limit=1e-10)
 
@@ -358,7 +358,7 @@ class Ladder:
         return self.pair("float32").flipped_kinks(*self.batches(1, "float32"))
 
 
-def _evenly(part: Split, count: int) -> Split:
+def evenly(part: Split, count: int) -> Split:
     """So many images from all over a part, whatever its order."""
     rows = np.linspace(0, len(part.labels) - 1, min(count, len(part.labels))).astype(int)
     return Split(part.images[rows], part.labels[rows])

@@ -15,6 +15,7 @@ from parity_tests.ladder import Rung
 from parity_tests.mutants import MUTANTS, Climb, Mutant, plain_spec
 from parity_tests.transfer_ladder import ladder_of
 
+pytestmark = pytest.mark.slow
 DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size=64)
 
 

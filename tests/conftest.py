@@ -74,7 +74,10 @@ def run_here(folder: Path, program: str = "lightning-vgg") -> Command:
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(error),
         ):
-            found = cli.run(words)
+            try:
+                found = cli.run(words)
+            except SystemExit as end:  # of argparse, after --print_config
+                found = end.code or 0
         assert found == status, output.getvalue() + error.getvalue()
         return subprocess.CompletedProcess(words, found, output.getvalue(), error.getvalue())
 
@@ -97,6 +100,11 @@ def run_in(folder: Path, program: str = "lightning-vgg") -> Command:
         return result
 
     return run
+
+
+def printed_by(code: str) -> str:
+    """What a fresh interpreter prints that runs this code: of imports, of what is set once in a process."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
 def wandb_records(run: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The command line as users run it: real processes, real files."""
+"""The command line as users run it: real files, and real processes where it matters."""
 
 from __future__ import annotations
 
@@ -138,9 +138,7 @@ def test_predict_refuses_what_is_no_run_and_what_is_no_image(trained: Path, comm
     assert "note.png" in command("predict", only_run(trained), tmp_path / "note.png", status=2).stderr
 
 
-def test_wandb_holds_every_curve_and_the_configuration_once_without_a_connection(
-    command: Command, tmp_path: Path
-) -> None:
+def test_wandb_holds_every_curve_and_the_configuration_once_without_a_connection(tmp_path: Path) -> None:
     connections = []
 
     class Count(socketserver.BaseRequestHandler):
@@ -149,7 +147,7 @@ def test_wandb_holds_every_curve_and_the_configuration_once_without_a_connection
 
     with socketserver.TCPServer(("127.0.0.1", 0), Count) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        command("fit", *SHORT, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_address[1]}")
+        run_in(tmp_path)("fit", *SHORT, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_address[1]}")
         server.shutdown()
     assert connections == []
     (file,) = only_run(tmp_path).glob("wandb/offline-run-*/*.wandb")

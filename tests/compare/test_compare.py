@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CONFIGS, run_in, wandb_records
+from conftest import CONFIGS, printed_by, run_in, wandb_records
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
@@ -137,7 +137,7 @@ def test_planning_loads_no_framework() -> None:
         "import sys\nfrom lightning_vgg.compare.plan import *\nread_plan(comparison_parser(), [])\n"
         "print(sorted({'torch', 'lightning', 'keras', 'tensorflow', 'wandb'} & set(sys.modules)))"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+    assert printed_by(code) == "[]\n"
 
 
 def test_the_margin_and_the_experiment_are_what_they_were_when_the_comparison_began(tmp_path: Path) -> None:

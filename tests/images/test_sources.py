@@ -10,8 +10,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import tarfile
 import threading
 from collections import Counter
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import printed_by
 from hypothesis import given
 from hypothesis import strategies as st
 from made_images import BLUE, ODD_IMAGES, RED, Files, encoded, load, make, png, small_set, write
@@ -656,8 +655,7 @@ def test_no_framework_is_imported() -> None:
         "import sys; from lightning_vgg.images import sources; "
         "print({'torch', 'tensorflow', 'keras', 'sklearn', 'tqdm'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert printed_by(code) == "set()\n"
 
 
 @pytest.mark.slow

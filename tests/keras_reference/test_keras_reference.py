@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIGS, history_without_seconds, run_here, run_in, wandb_records
+from conftest import CONFIGS, history_without_seconds, printed_by, run_here, run_in, wandb_records
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
@@ -282,7 +282,7 @@ def test_help_loads_no_framework_and_takes_less_than_a_second(arguments: list[st
         "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'sklearn', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)), time.process_time())"
     )
-    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    output = printed_by(code)
     assert "usage: keras-reference" in output
     loaded, seconds = output.splitlines()[-1].rsplit(maxsplit=1)
     assert loaded == "[]"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 
 import pytest
+from conftest import printed_by
 
 FAULTS_OF_LARGE_BLOCKS = """
 import resource
@@ -36,7 +35,7 @@ def test_freed_memory_is_had_again_without_page_faults(by: str) -> None:
         f"{FAULTS_OF_LARGE_BLOCKS}\n"
         f"print(page_faults())\n{BY_WHAT[by]}\npage_faults()\nprint(page_faults())"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    said = printed_by(code).split()
     without, kept = int(said[0]), int(said[-1])
     assert without > 10_000
     assert kept < 1_000

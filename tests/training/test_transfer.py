@@ -548,7 +548,7 @@ def test_a_run_resumed_around_each_unfreezing_ends_like_an_uninterrupted_one(
 ) -> None:
     spec = model_spec(source, optimizer, unfreeze=UNFREEZE, rate_factor=0.5, layer_decay=0.5)
     whole = tensors(fit(spec, data, tmp_path / "whole", 6)[0].network)
-    for done in (1, 2, 3, 4, 5):
+    for done in (2, 3, 5):  # when the first unfreezing is due, between the two, and after both
         run = tmp_path / f"stopped{done}"
         with pytest.raises(InterruptedError):
             fit(spec, data, run, 6, None, Interrupt(done))

@@ -20,7 +20,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import BIN, CONFIGS, history_without_seconds, run_here, run_in, wandb_records
+from conftest import BIN, CONFIGS, history_without_seconds, printed_by, run_here, run_in, wandb_records
 from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -155,7 +155,7 @@ def test_the_file_is_checked_without_any_framework(tmp_path: Path) -> None:
         "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'optuna', 'plotly'}\n"
         "print(status, sorted(heavy & set(sys.modules)))"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, stderr=subprocess.PIPE) == "2 []\n"
+    assert printed_by(code) == "2 []\n"
 
 
 def test_the_shipped_study_is_sound() -> None:
