@@ -132,5 +132,5 @@ def test_one_epoch_of_2000_real_images_gives_the_same_history_by_both_command_li
     )
     spec = replace(plain_spec(), optimizer=OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9))
     dataset = load_dataset(replace(data, validation_fraction=0.0))
-    found = distance(*histories(spec, data, replace(dataset, test=evenly(dataset.test, 1000))))
+    found = distance(*histories(experiment(spec, data), replace(dataset, test=evenly(dataset.test, 1000))))
     assert found.value < 1e-10, found

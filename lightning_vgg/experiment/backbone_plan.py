@@ -6,11 +6,11 @@ Layers have Keras's names here, as in keras.applications.VGG16: block1_conv1, bl
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.nearest import or_all
 from lightning_vgg.experiment.network_plan import (
     CLASSIFIER,
     NetworkError,
@@ -220,9 +220,7 @@ def _block_number(layer: str) -> int:
 
 def _index(name: str, names: list[str], key: str) -> int:
     if name not in names:
-        guess = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else f"there are {', '.join(names)}"
-        raise ExperimentError(f"model.backbone.{key}: there is no layer {name}; {hint}")
+        raise ExperimentError(f"model.backbone.{key}: there is no layer {name}{or_all(name, names)}")
     return names.index(name)
 
 

@@ -11,7 +11,6 @@ activation, ReLU unless an argument names another one: ``conv(5x5, linear)``.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ from decimal import Decimal
 from typing import ClassVar, Literal
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.nearest import nearest
 
 ACTIVATIONS = ("linear", "relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid")
 
@@ -318,7 +318,7 @@ class _Parser:
     def _layer(self, token: _Token) -> Layer:
         word = _LAYER_OF.get(_squeeze(token.text))
         if word is None:
-            raise self._error(token, f"unknown layer {token.text!r}", nearest=_LAYER_OF)
+            raise self._error(token, f"unknown layer {token.text!r}", known=_LAYER_OF)
         cls = _WORDS.get(word)
         if self.kind is not None and cls in _NOT_IN[self.kind]:
             raise self._error(token, f"{word!r} has no place in a {self.kind} block")
@@ -370,10 +370,10 @@ class _Parser:
             return "momentum", self._fraction(token, momentum[1], "a momentum")
         if "activation" in known and _squeeze(text) in _ACTIVATION_OF:
             return "activation", _ACTIVATION_OF[_squeeze(text)]
-        nearest: dict[str, str] = {}
+        meant: dict[str, str] = {}
         for field, words in _ARGUMENTS_OF.items():
-            nearest |= words if field in known else {}
-        raise self._error(token, f"{cls.word!r} has no argument {token.text!r}", nearest)
+            meant |= words if field in known else {}
+        raise self._error(token, f"{cls.word!r} has no argument {token.text!r}", meant)
 
     def _square(self, token: _Token, match: re.Match[str]) -> int:
         if match[2] is not None and int(match[1]) != int(match[2]):
@@ -394,9 +394,10 @@ class _Parser:
             raise self._error(token, f"{what} lies in [0, 1), {text!r} does not")
         return value
 
-    def _error(self, token: _Token, message: str, nearest: dict[str, str] | None = None) -> RecipeError:
-        guess = difflib.get_close_matches(_squeeze(token.text), nearest or {}, n=1, cutoff=0.5)
-        hint = f"; did you mean {(nearest or {})[guess[0]]!r}?" if guess else ""
+    def _error(self, token: _Token, message: str, known: dict[str, str] | None = None) -> RecipeError:
+        words = known or {}
+        guess = words.get(nearest(_squeeze(token.text), words, cutoff=0.5) or "")
+        hint = f"; did you mean {guess!r}?" if guess else ""
         line_start = self.text.rfind("\n", 0, token.start) + 1
         # Each tab as one blank, so that the caret stands under the word.
         line = re.sub(r"\s", " ", self.text[line_start:].split("\n")[0])

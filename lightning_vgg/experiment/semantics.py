@@ -5,11 +5,11 @@ Sources: the code of Keras 3.15 and PyTorch 2.14.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.nearest import or_all
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,5 @@ def resolve_semantics(semantics: Literal["keras", "torch"], exceptions: list[str
     base, other = (KERAS, TORCH) if semantics == "keras" else (TORCH, KERAS)
     for name in exceptions:
         if name not in SWITCHES:
-            guess = difflib.get_close_matches(name, SWITCHES, n=1)
-            hint = f"did you mean {guess[0]!r}?" if guess else f"the switches are {', '.join(SWITCHES)}"
-            raise ExperimentError(f"model.semantics_except: unknown switch {name!r}; {hint}")
+            raise ExperimentError(f"model.semantics_except: unknown switch {name!r}{or_all(name, SWITCHES)}")
     return replace(base, **{name: getattr(other, name) for name in exceptions})

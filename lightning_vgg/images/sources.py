@@ -6,9 +6,9 @@ fingerprint that tells whether two runs saw the same data.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
+from lightning_vgg.common.nearest import or_all
 from lightning_vgg.images.cache import cache_folder
 from lightning_vgg.images.cifar10 import load_cifar10
 from lightning_vgg.images.decode import image_files, open_image
@@ -52,9 +52,7 @@ def load_images(
     Raises DataError when the source is unknown or its data is missing or at fault.
     """
     if source not in SOURCES:
-        near = difflib.get_close_matches(source, SOURCES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"There is no data source {source!r}; there are {', '.join(SOURCES)}.{hint}")
+        raise DataError(f"There is no data source {source!r}{or_all(source, SOURCES)}")
     if image_size < 1:
         raise DataError(f"image_size is {image_size}; it is the side of the images in pixels, 1 or more.")
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.nearest import did_you_mean
 from lightning_vgg.experiment.backbone_plan import VGG16, Source, recorded_source
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.semantics import Semantics
@@ -37,11 +37,11 @@ def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
         _refuse_other_preprocessing(spec, None)
         return _run_source(RunFolder.open(path))
     if not path.is_file():
-        guess = difflib.get_close_matches(spec.weights, [*NAMED_WEIGHTS, "none"], n=1)
-        hint = f"; did you mean {guess[0]}?" if guess else "."
+        names = [*NAMED_WEIGHTS, "none"]
+        hint = did_you_mean(spec.weights, names)
         raise ExperimentError(
-            f"model.backbone.weights: there is no file or run folder {spec.weights}{hint} "
-            f"Known names are {', '.join(NAMED_WEIGHTS)} and none."
+            f"model.backbone.weights: there is no file or run folder {spec.weights}{hint}; "
+            f"known names are {', '.join(names)}"
         )
     if path.suffix not in FILE_SUFFIXES:
         raise ExperimentError(

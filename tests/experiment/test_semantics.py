@@ -51,7 +51,7 @@ def test_an_unknown_switch_names_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_a_switch_unlike_any_lists_them_all() -> None:
-    with pytest.raises(ExperimentError, match=r"the switches are initialization, .*, clip_epsilon"):
+    with pytest.raises(ExperimentError, match=r"there are initialization, .*, clip_epsilon"):
         resolve_semantics("torch", ["xyzzy"])
 
 
@@ -166,10 +166,9 @@ def sgd_velocity(semantics: Semantics) -> float:
 
 def clip_epsilon(semantics: Semantics) -> float:
     """A gradient of norm 1e-6 clipped to 1e-6: as it was, or half of it."""
-    model = VGGClassifier(
-        ExperimentSpec(model=ModelSpec(NetworkSpec("conv", [1], units=[])), data=DataSpec(image_size=2)), 2
-    ).double()
-    model.semantics = semantics
+    unlike_keras = [name for name in SWITCHES if getattr(semantics, name) != getattr(KERAS, name)]
+    spec = ModelSpec(NetworkSpec("conv", [1], units=[]), semantics_except=unlike_keras)
+    model = VGGClassifier(ExperimentSpec(model=spec, data=DataSpec(image_size=2)), 2).double()
     bias = model.network.get_parameter("classifier.bias")
     bias.grad = torch.tensor([1e-6, 0], dtype=torch.float64)
     model.configure_gradient_clipping(torch.optim.SGD([bias]), gradient_clip_val=1e-6)

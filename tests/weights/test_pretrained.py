@@ -223,12 +223,15 @@ def test_keras_weights_see_what_they_would_see_as_bgr_and_the_wrong_order_shows(
     ("settings", "complaint"),
     [
         ({"weights": "FILE"}, "model.backbone.preprocessing is missing"),
-        ({"weights": "IMAGENET1K_V2"}, "did you mean IMAGENET1K_V1?"),
+        ({"weights": "IMAGENET1K_V2"}, "did you mean 'IMAGENET1K_V1'?"),
         ({"weights": "nowhere.pth"}, "there is no file or run folder nowhere.pth"),
         ({"weights": "README"}, "README is of no known kind"),
         ({"weights": "FOLDER"}, "is no run folder"),
         ({"preprocessing": "torchvision"}, "IMAGENET1K_FEATURES bring torchvision_features: set it to null"),
-        ({"weights": "none", "layer": "block5_pol"}, "layer: there is no layer block5_pol; did you mean block5_pool?"),
+        (
+            {"weights": "none", "layer": "block5_pol"},
+            "layer: there is no layer block5_pol; did you mean 'block5_pool'?",
+        ),
         ({"weights": "none", "layer": "top"}, "there are block1_conv1, block1_conv2, block1_pool, block2_conv1"),
         ({"weights": "none", "layer": "block3_pool", "freeze_until": "block4_pool"}, "freeze_until: there is no"),
         ({"weights": "none", "unfreeze": {2: "block4_pool", 3: "block5_conv1"}}, "3: block5_conv1 unfreezes nothing"),
