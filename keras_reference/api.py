@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_reference.command_line import read_command, train_or_test
 from lightning_vgg.api import compare_arms as compare_arms
@@ -61,7 +61,7 @@ def fit(*settings: Settings) -> RunFolder:
     return train_or_test("fit", as_arguments(*settings))
 
 
-def evaluate(run: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> dict[str, float]:
+def evaluate(run: str | os.PathLike[str], settings: Mapping[str, object] | None = None) -> dict[str, float]:
     """Evaluate the best checkpoint of a run on the test images once more: ``keras-reference test``.
 
     Args:

@@ -9,8 +9,14 @@ from typing import Any
 
 import keras
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.keras_support import PRECISIONS
 from lightning_vgg.runs.machine import keep_freed_memory, processor_name, resident_memory, usable_cores
+
+Tensor = Any
+"""Of the backend that runs, symbolic or not."""
+Logs = dict[str, float] | None
+"""What Keras gives to a callback."""
 
 
 def prepare_keras(precision: str, seed: int) -> None:
@@ -23,7 +29,7 @@ def prepare_keras(precision: str, seed: int) -> None:
     keras.utils.set_random_seed(seed)
 
 
-def describe_backend() -> dict[str, Any]:
+def describe_backend() -> PlainDict:
     """The framework's part of run.json."""
     name = keras.config.backend()
     return {

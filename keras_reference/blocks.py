@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
+from keras_reference.backend import Tensor
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer
 from lightning_vgg.experiment.recipe import (
     Activation,
@@ -73,12 +73,12 @@ def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
             return layers.Activation(_activation(activation), name=name)
 
 
-def _activation(name: str) -> str | Callable[[Any], Any]:
+def _activation(name: str) -> str | Callable[[Tensor], Tensor]:
     """Keras's name; its defaults are meant: a leaky ReLU's slope is 0.2."""
     return gelu if name == "gelu" else name.replace(" ", "_")
 
 
-def gelu(inputs: Any) -> Any:
+def gelu(inputs: Tensor) -> Tensor:
     """The exact GELU, ``keras.activations.gelu``; TensorFlow's rounds √2 to float32, also in float64."""
     root = keras.ops.sqrt(keras.ops.cast(2, inputs.dtype))
     return inputs * (1 + keras.ops.erf(inputs / root)) / 2

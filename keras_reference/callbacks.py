@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import keras
 import numpy as np
 
-from keras_reference.backend import describe_backend, peak_memory
+from keras_reference.backend import Logs, describe_backend, peak_memory
 from keras_reference.checkpoints import LAST
 from keras_reference.data import TrainingBatches
 from keras_reference.transfer import Network, count_parameters
 from lightning_vgg.common.errors import Diverged
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder, Watch, epoch_line
@@ -36,7 +36,7 @@ class NextEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.batches = batches
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.batches.start_epoch(epoch)
 
 
@@ -53,7 +53,7 @@ class RefuseBadLoss(keras.callbacks.Callback):  # type: ignore[misc]
         self.run = run
         self.steps = steps
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
@@ -84,15 +84,15 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.images_per_second: list[float] = []
         self.startup_seconds: float | None = None
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.epoch_started = time.perf_counter()
         self.train_seconds: float | None = None
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.startup_seconds is None:
             self.startup_seconds = process_seconds()
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         self.train_seconds = time.perf_counter() - self.epoch_started
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -125,7 +125,7 @@ class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]
 class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
     """Sends each row of history.csv to W&B, under the names and steps that Lightning's logger gives them."""
 
-    def __init__(self, run: RunFolder, arguments: dict[str, Any]) -> None:
+    def __init__(self, run: RunFolder, arguments: PlainDict) -> None:
         super().__init__()
         import wandb
 
@@ -134,7 +134,7 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
         self.wandb.define_metric(STEP)
         self.wandb.define_metric("*", step_metric=STEP, step_sync=True)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         row = self.run.read_history()[-1]
         curves = {name: row[name] for name in (*_LOGS, "learning_rate") if name in row}
         self.wandb.log({"epoch": epoch, STEP: int(row["step"]) - 1, **curves})
@@ -149,7 +149,7 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
 
 def describe_run(
     experiment: ExperimentSpec, dataset: Dataset, network: Network, pretrained: Pretrained | None
-) -> dict[str, Any]:
+) -> PlainDict:
     """What run.json says of a run before its results are known."""
     return {
         **describe_backend(),

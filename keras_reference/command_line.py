@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from keras_reference.trained_runs import trained_run
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import (
@@ -37,6 +38,7 @@ def main(command: str, args: list[str]) -> None:
             print(config.output)
         case "export":
             run, output = run_and_output("keras-reference export", args)
+            require("keras", "keras")
             from keras_reference.export import export_run  # loads Keras
 
             print(export_run(run, output))
@@ -89,6 +91,7 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
         plan_model(model, size, num_classes=2)
     elif command != "test" and asked is None:
         plan_model(model, size, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
+    require("keras", "keras")
     return experiment, config
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -26,6 +25,7 @@ from keras_reference.pretrained import load_pretrained
 from keras_reference.transfer import Network, count_parameters, parameter_groups
 from keras_reference.weights import load_network
 from lightning_vgg.common.interruption import Interrupted
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
 from lightning_vgg.experiment.settings import config_text, plain_settings
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec
@@ -238,5 +238,5 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
     return results
 
 
-def _wandb_arguments(run: RunFolder, experiment: ExperimentSpec) -> dict[str, Any]:
+def _wandb_arguments(run: RunFolder, experiment: ExperimentSpec) -> PlainDict:
     return wandb_arguments(run, experiment.experiment, "keras", plain_settings(experiment))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 
+from keras_reference.backend import Tensor
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import OptimizerSpec
 
@@ -43,7 +44,7 @@ def build_optimizer(
     if decay is None and spec.name == "adamw":
         decay = KERAS.adamw_decay
     epsilon = KERAS.adam_epsilon if spec.epsilon is None else spec.epsilon
-    shared: dict[str, Any] = {
+    shared: PlainDict = {
         "learning_rate": RateTable(rates),
         "weight_decay": None if decay is None else exact(decay),
         "global_clipnorm": clip or None,
@@ -87,7 +88,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def variables(self) -> list[keras.Variable]:
         return [*super().variables, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
 
-    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
+    def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
         """Those groups that train now; the others keep their state and their count."""
         variables = trainable_variables or [variable for group in self.groups for variable in group.variables]
         gradients = {
@@ -107,11 +108,11 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
     def __init__(self, rates: np.ndarray) -> None:
         self.rates = rates
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Tensor) -> Tensor:
         rates = keras.ops.convert_to_tensor(self.rates, dtype=keras.config.floatx())
         return keras.ops.take(rates, keras.ops.minimum(step, len(self.rates) - 1))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> PlainDict:
         return {"rates": self.rates.tolist()}
 
 
@@ -135,7 +136,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
         self.label_smoothing = label_smoothing
         self.num_classes = num_classes
 
-    def call(self, labels: Any, logits: Any) -> Any:
+    def call(self, labels: Tensor, logits: Tensor) -> Tensor:
         one_hot = keras.ops.one_hot(keras.ops.cast(labels, "int32"), self.num_classes, dtype=logits.dtype)
         return keras.losses.categorical_crossentropy(
             one_hot, logits, from_logits=True, label_smoothing=self.label_smoothing

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
 
+from keras_reference.backend import Tensor
 from keras_reference.blocks import build_layer, build_network
 from keras_reference.data import Preprocess, normalizer
 from keras_reference.optim import ParameterGroup
@@ -67,7 +67,7 @@ class Backbone:
         shape = self.plan.features_shape(fed) if fed else (self.image_size, self.image_size, 3)
         return keras.Input(shape, name="images")
 
-    def __call__(self, inputs: Any, fed: int, frozen: int, end: int | None = None) -> Any:
+    def __call__(self, inputs: Tensor, fed: int, frozen: int, end: int | None = None) -> Tensor:
         """The layers behind the lowest ``fed``, pooled at the end; dropout among the lowest ``frozen`` is left out.
 
         Keras turns frozen batch norms to inference mode by itself. Dropout it leaves on in ``model.fit``, also where a
@@ -85,7 +85,7 @@ class Backbone:
         images = self.inputs()
         return keras.Model(images, self(images, 0, layers, layers))
 
-    def pool(self, hidden: Any) -> Any:
+    def pool(self, hidden: Tensor) -> Tensor:
         """What of the last layer's output (B, H, W, C) goes up to the head, (B, H, W, C) or (B, 1, 1, C)."""
         if len(hidden.shape) == 2:
             return keras.layers.Reshape((1, 1, hidden.shape[-1]))(hidden)
@@ -108,7 +108,7 @@ class Resize(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(name="resize", dtype=keras.config.floatx())
         self.size = size
 
-    def call(self, images: Any) -> Any:
+    def call(self, images: Tensor) -> Tensor:
         if images.shape[1] == self.size:
             return images
         if self.compute_dtype != "float64":

@@ -15,9 +15,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lightning_vgg.common.errors import ExperimentError as ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.network_plan import NetworkPlan
@@ -141,7 +142,7 @@ def fit(*settings: Settings) -> RunFolder:
 
 
 def evaluate(
-    run: Run, settings: Mapping[str, Any] | None = None, part: Literal["val", "test"] = "test"
+    run: Run, settings: Mapping[str, object] | None = None, part: Literal["val", "test"] = "test"
 ) -> dict[str, float]:
     """Evaluate the best checkpoint of a run once more: ``lightning-vgg test`` and ``validate``.
 
@@ -328,7 +329,7 @@ def tune_settings(*settings: Settings) -> optuna.Study:
     return tune(tune_parser(), as_arguments(*settings))
 
 
-def measure_parity(*settings: Settings) -> dict[str, Any]:
+def measure_parity(*settings: Settings) -> PlainDict:
     """Measure how far Lightning and Keras lie apart on an experiment: ``lightning-vgg parity``.
 
     It takes minutes, and a process of its own: both frameworks compute on the CPU there, in float64 and float32.

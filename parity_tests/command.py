@@ -9,15 +9,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_vgg.common.extras import require
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import experiment_spec, framework_free_parser
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import atomic_write
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from parity_tests.ablation import Ablation
     from parity_tests.ladder import Rung
 
@@ -46,7 +50,7 @@ def main(command: str, args: list[str]) -> None:
         sys.exit(1)
 
 
-def _climb(experiment: ExperimentSpec) -> dict[str, Any]:
+def _climb(experiment: ExperimentSpec) -> PlainDict:
     from lightning_vgg.images.dataset import load_dataset
     from parity_tests.transfer_ladder import ladder_of
 
@@ -67,7 +71,7 @@ def _climb(experiment: ExperimentSpec) -> dict[str, Any]:
     return {"rungs": [rung.as_dict() for rung in rungs], "passed": not failed, "seconds": seconds}
 
 
-def _ablate(experiment: ExperimentSpec) -> dict[str, Any]:
+def _ablate(experiment: ExperimentSpec) -> PlainDict:
     from lightning_vgg.images.dataset import load_dataset
     from parity_tests.ablation import AFTER, ablate
     from parity_tests.ladder import Ladder
@@ -82,14 +86,14 @@ def _ablate(experiment: ExperimentSpec) -> dict[str, Any]:
     return {"ablation": [vars(ablation) for ablation in found]}
 
 
-def wide_console() -> Any:
+def wide_console() -> Console:
     """As wide as the terminal; into a file or a pipe, as wide as the tables."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 130)
 
 
-def ladder_table(rungs: list[Rung]) -> Any:
+def ladder_table(rungs: list[Rung]) -> Table:
     from rich.table import Table
 
     table = Table(title="Parity of Lightning and Keras")
@@ -113,7 +117,7 @@ def ladder_table(rungs: list[Rung]) -> Any:
     return table
 
 
-def ablation_table(found: list[Ablation]) -> Any:
+def ablation_table(found: list[Ablation]) -> Table:
     from rich.table import Table
 
     table = Table(

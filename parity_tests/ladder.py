@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from keras_reference.data import Preprocess, normalizer
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.schedule import rate_factors
@@ -85,7 +85,7 @@ class Rung:
     def passed(self) -> bool:
         return self.measured <= self.limit
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> PlainDict:
         return {**asdict(self), "passed": self.passed}
 
 

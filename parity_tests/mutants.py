@@ -5,7 +5,7 @@ The list follows the differences between Keras and PyTorch; a mutant that no run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -32,7 +32,7 @@ from parity_tests.pair import Batch, KerasSide, TorchSide
 from parity_tests.transfer_ladder import TransferLadder
 
 Climb = Callable[[Ladder], Iterator[Rung]]
-Plant = Callable[[], AbstractContextManager[Any]]
+Plant = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def _recipe(conv_block: str) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: replace(spec, network=replace(spec.network, conv_block=conv_block))
 
 
-def _optimizer(**values: Any) -> Callable[[ModelSpec], ModelSpec]:
+def _optimizer(**values: object) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: replace(spec, optimizer=OptimizerSpec(**values))
 
 
-def _instead(target: str, wrong: Any) -> Plant:
+def _instead(target: str, wrong: object) -> Plant:
     """Something else under a name, such as ``package.module.Class.method``."""
     return lambda: mock.patch(target, wrong)
 
@@ -102,7 +102,13 @@ def _torch_steps_with(change: Callable[[OptimizerSpec, Any], tuple[OptimizerSpec
     """The Lightning side alone trains with another optimizer or other rates."""
     right = TorchSide.steps
 
-    def wrong(self: TorchSide, batches: Any, optimizer: OptimizerSpec, rates: Any, clip: float | None = None) -> Any:
+    def wrong(
+        self: TorchSide,
+        batches: Sequence[Batch],
+        optimizer: OptimizerSpec,
+        rates: Sequence[float],
+        clip: float | None = None,
+    ) -> Any:
         return right(self, batches, *change(optimizer, rates), clip)
 
     return _instead("parity_tests.pair.TorchSide.steps", wrong)
@@ -148,7 +154,7 @@ def _on_a_backbone(spec: ModelSpec) -> ModelSpec:
     return replace(spec, backbone=backbone, network=replace(spec.network, conv_block="batch norm", filters=[128]))
 
 
-def _torchvisions_preprocessing() -> AbstractContextManager[Any]:
+def _torchvisions_preprocessing() -> AbstractContextManager[object]:
     return mock.patch.dict(PREPROCESSING, {"keras_caffe": replace(PREPROCESSING["torchvision"], bgr=True)})
 
 

@@ -6,13 +6,13 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_vgg import cli
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
@@ -100,7 +100,7 @@ def test_command_prints_a_table_writes_json_and_fails_with_the_ladder(
     )
     command = "parity -c tiny.yaml --json found.json".split()
 
-    def figures() -> dict[str, Any]:
+    def figures() -> PlainDict:
         return json.loads(Path("found.json").read_text())
 
     assert cli.run(command) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 
 class Interrupted(BaseException):
@@ -52,7 +52,7 @@ class Signals:
         finally:
             self.waits, self.received = False, 0
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.waits or self.received:
             raise Interrupted(number)
         self.received = number

@@ -61,6 +61,6 @@ class Program:
         return 0
 
     def overview(self) -> str:
-        lines = [f"  {command:<10}{text}" for command, (_, text) in self.commands.items()]
+        lines = [f"  {command:<11}{text}" for command, (_, text) in self.commands.items()]
         more = f"{self.name} COMMAND --help tells more. {self.closing}".rstrip()
         return "\n".join([f"usage: {self.name} COMMAND ...", "", self.purpose, "", *lines, "", more])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class ArmSpec:
 
     framework: Literal["lightning", "keras"]
     backend: Literal["tensorflow", "torch", "jax"] | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: PlainDict = field(default_factory=dict)
 
 
 def default_arms() -> dict[str, ArmSpec]:
     """Lightning with Keras's defaults, Lightning with PyTorch's, and Keras on TensorFlow."""
-    as_keras: dict[str, Any] = {"model.semantics": "keras", "model.semantics_except": []}
+    as_keras: PlainDict = {"model.semantics": "keras", "model.semantics_except": []}
     as_torch = {**as_keras, "model.semantics": "torch"}
     return {
         "lightning-keras": ArmSpec("lightning", settings=as_keras),

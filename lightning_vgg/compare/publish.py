@@ -39,7 +39,7 @@ def log_report(folder: Path, group: str) -> None:
             run.summary[PARITY_TABLE] = _table(json.loads((folder / "parity.json").read_text())["rungs"])
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _table(rows: Sequence[Mapping[str, object]]) -> Any:
     """Of those columns that hold single values in every row."""
     import wandb
 

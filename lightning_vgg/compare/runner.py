@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from filelock import Timeout
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.locks import file_lock
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.initial_weights import initial_weights
 from lightning_vgg.compare.jobs import Job, run_jobs
@@ -69,7 +70,7 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(number: int, frame: Any) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # whoever presses Ctrl-C twice shall leave no process behind either
     raise KeyboardInterrupt(number)
@@ -206,7 +207,7 @@ class Keeper:
         self.plan = plan
         self.members = members
         self.display = display
-        self.failures: list[dict[str, Any]] = []
+        self.failures: list[PlainDict] = []
         self.write()
 
     def started(self, job: Job) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
-Settings = str | os.PathLike[str] | Mapping[str, Any]
+Settings = str | os.PathLike[str] | Mapping[str, object]
 """A YAML file, or settings by their dotted names: ``{"model.network.filters": [16, 32]}``."""
 
 
@@ -32,7 +31,7 @@ def as_arguments(*settings: Settings) -> list[str]:
     return arguments
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
     # A scalar's YAML ends with a line "...".

@@ -7,10 +7,11 @@ Layers have Keras's names here, as in keras.applications.VGG16: block1_conv1, bl
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.nearest import or_all
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.network_plan import (
     CLASSIFIER,
     NetworkError,
@@ -48,12 +49,12 @@ class Source:
     network: NetworkSpec
     semantics: Semantics
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PlainDict:
         """Plain values for run.json; `recorded_source` reads them."""
         return {"network": asdict(self.network), "semantics": asdict(self.semantics)}
 
 
-def recorded_source(description: dict[str, Any]) -> Source:
+def recorded_source(description: PlainDict) -> Source:
     """The source that `Source.describe` has described in run.json; the weights are in the run's checkpoints."""
     return Source("none", NetworkSpec(**description["network"]), Semantics(**description["semantics"]))
 

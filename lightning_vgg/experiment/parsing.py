@@ -14,6 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.nearest import nearest_path
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.shipped import find_config, nearest_config
 from lightning_vgg.experiment.specs import MOVED, BackboneSpec, DataSpec, ExperimentSpec, ModelSpec, TrainerSpec
 
@@ -91,7 +92,7 @@ def refusal_in(error: BaseException | None) -> ExperimentError | None:
 # What is known
 
 
-def known_keys(parser: Any) -> list[str]:
+def known_keys(parser: ArgumentParser) -> list[str]:
     """Every key of the parser, dotted, those of its subcommands included; * stands for the user's own names."""
     keys = []
     for action in parser._actions:
@@ -136,7 +137,7 @@ def flags_last(args: Sequence[str]) -> list[str]:
     return [*others[:first], *files, *others[first:]]
 
 
-def checked_arguments(parser: Any, args: Sequence[str]) -> list[str]:
+def checked_arguments(parser: ArgumentParser, args: Sequence[str]) -> list[str]:
     """The arguments with files first, those of older run folders in today's words.
 
     Raises:
@@ -159,7 +160,7 @@ def checked_arguments(parser: Any, args: Sequence[str]) -> list[str]:
     return checked
 
 
-def _flags(parser: Any) -> set[str]:
+def _flags(parser: ArgumentParser) -> set[str]:
     """As they are written: some have a dash where their key has an underscore."""
     found = {flag for action in parser._actions for flag in action.option_strings}
     for action in parser._actions:
@@ -242,9 +243,9 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir()
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> PlainDict:
     """The settings of a YAML file as plain values, in today's words."""
-    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings: PlainDict = yaml.safe_load(path.read_text(encoding="utf-8"))
     for old, new in MOVED.items():
         *groups, name = old.split(".")
         node = settings
@@ -286,7 +287,7 @@ def experiment_parser() -> ExplainingParser:
     parser = ExplainingParser()
     parser.add_argument("-c", "--config", action=ActionConfigFile)
     parser.add_argument("--seed_everything", type=int, default=0)
-    parser.add_argument("--trainer", type=dict[str, Any])
+    parser.add_argument("--trainer", type=PlainDict)
     add_experiment_arguments(parser)
     return parser
 
@@ -300,7 +301,7 @@ def experiment_spec(config: Namespace) -> ExperimentSpec:
     return ExperimentSpec(config.experiment, config.name, config.seed_everything, config.model, config.data, trainer)
 
 
-def _shared_trainer(settings: Mapping[str, Any] | Namespace) -> TrainerSpec:
+def _shared_trainer(settings: PlainDict | Namespace) -> TrainerSpec:
     """What every framework reads of the settings of Lightning's trainer."""
     shared = {field.name: settings[field.name] for field in fields(TrainerSpec) if field.name in settings}
     if "precision" in shared:
@@ -336,7 +337,7 @@ def read_experiment(path: Path) -> ExperimentSpec:
     return experiment_spec(config)
 
 
-def with_values(experiment: ExperimentSpec, values: Mapping[str, Any], place: str = "") -> ExperimentSpec:
+def with_values(experiment: ExperimentSpec, values: Mapping[str, object], place: str = "") -> ExperimentSpec:
     """The experiment with other values.
 
     Args:

@@ -12,11 +12,12 @@ import yaml
 
 from lightning_vgg.common.addresses import is_address, without_secrets
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.parsing import read_experiment, read_settings
 from lightning_vgg.experiment.specs import ExperimentSpec
 
 
-def plain_settings(experiment: ExperimentSpec, trainer: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def plain_settings(experiment: ExperimentSpec, trainer: Mapping[str, object] | None = None) -> PlainDict:
     """All settings, nested, without names of people and without passwords.
 
     Args:
@@ -28,12 +29,12 @@ def plain_settings(experiment: ExperimentSpec, trainer: Mapping[str, Any] | None
     return _impersonal(settings)
 
 
-def config_text(experiment: ExperimentSpec, trainer: Mapping[str, Any] | None = None) -> str:
+def config_text(experiment: ExperimentSpec, trainer: Mapping[str, object] | None = None) -> str:
     """The text of config.yaml, which trains the experiment again; arguments as `plain_settings`."""
     return as_yaml(plain_settings(experiment, trainer))
 
 
-def as_yaml(settings: Mapping[str, Any]) -> str:
+def as_yaml(settings: Mapping[str, object]) -> str:
     """As this project writes YAML: keys in their order, lines of 110 characters."""
     return yaml.safe_dump(settings, sort_keys=False, width=110)
 
@@ -51,7 +52,7 @@ def _impersonal(value: Any) -> Any:
     return without_secrets(value) if isinstance(value, str) and is_address(value) else value
 
 
-def dotted(values: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(values: object, prefix: str = "") -> PlainDict:
     """Nested settings as one level of dotted keys; an empty mapping is a value."""
     if not isinstance(values, dict) or not values:
         return {prefix.removesuffix("."): values}
@@ -68,7 +69,7 @@ _TRAINER_KEEPS = ("precision", "gradient_clip_val", "accumulate_grad_batches")
 _OF_THE_NETWORK = ("model.network.", "model.backbone", "model.semantics", "data.image_size")
 
 
-def refuse_changes(path: Path, experiment: ExperimentSpec, trainer: Mapping[str, Any], resuming: bool) -> None:
+def refuse_changes(path: Path, experiment: ExperimentSpec, trainer: Mapping[str, object], resuming: bool) -> None:
     """Refuse settings with which a checkpoint cannot be used: a run is one experiment from beginning to end.
 
     Args:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.sources import load_images, split_validation, stratified_subset
@@ -46,7 +47,7 @@ class Dataset:
         """``train``, ``val`` and ``test``."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PlainDict:
         """What run.json says of the images."""
         return {
             "data_fingerprint": self.fingerprint,

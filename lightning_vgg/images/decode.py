@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -156,7 +156,7 @@ def decode_all(encoded: Iterable[tuple[Key, bytes]], image_size: int) -> tuple[d
     return images, reasons
 
 
-def _at_once(function: Callable[..., Images], *arguments: Any) -> Future[Images]:
+def _at_once(function: Callable[..., Images], *arguments: object) -> Future[Images]:
     future: Future[Images] = Future()
     try:
         future.set_result(function(*arguments))

@@ -7,7 +7,6 @@ and dots inside table cells, are plain HTML: dozens of small figures would be sl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -16,6 +15,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.svg import PAINT, chart
 from lightning_vgg.report.words import percent, points
 
@@ -38,7 +38,7 @@ def swatch(number: int) -> Markup:
 
 
 @chart
-def difference_strip(figure: Figure, verdict: Mapping[str, Any], seeds: Iterable[float], reach: float) -> str:
+def difference_strip(figure: Figure, verdict: PlainDict, seeds: Iterable[float], reach: float) -> str:
     """A difference with its intervals over the margin, and those of the seeds; all fractions, from -reach to reach."""
     axes = _axes(figure, 74)
     axes.grid(False)
@@ -141,7 +141,7 @@ def confusion_map(figure: Figure, matrix: Sequence[Sequence[int]], names: Sequen
     axes.set(aspect="equal", ylim=(edges[-1], edges[0]))
     labels = [_short(name) for name in names]
     axes.set_yticks(range(len(names)), labels, fontsize=10, color=PAINT["text"])
-    turn: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "ha": "right"}
+    turn: PlainDict = {"rotation": 45, "rotation_mode": "anchor", "ha": "right"}
     axes.set_xticks(
         range(len(names)),
         labels,
@@ -153,7 +153,7 @@ def confusion_map(figure: Figure, matrix: Sequence[Sequence[int]], names: Sequen
 
 
 @chart
-def reliability_diagram(figure: Figure, calibration: Mapping[str, Any], number: int, arm: str) -> str:
+def reliability_diagram(figure: Figure, calibration: PlainDict, number: int, arm: str) -> str:
     """Accuracy against confidence, a dot a bin, its area as the share of the images; the diagonal is perfect."""
     axes = _axes(figure, NARROW, NARROW)
     images, confidence, accuracy = (

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.settings import dotted
 from lightning_vgg.runs.folder import RunFolder
 
@@ -171,7 +171,7 @@ def framework(members: dict[int, RunFolder]) -> str:
     return next(iter(members.values())).read_record()["framework"]
 
 
-def settings(run: RunFolder) -> dict[str, Any]:
+def settings(run: RunFolder) -> PlainDict:
     """A run's config.yaml on one level: dotted key -> value.
 
     Raises:
@@ -184,13 +184,13 @@ def settings(run: RunFolder) -> dict[str, Any]:
         raise ExperimentError(f"{path} is damaged ({error}): train this run again") from None
 
 
-def arm_settings(run: RunFolder) -> dict[str, Any]:
+def arm_settings(run: RunFolder) -> PlainDict:
     """The settings that make a run's arm, those that its framework does not read left out."""
     skip = OF_ONE_RUN + (OF_LIGHTNING if run.read_record()["framework"] == "keras" else ())
     return {key: value for key, value in settings(run).items() if key not in skip}
 
 
-def differing_keys(configurations: Sequence[dict[str, Any]]) -> list[str]:
+def differing_keys(configurations: Sequence[PlainDict]) -> list[str]:
     """The keys whose values are not the same in all; one that is missing counts as null."""
     keys = dict.fromkeys(key for configuration in configurations for key in configuration)
     return [key for key in keys if any(each.get(key) != configurations[0].get(key) for each in configurations)]
@@ -233,7 +233,7 @@ def _arm_names(runs: Sequence[RunFolder]) -> list[str]:
     return names
 
 
-def _base_name(record: dict[str, Any]) -> str:
+def _base_name(record: PlainDict) -> str:
     if record["framework"] == "lightning":
         return f"lightning-{record['semantics']}"
     backend = record["backend"]

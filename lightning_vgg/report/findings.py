@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.comparison import OF_LIGHTNING, Comparison, are_paired, arm_settings, differing_keys
 from lightning_vgg.report.statistics import ALPHA, POWER, estimate_difference, seeds_needed
 from lightning_vgg.runs.folder import RunFolder
@@ -37,7 +38,7 @@ class Result:
     """
 
     run: RunFolder
-    record: dict[str, Any]
+    record: PlainDict
     history: list[dict[str, float]]
     labels: np.ndarray
     logits: np.ndarray
@@ -55,7 +56,7 @@ class Result:
 Arms = dict[str, dict[int, Result]]
 
 
-def find(comparison: Comparison, folder: Path) -> dict[str, Any]:
+def find(comparison: Comparison, folder: Path) -> PlainDict:
     """All findings, ready for JSON: accuracies are fractions, times seconds, None stands for what is not known.
 
     Args:
@@ -124,7 +125,7 @@ def read_results(comparison: Comparison) -> Arms:
     return arms
 
 
-def verdicts(comparison: Comparison, arms: Arms) -> Iterable[dict[str, Any]]:
+def verdicts(comparison: Comparison, arms: Arms) -> Iterable[PlainDict]:
     """One for each arm but the reference; ``low`` and ``high`` bound the 95 % interval, ``tost_...`` the 90 % one."""
     reference = arms[comparison.reference]
     for name, members in arms.items():
@@ -165,7 +166,7 @@ def paired_differences(members: dict[int, Result], reference: dict[int, Result])
     return {seed: members[seed].test_acc - reference[seed].test_acc for seed in common}
 
 
-def describe_arm(members: dict[int, Result], folder: Path) -> dict[str, Any]:
+def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
     accuracies = [result.test_acc for result in members.values()]
     return {
         "mean": float(np.mean(accuracies)),
@@ -230,7 +231,7 @@ def sum_confusion(results: Iterable[Result]) -> np.ndarray:
     return np.sum([confusion(result.labels, result.logits) for result in results], axis=0)
 
 
-def calibration(results: Iterable[Result]) -> dict[str, Any]:
+def calibration(results: Iterable[Result]) -> PlainDict:
     """ECE and cross-entropy over the seeds, and the bins of all seeds' predictions together."""
     members = list(results)
     labels = np.concatenate([result.labels for result in members])
@@ -248,7 +249,7 @@ def calibration(results: Iterable[Result]) -> dict[str, Any]:
     }
 
 
-def agreements(arms: Arms) -> list[dict[str, Any]]:
+def agreements(arms: Arms) -> list[PlainDict]:
     """Share of equal predictions: of two arms, for each seed that both have; of one arm, for every pair of its seeds.
 
     Two arms with the same batches and initial weights should agree more than two seeds of one arm do.
@@ -264,7 +265,7 @@ def agreements(arms: Arms) -> list[dict[str, Any]]:
     return found
 
 
-def speed(arms: Arms, reference: str) -> dict[str, Any]:
+def speed(arms: Arms, reference: str) -> PlainDict:
     """Speed and memory of each arm, and as a ratio to the reference: geometric mean and range over common seeds.
 
     A comparison trains the arms of a seed one after the other, so ratios within a seed depend less on how busy the
@@ -302,7 +303,7 @@ def measure(result: Result, key: str, target: float | None) -> float | None:
 
 def _with_ratio(
     ours: dict[int, dict[str, float | None]], theirs: dict[int, dict[str, float | None]], key: str
-) -> dict[str, Any] | None:
+) -> PlainDict | None:
     values = [each[key] for each in ours.values()]
     known = [value for value in values if value is not None]
     if not known:
@@ -314,7 +315,7 @@ def _with_ratio(
     return {**spread(known), "ratio": {**spread(ratios), "mean": float(np.exp(np.log(ratios).mean()))}}
 
 
-def differing_settings(comparison: Comparison) -> dict[str, dict[str, Any]]:
+def differing_settings(comparison: Comparison) -> dict[str, PlainDict]:
     """Dotted key -> arm -> value, for the settings in which the arms differ; None where an arm does not have it."""
     configurations = {name: arm_settings(next(iter(runs.values()))) for name, runs in comparison.arms.items()}
     of_lightning = [each for each in configurations.values() if "model.semantics" in each]
@@ -326,11 +327,11 @@ def differing_settings(comparison: Comparison) -> dict[str, dict[str, Any]]:
     }
 
 
-def machine(results: Iterable[Result]) -> dict[str, Any]:
+def machine(results: Iterable[Result]) -> PlainDict:
     """Framework, versions, hardware and data of an arm; several values where its runs differ."""
     records = [result.record for result in results]
 
-    def values(read: Callable[[dict[str, Any]], Any]) -> str:
+    def values(read: Callable[[PlainDict], object]) -> str:
         return ", ".join(dict.fromkeys(str(read(record)) for record in records))
 
     packages = dict.fromkeys(package for record in records for package in record["versions"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from typing import Any
 
 import jinja2
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report import charts, words
 
 SECTIONS = {
@@ -42,7 +42,7 @@ MOST_CLASSES = 20
 """Most classes that a chart shows."""
 
 
-def render(template: str, findings: dict[str, Any]) -> str:
+def render(template: str, findings: PlainDict) -> str:
     """The text of ``report.html`` or ``report.md``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lightning_vgg.report"),
@@ -56,7 +56,7 @@ def render(template: str, findings: dict[str, Any]) -> str:
     return environment.get_template(f"{template}.j2").render(_view(findings))
 
 
-def _view(findings: dict[str, Any]) -> dict[str, Any]:
+def _view(findings: PlainDict) -> PlainDict:
     """The findings as ``f``, and what the templates would otherwise have to compute."""
     arms, reference = list(findings["arms"]), findings["reference"]
     others = itertools.count(1)
@@ -87,7 +87,7 @@ def _view(findings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _machine_rows(machines: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+def _machine_rows(machines: dict[str, PlainDict]) -> dict[str, list[str]]:
     """Property -> its value in each arm; the packages' versions follow the framework."""
     packages = dict.fromkeys(package for machine in machines.values() for package in machine["versions"])
     rows = {"framework": [machine["framework"] for machine in machines.values()]}
@@ -96,7 +96,7 @@ def _machine_rows(machines: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     return rows | {key: [machine[key] for machine in machines.values()] for key in others}
 
 
-def _reach(findings: dict[str, Any]) -> float:
+def _reach(findings: PlainDict) -> float:
     """Half the width of every chart of a difference: room for all intervals, all seeds, and the margins."""
     verdicts = findings["verdicts"]
     edges = [abs(verdict[key] or 0) for verdict in verdicts for key in ("low", "high", "difference")]
@@ -104,7 +104,7 @@ def _reach(findings: dict[str, Any]) -> float:
     return 1.06 * max([*edges, *seeds, 1.5 * findings["margin"]])
 
 
-def _shown_classes(findings: dict[str, Any]) -> list[int]:
+def _shown_classes(findings: PlainDict) -> list[int]:
     """Indices of the classes to show: all, or those in which the arms' means differ most."""
     rows = range(len(findings["class_names"]))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.statistics import MOST_SEEDS
 
 
@@ -38,7 +38,7 @@ def power_of_ten(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("-", "−")
 
 
-def measured(rung: dict[str, Any]) -> str:
+def measured(rung: PlainDict) -> str:
     """A rung's distance; infinite where a tensor is missing or not a number."""
     return "∞" if rung["measured"] is None else power_of_ten(rung["measured"])
 
@@ -69,7 +69,7 @@ def rate(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def setting(value: Any) -> str:
+def setting(value: object) -> str:
     """A value of config.yaml."""
     if value is None:
         return "–"
@@ -81,7 +81,7 @@ def listing(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def headline(findings: dict[str, Any]) -> str:
+def headline(findings: PlainDict) -> str:
     """The whole comparison in a sentence or two."""
     verdicts, reference = findings["verdicts"], findings["reference"]
     if not verdicts:
@@ -107,7 +107,7 @@ def headline(findings: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def verdict_title(verdict: dict[str, Any]) -> str:
+def verdict_title(verdict: PlainDict) -> str:
     """``Equivalent to within ±1 point``"""
     match verdict["verdict"]:
         case "equivalent":
@@ -117,12 +117,12 @@ def verdict_title(verdict: dict[str, Any]) -> str:
     return f"Undecided at a margin of {margin_points(verdict['margin'])}"
 
 
-def verdict_sentences(verdict: dict[str, Any]) -> list[str]:
+def verdict_sentences(verdict: PlainDict) -> list[str]:
     """What was measured, and what follows."""
     return [_measured(verdict), _follows(verdict)]
 
 
-def _measured(verdict: dict[str, Any]) -> str:
+def _measured(verdict: PlainDict) -> str:
     arm, reference, difference = verdict["arm"], verdict["reference"], verdict["difference"]
     if verdict["paired"]:
         basis = f"{_count(verdict['seeds'])}, compared in pairs with the same batches and initial weights"
@@ -143,7 +143,7 @@ def _measured(verdict: dict[str, Any]) -> str:
     return f"{start}{interval} ({basis})."
 
 
-def _follows(verdict: dict[str, Any]) -> str:
+def _follows(verdict: PlainDict) -> str:
     margin, within = verdict["margin"], margin_points(verdict["margin"])
     if verdict["low"] is None:
         return "One seed does not show how much of this is chance: train at least two seeds of each arm, better five."
@@ -170,7 +170,7 @@ def _count(seeds: int) -> str:
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
 
 
-def ladder_summary(rungs: list[dict[str, Any]]) -> str:
+def ladder_summary(rungs: list[PlainDict]) -> str:
     """How many rungs passed, and which failed."""
     failed = [f"{rung['name']} ({rung['precision']})" for rung in rungs if not rung["passed"]]
     gated = sum(rung["limit"] is not None for rung in rungs)
@@ -180,7 +180,7 @@ def ladder_summary(rungs: list[dict[str, Any]]) -> str:
     return f"{summary} Failed: {listing(failed)}." if failed else summary
 
 
-def agreement_summary(findings: dict[str, Any]) -> list[str]:
+def agreement_summary(findings: PlainDict) -> list[str]:
     """For each arm: how often it and the reference predict the same, and how often two seeds of the reference do."""
     found = {tuple(each["arms"]): each for each in findings["agreement"]}
     reference = findings["reference"]
@@ -198,16 +198,16 @@ def agreement_summary(findings: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def ladder_rows(rungs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def ladder_rows(rungs: list[PlainDict]) -> list[PlainDict]:
     """Rungs of one name side by side: {"name", "float64", "float32"}; exact ones count as float64."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, PlainDict] = {}
     for rung in rungs:
         column = "float32" if rung["precision"] == "float32" else "float64"
         rows.setdefault(rung["name"], {"name": rung["name"], "float64": None, "float32": None})[column] = rung
     return list(rows.values())
 
 
-def ladder_verdict(row: dict[str, Any]) -> str:
+def ladder_verdict(row: PlainDict) -> str:
     """failed, passed, or reported where there is no gate."""
     rungs = [rung for rung in (row["float64"], row["float32"]) if rung]
     if not all(rung["passed"] for rung in rungs):

@@ -26,13 +26,14 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 from filelock import Timeout
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.locks import transient_lock
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.curves import draw_curves
 
 if TYPE_CHECKING:
@@ -255,18 +256,18 @@ class RunFolder:
                 for row in csv.DictReader(file)
             ]
 
-    def update_record(self, **values: Any) -> None:
+    def update_record(self, **values: object) -> None:
         """Set keys of run.json and keep the others."""
         record = {**self.read_record(), **values}
         with atomic_write(self.path / "run.json") as file:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 
-    def read_record(self) -> dict[str, Any]:
+    def read_record(self) -> PlainDict:
         path = self.path / "run.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     def write_test(
-        self, checkpoint: str | os.PathLike[str] | None, labels: np.ndarray, logits: np.ndarray, results: dict[str, Any]
+        self, checkpoint: str | os.PathLike[str] | None, labels: np.ndarray, logits: np.ndarray, results: PlainDict
     ) -> None:
         """Write what the test of a checkpoint has found.
 

@@ -7,8 +7,8 @@ import netrc
 import os
 import secrets
 import sys
-from typing import Any
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.folder import RunFolder
 
 PROJECT = "lightning-vgg"
@@ -21,7 +21,7 @@ PARITY_TABLE = "parity"
 """Tables in the summary of a comparison's report."""
 
 
-def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: dict[str, Any]) -> dict[str, Any]:
+def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: PlainDict) -> PlainDict:
     """Arguments of ``wandb.init``.
 
     Without an API key the run is kept offline in the run folder, for ``wandb sync``: no prompt, no connection.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from lightning_vgg.common.errors import Diverged
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.folder import AUGMENTED_TEST_ACC, HISTORY_COLUMNS, RunFolder, epoch_line
 from lightning_vgg.runs.machine import process_seconds, processor_name, resident_memory
 from lightning_vgg.training.checkpoints import LAST, AtomicCheckpoints
@@ -52,7 +55,7 @@ class RunRecorder(Checkpoint):
         self.images_per_second: list[float] = []
         self.startup_seconds: float | None = None
         self.best: tuple[float, int] | None = None  # accuracy and step
-        self.generators: list[dict[str, Any]] = []  # of each process
+        self.generators: list[PlainDict] = []  # of each process
         self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
         self.bad_step: Tensor | None = None
 
@@ -89,7 +92,7 @@ class RunRecorder(Checkpoint):
         elif processes > 1:
             torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> PlainDict:
         """Dropout's chance goes into the checkpoint, too, of all processes, which must all ask: a resumed run draws the
         masks it would have drawn."""
         return {
@@ -99,7 +102,7 @@ class RunRecorder(Checkpoint):
             "generators": of_all_processes({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: PlainDict) -> None:
         self.best = state_dict["best"]
         self.images_per_second = state_dict["images_per_second"]
         self.epoch_seconds = state_dict["epoch_seconds"]
@@ -109,8 +112,9 @@ class RunRecorder(Checkpoint):
         self.epoch_started = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
+        assert isinstance(outputs, Mapping)
         self._watch(trainer, outputs["loss"])
         if self.startup_seconds is None:
             self.startup_seconds = process_seconds()
@@ -227,7 +231,7 @@ def of_all_processes(mine: Any) -> list[Any]:
     return shares
 
 
-def describe_run(trainer: Trainer) -> dict[str, Any]:
+def describe_run(trainer: Trainer) -> PlainDict:
     """What run.json says of a run before its results are known."""
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(module, VGGClassifier) and isinstance(data, ImageData)

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.parsing import ExplainsErrors, add_experiment_arguments, config_files, experiment_spec
 from lightning_vgg.experiment.settings import config_text, plain_settings, refuse_changes
@@ -168,7 +169,7 @@ class ExperimentCLI(LightningCLI):
             return run, None
         return run, str(run.checkpoint("last" if asked == "last" else "best"))
 
-    def _trainer_arguments(self, config: Namespace) -> dict[str, Any]:
+    def _trainer_arguments(self, config: Namespace) -> PlainDict:
         fitting = self.subcommand == "fit"
         bar = self.experiment.trainer.enable_progress_bar
         if bar is None:
@@ -191,7 +192,7 @@ class ExperimentCLI(LightningCLI):
         logger._wandb_init.pop("anonymous", None)  # lightning always passes it, and wandb 0.31 warns of it
         return logger
 
-    def _trainer_settings(self) -> dict[str, Any]:
+    def _trainer_settings(self) -> PlainDict:
         """Of the trainer, as plain values: what every framework reads, and what differs from Lightning's defaults."""
         parser = self._parser(self.subcommand)
         ours, defaults = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
+
+from lightning_vgg.common.plain import PlainDict
 
 EVERY = 5
 """Steps, as in Keller Jordan's airbench94 (arXiv 2404.00498)."""
@@ -27,10 +28,10 @@ class Lookahead(Callback):
         self.slow: dict[str, Tensor] | None = None
         self.step = 0  # the last one that was looked at: several batches may make one step
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> PlainDict:
         return {"slow": self.slow, "step": self.step}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: PlainDict) -> None:
         self.slow, self.step = state_dict["slow"], state_dict["step"]
 
     @torch.no_grad()
@@ -42,7 +43,7 @@ class Lookahead(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
         step, total = trainer.global_step, self.total_steps
         if step == self.step:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.training.augmented_test import augmented_logits
@@ -120,10 +121,10 @@ class VGGClassifier(LightningModule):
         self.pretrained = pretrained
         self.plan = plan_model(spec, image_size, num_classes, pretrained.plan if pretrained else None)
         self.network: nn.Module = build_network(self.plan, spec.resolved_semantics)
-        if pretrained is not None:
-            self.network = on_backbone(Backbone(pretrained), self.network)
         if spec.tricks.identity_initialization:
             pass_inputs_on(self.network)
+        if pretrained is not None:
+            self.network = on_backbone(Backbone(pretrained), self.network)
         if spec.tricks.whitening:
             first_convolution(self.network).weight.requires_grad_(False)
         if spec.init_from is not None:
@@ -176,11 +177,11 @@ class VGGClassifier(LightningModule):
         total = self.trainer.strategy.reduce(torch.tensor(float(len(labels)), device=self.device), reduce_op="sum")
         return loss * self.trainer.world_size / total
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: PlainDict) -> None:
         """What an epoch has measured so far goes in, too."""
         checkpoint["train_sums"] = self._scores("train").sums()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: PlainDict) -> None:
         if self.global_rank == 0:  # the sums are those of all processes
             self._scores("train").restore(checkpoint["train_sums"])
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.training.velocity_sgd import VelocitySGD
 
 MOMENTUM = 0.6
@@ -26,7 +25,7 @@ class MuonSGD(VelocitySGD):
     by the orthogonalized momentum, whose norm is about the same, times the rate.
     """
 
-    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: PlainDict) -> None:
         if not group.get("muon"):
             super()._update(weights, gradients, group)
             return

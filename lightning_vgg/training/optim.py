@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import OptimizerSpec, TricksSpec
 from lightning_vgg.training.muon import MuonSGD
@@ -78,7 +79,7 @@ def build_optimizer(
     return optimizer
 
 
-def correct_epsilon(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def correct_epsilon(optimizer: Optimizer, args: object, kwargs: object) -> None:
     """Keras adds epsilon to √v, torch to √v / √(1 - beta2^t): dividing epsilon by that root makes them equal.
 
     t counts the steps of each parameter, as torch does; those of a group have begun to train together.
@@ -110,7 +111,7 @@ def _muon_apart(group: ParameterGroup, factor: float) -> list[ParameterGroup]:
     return [group._replace(parameters=others), ParameterGroup(kernels, group.rate_factor * factor, 0.0, muon=True)]
 
 
-def _torch_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[dict[str, Any]]:
+def _torch_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool) -> list[PlainDict]:
     if decay_all or not decay:
         return [{"params": parameters, "weight_decay": decay}]
     # Biases and batch norm are vectors, kernels are not.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -135,7 +134,7 @@ class Freezing(Callback):
         backbone.freeze(backbone.plan.frozen_layers(trainer.current_epoch))
         self._say_what_trains(trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         # With the batch and not with the epoch: a run that is resumed inside an epoch never starts it.
         backbone = backbone_of(pl_module)
         layers = backbone.plan.frozen_layers(trainer.current_epoch)

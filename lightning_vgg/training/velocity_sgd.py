@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_vgg.common.plain import PlainDict
+
 
 class VelocitySGD(Optimizer):
     """SGD as Keras has it: v = momentum · v - rate · g, then w += v; decoupled decay w -= rate · decay · w comes first.
@@ -58,7 +60,7 @@ class VelocitySGD(Optimizer):
                 self._update(weights, [weight.grad for weight in weights], group)
         return loss
 
-    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: PlainDict) -> None:
         """All tensors of a group at once: ``_foreach`` runs one kernel for many small tensors."""
         rate, momentum = group["lr"], group["momentum"]
         if group["weight_decay"]:

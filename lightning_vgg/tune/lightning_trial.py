@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_vgg.common.errors import Diverged
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.folder import Watch
 from lightning_vgg.training.lightning_cli import ExperimentCLI
 
@@ -29,7 +31,7 @@ class TrialCLI(ExperimentCLI):
         self.watch = watch
         super().__init__(**settings)
 
-    def _trainer_arguments(self, config: Any) -> dict[str, Any]:
+    def _trainer_arguments(self, config: Namespace) -> PlainDict:
         arguments = super()._trainer_arguments(config)
         *others, recorder = arguments["callbacks"]
         recorder.echo = False

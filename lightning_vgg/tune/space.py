@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.parsing import (
     OPTIONAL_GROUPS,
@@ -19,6 +20,9 @@ from lightning_vgg.experiment.parsing import (
     with_values,
 )
 from lightning_vgg.experiment.specs import ExperimentSpec
+
+if TYPE_CHECKING:
+    import optuna
 
 FIXED = {
     "experiment",
@@ -53,10 +57,10 @@ class Choice:
     def examples(self) -> list[Any]:
         return self.values
 
-    def suggest(self, trial: Any, key: str) -> str:
+    def suggest(self, trial: optuna.Trial, key: str) -> str:
         return trial.suggest_categorical(key, self.labels)
 
-    def decode(self, label: str) -> Any:
+    def decode(self, label: str) -> object:
         return self.values[self.labels.index(label)]
 
 
@@ -73,7 +77,7 @@ class Range:
     def examples(self) -> list[Any]:
         return [self.low, self.high]
 
-    def suggest(self, trial: Any, key: str) -> float:
+    def suggest(self, trial: optuna.Trial, key: str) -> float:
         if isinstance(self.low, int):
             return trial.suggest_int(key, self.low, int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
@@ -85,14 +89,14 @@ class Range:
 Space = dict[str, Choice | Range]
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A value as YAML on one line; a string as it is."""
     if isinstance(value, str):
         return value
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
-def read_space(space: dict[str, Any], experiment: ExperimentSpec, check: Callable[[ExperimentSpec], None]) -> Space:
+def read_space(space: PlainDict, experiment: ExperimentSpec, check: Callable[[ExperimentSpec], None]) -> Space:
     """The parameters of ``tune.space``, every value of which the experiment can take.
 
     Args:
@@ -129,7 +133,7 @@ def read_space(space: dict[str, Any], experiment: ExperimentSpec, check: Callabl
     return parameters
 
 
-def _read_parameter(key: str, values: Any, real: bool) -> Choice | Range:
+def _read_parameter(key: str, values: object, real: bool) -> Choice | Range:
     if isinstance(values, list):
         choice = Choice(values)
         if len(set(choice.labels)) != len(values) or len(values) < 2:
@@ -142,7 +146,7 @@ def _read_parameter(key: str, values: Any, real: bool) -> Choice | Range:
     )
 
 
-def _read_range(key: str, values: dict[str, Any], real: bool) -> Range:
+def _read_range(key: str, values: PlainDict, real: bool) -> Range:
     known = ("low", "high", "step", "log")
     for name in values:
         if name not in known:
@@ -178,14 +182,14 @@ def _refuse_impossible_networks(space: Space, experiment: ExperimentSpec) -> Non
             raise ExperimentError(f"tune.space: this combination cannot be built: {error}{combination}") from None
 
 
-def decode(space: Space, params: dict[str, Any]) -> dict[str, Any]:
+def decode(space: Space, params: PlainDict) -> PlainDict:
     """A trial's parameters as Optuna keeps them -> the values of the experiment's keys."""
     return {key: space[key].decode(value) for key, value in params.items()}
 
 
-def _value_of(experiment: ExperimentSpec, key: str) -> Any:
+def _value_of(experiment: ExperimentSpec, key: str) -> object:
     """The value of a dotted key; None below what is null."""
-    value: Any = experiment
+    value: object = experiment
     for name in key.split("."):
         value = getattr(value, name, None)
     return value

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jsonargparse import Namespace
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.parsing import ExplainingParser, experiment_spec, framework_free_parser, with_values
 from lightning_vgg.experiment.settings import dotted, plain_settings
 from lightning_vgg.experiment.specs import ExperimentSpec
@@ -37,7 +38,7 @@ class TuneSpec:
         startup_trials: random trials before the search learns from them, and complete ones before it prunes.
     """
 
-    space: dict[str, Any] = field(default_factory=dict)
+    space: PlainDict = field(default_factory=dict)
     objectives: list[Objective] = field(default_factory=lambda: ["val_acc"])
     pruner: Literal["median", "none"] = "median"
     warmup_epochs: int = 1
@@ -85,11 +86,11 @@ class StudySettings:
     def pruning(self) -> bool:
         return self.tune.pruner != "none" and len(self.tune.objectives) == 1
 
-    def experiment_of(self, params: dict[str, Any], name: str | None = None) -> ExperimentSpec:
+    def experiment_of(self, params: PlainDict, name: str | None = None) -> ExperimentSpec:
         """The experiment with a trial's parameters."""
         return replace(with_values(self.experiment, decode(self.space, params)), name=name)
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> PlainDict:
         """What must not change while a study goes on, flat; where the images lie may."""
         keys = {
             **{f"tune.{key}": value for key, value in asdict(self.tune).items()},

@@ -7,7 +7,6 @@ import json
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -139,7 +138,7 @@ def sampler(settings: StudySettings, draw: int) -> optuna.samplers.BaseSampler:
 def fail_dead_trials(study: optuna.Study, settings: StudySettings) -> None:
     """Mark as failed the trials that no process works on any more. Only with the turn may this be asked."""
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        worker = trial.user_attrs.get("worker")
+        worker: str | None = trial.user_attrs.get("worker")
         living = is_alive(settings.folder, worker) if worker else None
         if living is None:  # a journal's workers are all of its folder; others may be of another machine
             living = settings.storage is not None
@@ -159,8 +158,8 @@ def trials_left(study: optuna.Study, settings: StudySettings) -> int:
 
 
 def _runs_here(trial: FrozenTrial, settings: StudySettings) -> bool:
-    worker: Any = trial.user_attrs.get("worker")
-    return trial.state == TrialState.RUNNING and bool(worker) and is_alive(settings.folder, worker) is True
+    worker = trial.user_attrs.get("worker", "")
+    return trial.state == TrialState.RUNNING and worker != "" and is_alive(settings.folder, worker) is True
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -158,5 +157,5 @@ def trial_line(trial: FrozenTrial, settings: StudySettings) -> str:
     return "  ".join([*words, ", ".join(values)])
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)

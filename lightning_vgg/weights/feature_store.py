@@ -20,12 +20,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.locks import file_lock
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 from lightning_vgg.images.batches import Normalization
@@ -120,7 +121,7 @@ def remember_backbone_features(
 
 def remember_features(
     cache: Path,
-    description: dict[str, Any],
+    description: PlainDict,
     shape: tuple[int, ...],
     dtype: np.dtype | type,
     compute: Callable[[slice], np.ndarray],
@@ -160,7 +161,7 @@ def remember_features(
 def _fill(
     folder: Path,
     array: np.memmap,
-    about: dict[str, Any],
+    about: PlainDict,
     chunks: Chunks,
     compute: Callable[[slice], np.ndarray],
     batch_size: int,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_backbone, recorded_source
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec
@@ -60,7 +61,7 @@ class Pretrained:
     plan: BackbonePlan
     tensors: Tensors | None
     normalization: Normalization | None
-    description: dict[str, Any]
+    description: PlainDict
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def read_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics, r
     return Pretrained(plan, tensors, normalization, description)
 
 
-def describe_start(spec: ModelSpec, pretrained: Pretrained | None) -> dict[str, Any]:
+def describe_start(spec: ModelSpec, pretrained: Pretrained | None) -> PlainDict:
     """What run.json says of a model's semantics and of the weights that it starts from."""
     start = spec.init_from
     return {

@@ -36,6 +36,7 @@ from lightning_vgg.experiment.specs import (
     NetworkSpec,
     OptimizerSpec,
     ScheduleSpec,
+    TricksSpec,
 )
 from lightning_vgg.images.sources import load_images
 from lightning_vgg.runs.folder import RunFolder
@@ -86,6 +87,15 @@ def model_spec(source: Path, optimizer: OptimizerSpec | None = None, **settings:
 def built(spec: ModelSpec) -> VGGClassifier:
     seed_everything(1, verbose=False)
     return VGGClassifier(ExperimentSpec(model=spec), 10)
+
+
+def test_tricks_of_initialization_leave_a_pretrained_backbone_as_it_is(source: Path) -> None:
+    plain, tricky = (
+        built(replace(model_spec(source), tricks=TricksSpec(identity_initialization=tricks)))
+        for tricks in (False, True)
+    )
+    for name, tensor in plain.network.get_submodule("backbone").state_dict().items():
+        assert torch.equal(tricky.network.get_submodule("backbone").state_dict()[name], tensor), name
 
 
 def fit(
