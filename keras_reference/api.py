@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def build_network(*settings: Settings, num_classes: int = 10) -> keras.Model:
-    """The network as `fit` starts with it: its weights are those that ``seed_everything`` draws, or are loaded.
+    """The network as `fit` starts with it: its weights are drawn from ``seed_everything``, or loaded.
 
     Args:
         settings: what to train.
@@ -55,8 +55,8 @@ def fit(*settings: Settings) -> RunFolder:
         The run's folder, with the files that Lightning writes.
 
     Raises:
-        ExperimentError: before anything is written, whatever can be refused then, and by name what Keras does not
-            implement; later, a loss that is not finite.
+        ExperimentError: before anything is written, if a setting is wrong, or Keras does not implement it; later, if
+            the loss is not finite.
     """
     return train_or_test("fit", as_arguments(*settings))
 
@@ -66,7 +66,7 @@ def evaluate(run: str | os.PathLike[str], settings: Mapping[str, object] | None 
 
     Args:
         run: its folder.
-        settings: where the images lie now (``data.root``).
+        settings: where the images are now (``data.root``).
 
     Returns:
         ``test_loss`` in nats and ``test_acc``, a fraction.
@@ -80,7 +80,7 @@ def evaluate(run: str | os.PathLike[str], settings: Mapping[str, object] | None 
 
 
 def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
-    """What the backbone of an experiment makes of its images: ``keras-reference features``.
+    """The features that an experiment's backbone computes from its images: ``keras-reference features``.
 
     Args:
         settings: an experiment with a ``model.backbone``.
@@ -89,7 +89,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
         Of ``train``, ``val`` and ``test``: features float32 (N, H, W, C), labels int64 (N,).
 
     Raises:
-        ExperimentError: there is no backbone, or its weights or the images cannot be had.
+        ExperimentError: there is no backbone, or its weights or the images cannot be loaded.
     """
     experiment, _ = read_command("features", as_arguments(*settings))
     from keras_reference.features import backbone_features
@@ -98,7 +98,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
 
 
 def export_weights(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
-    """Write the best weights of a run as a file that both frameworks start from: ``keras-reference export``.
+    """Write the best weights of a run as a file that both frameworks can start from: ``keras-reference export``.
 
     Args:
         run: its folder.

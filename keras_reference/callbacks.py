@@ -150,7 +150,7 @@ class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
 def describe_run(
     experiment: ExperimentSpec, dataset: Dataset, network: Network, pretrained: Pretrained | None
 ) -> PlainDict:
-    """What run.json says of a run before its results are known."""
+    """The entries of run.json that are known before the results."""
     return {
         **describe_backend(),
         "precision": experiment.trainer.precision,

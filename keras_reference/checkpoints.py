@@ -1,4 +1,4 @@
-"""What a run keeps of itself after every epoch: its best weights, and all that is needed to go on."""
+"""What a run saves after every epoch: its best weights, and all that is needed to continue."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
 def write_weights(model: keras.Model, path: Path) -> None:
     """A .weights.h5, there whole or not at all. HDF5 goes to the folder of temporary files first: it cannot write to an
-    open file, and on a full disk it dies in several voices.
+    open file, and on a full disk it raises errors of several kinds.
     """
     with tempfile.TemporaryDirectory() as folder:
         complete = Path(folder) / path.name

@@ -96,7 +96,9 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
 
 
 def command_parser(command: str) -> ExplainingParser:
-    parser = framework_free_parser(f"keras-reference {command}", "YAML files and flags say what; flags win.")
+    parser = framework_free_parser(
+        f"keras-reference {command}", "YAML files and flags describe the experiment; flags override files."
+    )
     if command == "fit":
         parser.add_argument(
             "--ckpt_path",

@@ -41,8 +41,8 @@ def fit(experiment: ExperimentSpec, watch: Watch | None = None, resumed: RunFold
 
     Args:
         experiment: what to train.
-        watch: of a trial of a study: is told each epoch, says whether to stop; nothing is printed, and nothing tested.
-        resumed: a run of this experiment to go on with, after its last whole epoch.
+        watch: of a trial of a study: called after each epoch, says whether to stop; nothing is printed or tested.
+        resumed: a run of this experiment to continue, after its last complete epoch.
     """
     spec, size = experiment.model, experiment.image_size
     pretrained = None

@@ -33,8 +33,8 @@ def load_pretrained(spec: BackboneSpec, image_size: int) -> Pretrained:
     pretrained = read_pretrained(spec, image_size, KERAS, readers)
     if pretrained.plan.semantics != KERAS:
         raise ExperimentError(
-            f"model.backbone.weights: {spec.weights} was trained with torch's semantics, in part or wholly; the Keras "
-            "reference builds Keras's layers alone: name a run with semantics: keras"
+            f"model.backbone.weights: {spec.weights} was trained with torch's semantics, at least in part; the Keras "
+            "reference builds only Keras's layers: name a run with semantics: keras"
         )
     return pretrained
 
@@ -43,7 +43,7 @@ def _download(name: str) -> tuple[Tensors, str, str]:
     """Keras's copy of the original network, from its cache or the network, for images in BGR."""
     if name != "IMAGENET1K_FEATURES":
         raise ExperimentError(
-            f"model.backbone.weights: Keras has no {name}, which torchvision trained anew; IMAGENET1K_FEATURES is the "
+            f"model.backbone.weights: Keras has no {name}, which is torchvision's own; IMAGENET1K_FEATURES is the "
             "original network, which both have. Or name a .safetensors file of torchvision's weights"
         )
     try:
@@ -58,8 +58,8 @@ def _download(name: str) -> tuple[Tensors, str, str]:
 
 def _read_pth(path: Path) -> Tensors:
     raise ExperimentError(
-        f"model.backbone.weights: {path} is a pickle of torch, which the Keras reference does not read: save the state "
-        "dict by safetensors.torch.save_file, and name that file"
+        f"model.backbone.weights: {path} is a torch pickle, which the Keras reference does not read: save the state "
+        "dict with safetensors.torch.save_file, and name that file"
     )
 
 

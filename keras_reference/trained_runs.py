@@ -16,7 +16,7 @@ def trained_run(experiment: ExperimentSpec, args: Sequence[str], resumes: bool) 
     """The run whose config.yaml is given, or else the newest of the experiment.
 
     Raises:
-        ExperimentError: there is none, Lightning trained it, or it is to go on with other settings or another backend.
+        ExperimentError: there is none, Lightning trained it, or settings or backend are not those it began with.
     """
     files = config_files(args)
     if files and (files[-1].parent / "checkpoints").is_dir():
@@ -28,7 +28,7 @@ def trained_run(experiment: ExperimentSpec, args: Sequence[str], resumes: bool) 
     if resumes:
         backend = run.read_record().get("backend")
         if backend not in (None, os.environ["KERAS_BACKEND"]):
-            raise ExperimentError(f"{run.path} was begun with Keras on {backend}: set KERAS_BACKEND={backend}")
+            raise ExperimentError(f"{run.path} was started with Keras on {backend}: set KERAS_BACKEND={backend}")
         refuse_changes(run.path / "config.yaml", experiment, vars(experiment.trainer), resuming=True)
     return run
 

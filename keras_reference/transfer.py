@@ -143,7 +143,7 @@ class Network:
 
     def __init__(self, plan: NetworkPlan, pretrained: Pretrained | None, image_size: int) -> None:
         self.plan = plan
-        self.head = build_network(plan)  # first, so that the chance it starts from does not depend on the backbone
+        self.head = build_network(plan)  # first, so that its random start does not depend on the backbone
         self.backbone = Backbone(pretrained, image_size) if pretrained is not None else None
 
     def model(self, frozen: int = 0, fed: int = 0) -> keras.Model:

@@ -2,7 +2,7 @@
 
 Importing this loads no framework; a function loads what it needs. Settings are the command line's: YAML files, and
 mappings by dotted names (``{"model.network.filters": [16, 32]}``), so whatever one can say there can be said here.
-Whatever the user can mend raises `ExperimentError`.
+What the user can correct raises `ExperimentError`.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def load_images(*settings: Settings) -> Dataset:
     """The training, validation and test images of an experiment.
 
     Returns:
-        A data set with the parts ``train``, ``val`` and ``test``: images uint8 (N, S, S, 3), labels int64 (N,).
+        The splits ``train``, ``val`` and ``test``: images uint8 (N, S, S, 3), labels int64 (N,).
 
     Raises:
-        ExperimentError: a setting is unknown, or the images cannot be had.
+        ExperimentError: a setting is unknown, or the images cannot be loaded.
 
     >>> digits = load_images({"data.source": "digits", "data.image_size": 16})
     >>> digits.train.images.shape, digits.test.images.dtype
@@ -101,7 +101,7 @@ def plan_experiment(experiment: ExperimentSpec, num_classes: int) -> NetworkPlan
 
 
 def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
-    """The network as `fit` starts with it: its weights are those that ``seed_everything`` draws, or are loaded.
+    """The network as `fit` starts with it: its weights are drawn from ``seed_everything``, or loaded.
 
     Args:
         settings: what to train.
@@ -128,13 +128,13 @@ def fit(*settings: Settings) -> RunFolder:
     Transfer learning and fine-tuning are this, too, of an experiment with a ``model.backbone``.
 
     Args:
-        settings: what to train; ``ckpt_path`` goes on with a run.
+        settings: what to train; ``ckpt_path`` continues a run.
 
     Returns:
         The run's folder: history, predictions, test accuracy, checkpoints.
 
     Raises:
-        ExperimentError: before anything is written, whatever can be refused then; later, a loss that is not finite.
+        ExperimentError: before anything is written, if a setting is wrong; later, if the loss is not finite.
     """
     from lightning_vgg.training.lightning_cli import run_command
 
@@ -148,7 +148,7 @@ def evaluate(
 
     Args:
         run: its folder.
-        settings: where the images lie now (``data.root``), or on what to compute (``trainer.accelerator``).
+        settings: where the images are now (``data.root``), or the device (``trainer.accelerator``).
         part: the validation or the test images. The latter write their results into the run folder.
 
     Returns:
@@ -179,9 +179,9 @@ def predict_probabilities(run: Run, files: Sequence[str | os.PathLike[str]]) -> 
 
 
 def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
-    """What the backbone of an experiment makes of its images: ``lightning-vgg features``.
+    """The features that an experiment's backbone computes from its images: ``lightning-vgg features``.
 
-    They are computed once and kept in the cache, where `fit` finds them for a backbone that is frozen as a whole.
+    They are computed once and cached; `fit` uses them if the whole backbone is frozen.
 
     Args:
         settings: an experiment with a ``model.backbone``.
@@ -190,7 +190,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
         Of ``train``, ``val`` and ``test``: features float32 (N, H, W, C), labels int64 (N,).
 
     Raises:
-        ExperimentError: there is no backbone, or its weights or the images cannot be had.
+        ExperimentError: there is no backbone, or its weights or the images cannot be loaded.
     """
     from lightning_vgg.training.features import backbone_features
 
@@ -198,7 +198,7 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
 
 
 def export_weights(run: Run, output: str | os.PathLike[str] | None = None) -> Path:
-    """Write the best weights of a run as a file that both frameworks start from: ``lightning-vgg export``.
+    """Write the best weights of a run as a file that both frameworks can start from: ``lightning-vgg export``.
 
     Args:
         run: its folder.
@@ -240,8 +240,8 @@ def show_run(
     Args:
         run: its folder.
         what: ``filters``, the kernels of the first convolution; ``mistakes``, the most wrong predictions on the test
-            images; ``activations``, what a convolution makes of an image; ``attention``, by Grad-CAM what of an image
-            speaks for its class (Selvaraju et al., 2017).
+            images; ``activations``, a convolution's output for an image; ``attention``, by Grad-CAM, which parts of an
+            image speak for its class (Selvaraju et al., 2017).
         image: of activations and attention: a file, or the number of a test image.
         layer: of activations and attention: a convolution, such as ``block2.conv1``; None for the last one.
 
@@ -269,23 +269,23 @@ def show_run(
 def compare_arms(*settings: Settings) -> Path:
     """Train the arms of a comparison over several seeds, each run a process: ``lightning-vgg compare``.
 
-    What is finished stays, and the same call goes on from there.
+    Finished runs are kept, and the same call continues from there.
 
     Args:
         settings: an experiment with a ``compare`` section; ``{"jobs": 2}`` for processes at once.
 
     Returns:
-        The path of report.html; report.json, with every number, and report.md lie beside it.
+        The path of report.html; report.json, with every number, and report.md are beside it.
 
     Raises:
-        ExperimentError: before anything is trained, whatever can be refused then; or a process failed.
+        ExperimentError: before anything is trained, if a setting is wrong; later, if a process failed.
     """
     from lightning_vgg.compare.plan import comparison_parser
     from lightning_vgg.compare.runner import begin, compare
 
     report, complete = compare(begin(comparison_parser(), as_arguments(*settings)))
     if not complete:
-        raise ExperimentError(f"not all of the comparison could be made; what failed, and why, stands in {report}")
+        raise ExperimentError(f"some runs of the comparison failed; {report} says which, and why")
     return report
 
 
@@ -298,7 +298,7 @@ def report_runs(*runs: Run, margin: float | None = None) -> Path:
             that of the comparison.
 
     Returns:
-        The path of report.html; report.json and report.md lie beside it.
+        The path of report.html; report.json and report.md are beside it.
 
     Raises:
         ExperimentError: a path is neither a run folder nor a comparison, or runs were tested on different images.
@@ -310,9 +310,9 @@ def report_runs(*runs: Run, margin: float | None = None) -> Path:
 
 
 def tune_settings(*settings: Settings) -> optuna.Study:
-    """Search the best settings of an experiment with Optuna: ``lightning-vgg tune``.
+    """Search for the best settings of an experiment with Optuna: ``lightning-vgg tune``.
 
-    The same call goes on where the study stopped.
+    The same call continues a study that stopped.
 
     Args:
         settings: an experiment with a ``tune.space``; ``trials``, ``jobs``, ``framework``, ``storage``.
@@ -321,7 +321,7 @@ def tune_settings(*settings: Settings) -> optuna.Study:
         Optuna's study: ``best_params``, ``best_value`` and ``trials``.
 
     Raises:
-        ExperimentError: before a trial begins, whatever can be refused then.
+        ExperimentError: before the first trial, if a setting is wrong.
     """
     from lightning_vgg.tune.search import tune
     from lightning_vgg.tune.spec import tune_parser
@@ -330,18 +330,18 @@ def tune_settings(*settings: Settings) -> optuna.Study:
 
 
 def measure_parity(*settings: Settings) -> PlainDict:
-    """Measure how far Lightning and Keras lie apart on an experiment: ``lightning-vgg parity``.
+    """Measure how far Lightning and Keras differ on an experiment: ``lightning-vgg parity``.
 
-    It takes minutes, and a process of its own: both frameworks compute on the CPU there, in float64 and float32.
+    It takes minutes, in a process of its own, where both frameworks compute on the CPU, in float64 and float32.
 
     Args:
-        settings: what to train; ``{"ablate": True}`` says instead how much each default matters.
+        settings: what to train; ``{"ablate": True}`` measures instead how much each default matters.
 
     Returns:
-        ``rungs``, each with what was measured and what it may reach, and ``passed``; or ``ablation``.
+        ``rungs``, each with what was measured and its limit, and ``passed``; or ``ablation``.
 
     Raises:
-        ExperimentError: the ladder could not be climbed.
+        ExperimentError: the ladder could not be measured.
     """
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "parity.json"

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 def main(command: str, args: list[str]) -> None:
     parser = framework_free_parser(
         f"lightning-vgg {command}",
-        "Measure, rung by rung, how far Lightning and Keras lie apart on an experiment. Exit status 1 if a rung fails.",
+        "Measure, rung by rung, how far Lightning and Keras differ on an experiment. Exit status 1 if a rung fails.",
     )
-    parser.add_argument("--json", type=str | None, default=None, help="write the figures to this file, too")
-    parser.add_argument("--ablate", type=bool, default=False, help="say instead how much each default matters")
+    parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
+    parser.add_argument("--ablate", type=bool, default=False, help="measure instead how much each default matters")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
     config = parser.read(args)
@@ -101,13 +101,13 @@ def ladder_table(rungs: list[Rung]) -> Table:
         "rung",
         "precision",
         "measured",
-        "may reach",
+        "limit",
         "1 ulp in torch",
         "ratio",
-        "farthest tensor",
+        "worst tensor",
         "verdict",
     ):
-        table.add_column(column, justify="left" if column in ("rung", "precision", "farthest tensor") else "right")
+        table.add_column(column, justify="left" if column in ("rung", "precision", "worst tensor") else "right")
     for rung in rungs:
         control = "" if rung.control is None else f"{rung.control:.1e}"
         ratio = f"{rung.measured / rung.control:.2g}" if rung.control else ""

@@ -1,4 +1,4 @@
-"""How far two sets of tensors lie apart."""
+"""How far two sets of tensors differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rungs: each measures how far the two frameworks lie apart in one thing, and says how far they may.
+"""The rungs: each measures how far the two frameworks differ in one respect, with a limit.
 
 In float64 only the order of additions sets two right implementations apart, and a rung passes below a gate set
 beforehand. Fifty steps can lead past it, so a control is measured there: torch against itself with every weight moved
@@ -44,7 +44,7 @@ from parity_tests.pair import (
 from parity_tests.whole_run import histories
 
 MARGIN = 10.0
-"""How many times the control a rung may reach."""
+"""The limit of a rung, as a multiple of the control."""
 BATCH = 32
 STEPS = 50
 EVALUATED = 200
@@ -173,7 +173,7 @@ class Ladder:
         return exact("specification", distance(shapes(pair.torch.tensors()), shapes(pair.keras.tensors())))
 
     def initialization(self) -> Rung:
-        """Spread of each tensor's initial values, in standard errors apart: chance alone stays below 5."""
+        """Spread of each tensor's initial values, in standard errors apart: by chance alone it stays below 5."""
         ours, theirs = initial_tensors(self.spec, self.image_size, self.classes)
         worst = Distance(0.0, "")
         for name, tensor in ours.items():

@@ -1,4 +1,4 @@
-"""Known ways to get a port wrong, planted one at a time: each must be caught by the rung named beside it.
+"""Known ways to get a port wrong, planted one at a time; each must be caught by the rung named beside it.
 
 The list follows the differences between Keras and PyTorch; a mutant that no rung catches is a missing rung.
 """
@@ -210,7 +210,7 @@ MUTANTS = [
     ),
     Mutant("torch's initialization", _one(Ladder.initialization), ("initialization",)),
     Mutant(
-        "flattened as (H, W, C) lies in Keras",
+        "flattened in Keras's order (H, W, C)",
         _FORWARD,
         plant=_instead("keras_reference.weights.reorder_flattened", lambda tensor, shape, to_keras: tensor),
     ),

@@ -255,7 +255,7 @@ def nudge_parameters(network: nn.Module, seed: int) -> None:
 
 
 def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int) -> tuple[Tensors, Tensors]:
-    """Freshly initialized, by torch and by Keras, each with its own chance."""
+    """Freshly initialized, by torch and by Keras, each from its own random generator."""
     plan = plan_network(spec.network, image_size, num_classes)
     torch.manual_seed(0)
     ours = network_tensors(build_network(plan, spec.resolved_semantics))
@@ -272,7 +272,7 @@ def parameters(tensors: Tensors) -> Tensors:
 
 
 def without_idle_biases(tensors: Tensors, plan: NetworkPlan) -> Tensors:
-    """Leave out biases that a batch norm takes away wholly: their gradient is truly 0, and Adam blows up its noise."""
+    """Leave out biases that a batch norm cancels entirely: their true gradient is 0, and Adam amplifies its noise."""
     idle = set()
     for layer, following in zip(plan.layers, plan.layers[1:], strict=False):
         linear = isinstance(layer.layer, BatchNorm) or getattr(layer.layer, "activation", "") == "linear"
@@ -294,8 +294,8 @@ def _meets_norm(plan: NetworkPlan, layer: PlannedLayer) -> bool:
 def damped_scales(gradients: Tensors, plan: NetworkPlan) -> dict[str, float]:
     """What the gradients of vectors before a batch norm are measured against: the network's largest gradient.
 
-    A batch norm takes away a constant that is added before it, wholly, or in part where an activation lies between. The
-    gradient of such a vector is a sum whose terms cancel, so its own size says nothing of the rounding in it.
+    A batch norm cancels a constant that is added before it, entirely, or in part if an activation is between them. The
+    gradient of such a vector is a sum whose terms cancel, so its own size says nothing about its rounding error.
     """
     norms = [number for number, layer in enumerate(plan.layers) if isinstance(layer.layer, BatchNorm)]
     before = {layer.name for layer in plan.layers[: max(norms, default=0)]}

@@ -1,4 +1,4 @@
-"""The ladder over the lesson's blocks, recipes drawn by chance, and the real images."""
+"""The ladder over the lesson's blocks, random recipes, and the real images."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ dense_recipes = st.lists(
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(conv_block=conv_recipes, dense_block=dense_recipes, seed=st.integers(0, 3))
-def test_recipes_drawn_by_chance_agree(conv_block: str, dense_block: str, seed: int) -> None:
+def test_random_recipes_agree(conv_block: str, dense_block: str, seed: int) -> None:
     network = NetworkSpec(conv_block=conv_block, dense_block=dense_block, filters=[3, 5], units=[4])
     ladder = Ladder(experiment(ModelSpec(network=network, label_smoothing=0.1 * seed)), DIGITS)
     rungs = [ladder.specification(), ladder.forward("float64"), ladder.loss("float64"), ladder.gradients("float64")]

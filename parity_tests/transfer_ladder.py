@@ -171,7 +171,7 @@ class TransferLadder(Ladder):
         yield self.whole_run()
 
     def whole_run(self) -> Rung:
-        """As for any experiment; told where layers of the backbone train whose dropout draws masks of its own."""
+        """As for any experiment; reported, not gated, if the backbone trains layers with dropout of its own."""
         rung = super().whole_run()
         plan = self.plan
         if any(isinstance(layer.layer, Dropout) for layer in plan.layers[plan.frozen_layers(0) :]):

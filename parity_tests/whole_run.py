@@ -45,7 +45,7 @@ def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> 
         write_neutral(weights, fresh_tensors(experiment, len(dataset.class_names)))
         config = root / "experiment.yaml"
         config.write_text(config_text(experiment))
-        # Keras follows Keras, whatever the Lightning side is told.
+        # Keras follows Keras, whatever the Lightning side is set to.
         as_keras = ("--model.semantics", "keras", "--model.semantics_except", "[]")
         return _history("lightning-vgg", config, root), _history("keras-reference", config, root, *as_keras)
 

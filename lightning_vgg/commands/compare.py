@@ -13,7 +13,7 @@ def main(command: str, args: list[str]) -> None:
     try:
         _, complete = compare(plan)
     except KeyboardInterrupt as stop:
-        print(f"stopped; the same command goes on with {plan.folder}", file=sys.stderr)
+        print(f"stopped; the same command continues {plan.folder}", file=sys.stderr)
         sys.exit(128 + stop.args[0])
     if not complete:
         sys.exit(1)

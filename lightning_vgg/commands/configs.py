@@ -17,13 +17,13 @@ def main(command: str, args: list[str]) -> None:
         "lightning-vgg fit -c vgg/base.yaml. An overlay changes the experiment before it: "
         "-c vgg/base.yaml -c vgg/vgg16.yaml.",
     )
-    parser.add_argument("--copy", type=Path, metavar="DIR", help="copy them to this folder, to be changed there")
+    parser.add_argument("--copy", type=Path, metavar="DIR", help="copy them into this folder, to be edited")
     folder = parser.read(args).copy
     print(overview() if folder is None else copy_configs(folder))
 
 
 def overview() -> str:
-    """A line for each: its path, and what it is for by the comment that it begins with."""
+    """A line for each: its path, and what it is for, from its first line."""
     names = shipped_names()
     width = max(map(len, names))
     return "\n".join(f"{name:<{width}}  {purpose(shipped_configs() / name)}" for name in names)
@@ -35,7 +35,7 @@ def purpose(path: Path) -> str:
 
 
 def copy_configs(folder: Path) -> Path:
-    """Copy all of them into a folder, which is made where there is none.
+    """Copy all of them into a folder, which is created if necessary.
 
     Raises:
         ExperimentError: one of the files is there already, so that nothing was copied, or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""``lightning-vgg predict RUN IMAGE ...``: the class of image files, by a run's best checkpoint."""
+"""``lightning-vgg predict RUN IMAGE ...``: classify image files with a run's best checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCH = 256
 
 
 def main(command: str, args: list[str]) -> None:
-    parser = CommandParser(f"lightning-vgg {command}", "Name the class of image files.")
+    parser = CommandParser(f"lightning-vgg {command}", "Classify image files.")
     parser.add_argument("run", type=Path, help="a run folder, such as runs/quickstart/2026-01-31_12-00-00_seed0")
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
     arguments = parser.read(args)

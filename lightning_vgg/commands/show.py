@@ -35,9 +35,11 @@ def main(command: str, args: list[str]) -> None:
 
 
 def _show_network(program: str, args: list[str]) -> None:
-    parser = framework_free_parser(f"{program} network", "The layers of an experiment's network: a table, a picture.")
+    parser = framework_free_parser(
+        f"{program} network", "Show the layers of an experiment's network as a table, and as a picture."
+    )
     parser.add_argument("--num_classes", type=int, default=10, help="logits")
-    parser.add_argument("--output", type=str | None, default=None, help="a PNG, too")
+    parser.add_argument("--output", type=str | None, default=None, help="also draw them into this PNG file")
     config = parser.read(args)
     from rich.console import Console
 
@@ -53,7 +55,7 @@ def _show_network(program: str, args: list[str]) -> None:
 
 
 def _show_picture(program: str, what: Picture, args: list[str]) -> None:
-    parser = CommandParser(f"{program} {what}", f"{PICTURES[what]}.".capitalize())
+    parser = CommandParser(f"{program} {what}", f"{PICTURES[what][0].upper()}{PICTURES[what][1:]}.")
     parser.add_argument("run", type=Path, help="a run folder")
     if what in ("activations", "attention"):
         parser.add_argument("image", help="a file, or the number of a test image")
@@ -69,4 +71,4 @@ def _show_picture(program: str, what: Picture, args: list[str]) -> None:
 
 def _overview(program: str) -> str:
     lines = [f"  {name:<13}{text}" for name, text in {"network": "its layers, before any training", **PICTURES}.items()]
-    return "\n".join([f"usage: {program} WHAT ...", "", *lines, "", f"{program} WHAT --help tells more."])
+    return "\n".join([f"usage: {program} WHAT ...", "", *lines, "", f"{program} WHAT --help says more."])

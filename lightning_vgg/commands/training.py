@@ -6,10 +6,10 @@ import itertools
 
 from lightning_vgg.experiment.parsing import UnknownKey, experiment_parser, framework_free_parser
 
-_HELP_EPILOG = "Every other argument of lightning.pytorch.Trainer is understood, too, such as --trainer.devices 2."
-_RUN_HELP = "A checkpoint, or best or last of the run whose config.yaml is given by -c."
+_HELP_EPILOG = "All other arguments of lightning.pytorch.Trainer are accepted, too, such as --trainer.devices 2."
+_RUN_HELP = "A checkpoint file, or best or last: of the run whose config.yaml is given by -c."
 _CKPT_HELP = {
-    "fit": "Go on with this checkpoint, in its own run folder; last is that of the experiment's newest run.",
+    "fit": "Continue from this checkpoint, in its own run folder; last: that of the experiment's newest run.",
     "validate": _RUN_HELP,
     "test": _RUN_HELP,
 }
@@ -17,7 +17,9 @@ _CKPT_HELP = {
 
 def main(command: str, args: list[str]) -> None:
     if "-h" in args or "--help" in args:
-        parser = framework_free_parser(f"lightning-vgg {command}", "YAML files and flags say what; flags win.")
+        parser = framework_free_parser(
+            f"lightning-vgg {command}", "YAML files and flags describe the experiment; flags override files."
+        )
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=_CKPT_HELP[command])
         parser.epilog = _HELP_EPILOG
         parser.read(args)

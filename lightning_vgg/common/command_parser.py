@@ -20,7 +20,7 @@ class CommandParser(argparse.ArgumentParser):
         """Parse the arguments of a command.
 
         Raises:
-            ExperimentError: one is missing, unknown or cannot be.
+            ExperimentError: one is missing, unknown or invalid.
         """
         found, unknown = self.parse_known_args(args)
         if unknown:

@@ -1,4 +1,4 @@
-"""Packages that one command alone needs are extras of the installation: ``pip install 'lightning-vgg[show]'``."""
+"""Packages that only one command needs are extras of the installation: ``pip install 'lightning-vgg[show]'``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning_vgg.common.errors import ExperimentError
 
 
 def require(package: str, extra: str) -> None:
-    """Refuse to go on without a package; it is looked for, not imported.
+    """Require a package, without importing it.
 
     Args:
         package: its name when it is imported.

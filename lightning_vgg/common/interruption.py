@@ -24,15 +24,15 @@ class Interrupted(BaseException):
         name = signal.Signals(self.number).name
         if self.checkpoint is None:
             return f"stopped by {name}"
-        return f"stopped by {name} after writing {self.checkpoint}: the same command with --ckpt_path last goes on"
+        return f"stopped by {name} after writing {self.checkpoint}: the same command with --ckpt_path last continues"
 
 
 class Signals:
     """Which signal came. Python runs handlers between two instructions of the main thread, so a flag is enough.
 
     Attributes:
-        received: the signal that waits to be acted upon; 0 for none.
-        waits: whether somebody will act upon it.
+        received: the signal that has not been acted on yet; 0 for none.
+        waits: whether somebody will act on it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Signals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within it a first signal is only noted."""
+        """Inside, a first signal is only recorded."""
         self.waits = True
         try:
             yield

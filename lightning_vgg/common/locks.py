@@ -10,7 +10,7 @@ from filelock import FileLock
 
 
 def file_lock(path: Path, timeout: float = -1, on_acquired: Callable[[int], None] | None = None) -> FileLock:
-    """The lock of a file, which is made where there is none.
+    """The lock of a file, which is created if necessary.
 
     Never one of filelock's soft locks: they outlive a process that is killed.
 

@@ -52,7 +52,7 @@ class Program:
         except Interrupted as stop:
             print(f"{self.name}: {stop}", file=sys.stderr)
             return stop.status
-        except BrokenPipeError:  # whoever reads a pipe, such as head, has seen enough
+        except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + 13
         except Exception as error:
@@ -62,5 +62,5 @@ class Program:
 
     def overview(self) -> str:
         lines = [f"  {command:<11}{text}" for command, (_, text) in self.commands.items()]
-        more = f"{self.name} COMMAND --help tells more. {self.closing}".rstrip()
+        more = f"{self.name} COMMAND --help says more. {self.closing}".rstrip()
         return "\n".join([f"usage: {self.name} COMMAND ...", "", self.purpose, "", *lines, "", more])

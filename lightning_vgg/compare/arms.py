@@ -46,7 +46,7 @@ class CompareSpec:
         seeds: how many seeds each arm trains with: seed_everything and those that follow it.
         margin: difference of test accuracy, as a fraction, up to which arms count as equivalent; fixed beforehand.
         ladder: whether the parity ladder is measured, too.
-        ablation: whether it is measured, too, what each default does.
+        ablation: whether the effect of each default is measured, too.
     """
 
     arms: dict[str, ArmSpec] = field(default_factory=default_arms)
@@ -60,11 +60,11 @@ class CompareSpec:
         for name, arm in self.arms.items():
             if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
                 raise ExperimentError(
-                    f"compare.arms: {name!r} is to be part of folders' names: use letters, digits, - and _ alone"
+                    f"compare.arms: {name!r} becomes part of folder names: use only letters, digits, - and _"
                 )
             if arm.framework == "lightning" and arm.backend is not None:
                 raise ExperimentError(
-                    f"compare.arms.{name}.backend: {arm.backend} is for Keras to run on; Lightning has torch alone"
+                    f"compare.arms.{name}.backend: {arm.backend} is a backend of Keras; Lightning runs on torch"
                 )
         if self.reference not in self.arms:
             raise ExperimentError(

@@ -59,7 +59,7 @@ class Display:
         self._ended(job, f"{result}, {seconds:.0f} s")
 
     def failed(self, job: Job, words: str) -> None:
-        self._ended(job, f"[bold red]FAILED[/], {escape(words)}\n  all it said: {job.log}")
+        self._ended(job, f"[bold red]FAILED[/], {escape(words)}\n  its output: {job.log}")
 
     def _ended(self, job: Job, outcome: str) -> None:
         self.progress.remove_task(self.bars.pop(job.name))

@@ -18,7 +18,7 @@ import psutil
 _LOOK_EVERY = 0.2
 """Seconds."""
 _GRACE = 30.0
-"""Seconds that a process has to write its files after it was told to stop."""
+"""Seconds that a process has to write its files after a signal to stop."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Job:
         name: for people.
         command: program and arguments.
         log: the file that gets what the process says; an earlier attempt's is replaced.
-        made: whether what the process is for is there.
+        made: whether the result of the process exists.
         environment: variables beside those of this process.
     """
 
@@ -41,7 +41,7 @@ class Job:
 
 
 class Watcher(Protocol):
-    """Hears what becomes of the jobs."""
+    """Is called when jobs start and end."""
 
     def started(self, job: Job) -> None: ...
 
@@ -56,12 +56,12 @@ class Watcher(Protocol):
 def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher, held: int) -> None:
     """Run all jobs, at most ``at_once`` at a time, whether or not some fail.
 
-    On the way out, by an exception too, no process is left: whoever interrupts this stops them all.
+    No process is left behind, also after an exception or an interruption.
 
     Args:
         jobs: in the order in which they start.
         at_once: how many.
-        watcher: is told.
+        watcher: is called.
         held: a descriptor that each process has open as long as it lives.
     """
     waiting = list(jobs)
@@ -99,7 +99,7 @@ def _start(job: Job, held: int) -> psutil.Popen:
 
 
 def _stop(processes: list[psutil.Popen]) -> None:
-    """Ask all to end, wait, and end those that will not; their own children go with them."""
+    """Ask all to end, wait, and kill those that do not; their children included."""
     family: set[psutil.Process] = set()
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in processes:
@@ -122,4 +122,4 @@ def last_words(log: Path, status: int) -> str:
     text = log.read_text(errors="replace").strip()
     message = re.search(r"^[\w-]+: error: (.*)", text, re.MULTILINE | re.DOTALL)
     words = message[1] if message else text.rpartition("\n")[2]
-    return f"{ending}: {words}" if words else f"{ending}, without a word"
+    return f"{ending}: {words}" if words else f"{ending}, without any output"

@@ -28,7 +28,7 @@ from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import usable_cores
 
 OF_ALL_ARMS = ("experiment", "name", "seed_everything", "trainer.default_root_dir", "trainer.logger")
-"""Keys that no arm has for itself."""
+"""Keys that all arms share."""
 MAY_CHANGE = (
     "compare.seeds",
     "compare.ladder",
@@ -38,7 +38,7 @@ MAY_CHANGE = (
     "trainer.enable_progress_bar",
     "data.cache_dir",
 )
-"""What a repeat may ask for anew; all else is what it was when the comparison began."""
+"""What may change when the command is repeated; everything else must be as it was when the comparison began."""
 _BEGINNING = "comparison.yaml"
 _SHORT = {"--seeds": "--compare.seeds", "--margin": "--compare.margin"}
 
@@ -86,7 +86,7 @@ class ComparisonPlan:
         return self.experiment.root / "runs" / self.group
 
     def members(self) -> Iterator[tuple[Arm, int]]:
-        """Arms and seeds, the arms of one seed after each other: whenever it ends, all arms have come as far."""
+        """Arms and seeds, seed by seed: wherever it stops, all arms have trained equally far."""
         first = self.experiment.seed_everything
         for seed in range(first, first + self.compare.seeds):
             for arm in self.arms:
@@ -104,15 +104,15 @@ def comparison_parser(program: str = "lightning-vgg compare") -> ExplainingParse
     parser = framework_free_parser(
         program,
         "Train an experiment in several arms over several seeds, each run a process, and report how they compare. "
-        "What is finished stays, and the same command goes on from there.",
+        "Finished runs are kept, and the same command continues from there.",
         named_groups={"compare.arms": ArmSpec},
     )
     parser.add_class_arguments(CompareSpec, "compare")
     parser.set_defaults({"compare.arms": {name: asdict(arm) for name, arm in CompareSpec().arms.items()}})
     parser.add_argument("--jobs", type=int, default=1, help="Processes at once; they share the cores.")
     parser.epilog = (
-        "--seeds and --margin are short for --compare.seeds and --compare.margin. The comparison lies at "
-        "runs/<experiment>/compare-<name>; without --name it has that of the last YAML file."
+        "--seeds and --margin are short for --compare.seeds and --compare.margin. The comparison goes to "
+        "runs/<experiment>/compare-<name>; by default the name is that of the last YAML file."
     )
     return parser
 
@@ -170,7 +170,7 @@ def write_beginning(plan: ComparisonPlan) -> None:
 
 
 def hold_to_beginning(plan: ComparisonPlan) -> None:
-    """Refuse what has changed since the comparison began: whoever changes the margin or the data begins another one.
+    """Refuse what has changed since the comparison began: another margin or other data are another comparison.
 
     Seeds can be added, and arms.
 
@@ -194,7 +194,7 @@ def hold_to_beginning(plan: ComparisonPlan) -> None:
 
 
 def arm_environment(plan: ComparisonPlan, arm: Arm) -> dict[str, str]:
-    """What the process of an arm is told by variables."""
+    """Environment variables of an arm's process."""
     return {
         "WANDB_RUN_GROUP": plan.group,
         "WANDB_JOB_TYPE": arm.name,
@@ -204,9 +204,9 @@ def arm_environment(plan: ComparisonPlan, arm: Arm) -> dict[str, str]:
 
 
 def share_of_machine(jobs: int) -> dict[str, str]:
-    """Variables for each of several processes; TensorFlow is told of as many threads as torch.
+    """Variables for each of several processes; TensorFlow gets as many threads as torch.
 
-    One process alone gets what the user says in OMP_NUM_THREADS, or else each framework's default.
+    A single process gets the user's OMP_NUM_THREADS, or each framework's default.
     """
     variables: dict[str, str] = {}
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)) if jobs > 1 else None)

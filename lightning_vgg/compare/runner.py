@@ -41,7 +41,7 @@ MEASURED = {"parity": (), "ablation": ("--ablate",)}
 
 
 def begin(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
-    """The comparison of a command line, begun or gone on with.
+    """The comparison of a command line, new or continued.
 
     Raises:
         ExperimentError: for whatever can be refused without reading an image.
@@ -53,7 +53,7 @@ def begin(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
 
 
 def compare(plan: ComparisonPlan) -> tuple[Path, bool]:
-    """Run what is not finished yet, and report; returns report.html, and whether all that belongs into it is there."""
+    """Run what is not finished yet, and report; returns report.html, and whether it is complete."""
     with interruptible():
         complete = carry_out(plan)
         return publish(plan), complete
@@ -72,7 +72,7 @@ def interruptible() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # whoever presses Ctrl-C twice shall leave no process behind either
+        signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind either
     raise KeyboardInterrupt(number)
 
 
@@ -90,7 +90,7 @@ def carry_out(plan: ComparisonPlan) -> bool:
     """Run what is not finished yet, and keep comparison.json; returns whether all is there.
 
     Raises:
-        ExperimentError: before anything runs: the images cannot be had, a network cannot be built, or another process
+        ExperimentError: before anything runs: images cannot be loaded, a network cannot be built, or another process
             works on the same comparison.
     """
     classes = {arm.name: len(load_dataset(arm.experiment.data).class_names) for arm in plan.arms}
@@ -117,8 +117,8 @@ def carry_out(plan: ComparisonPlan) -> bool:
 def alone(folder: Path) -> Iterator[int]:
     """Hold the folder for this process; yields the descriptor of a second lock, for its jobs to inherit.
 
-    A command that is killed cannot stop its jobs. They go on in their run folders and keep that lock, so whoever
-    repeats the command waits for them, and finds what they have made. On Windows, where no lock is inherited, they
+    A command that is killed cannot stop its jobs. They continue in their run folders and keep that lock, so a repeated
+    command waits for them, and finds their results. On Windows, where no lock is inherited, they
     have to be ended by hand.
 
     Raises:
@@ -130,11 +130,13 @@ def alone(folder: Path) -> Iterator[int]:
         try:
             held.enter_context(file_lock(folder / ".lock", timeout=0))
         except Timeout:
-            raise ExperimentError(f"another process works on {folder}: wait for it, or give another --name") from None
+            raise ExperimentError(
+                f"another process is working on {folder}: wait for it, or give another --name"
+            ) from None
         try:
             held.enter_context(of_jobs.acquire(timeout=0))
         except Timeout:
-            print("waits for what an attempt that was killed has left running", flush=True)
+            print("waiting for the trainings that a killed attempt left running", flush=True)
             held.enter_context(of_jobs)
         yield descriptors[0]
 
@@ -228,7 +230,7 @@ class Keeper:
         self.display.tick()
 
     def write(self) -> None:
-        """What there is, for the report: finished runs alone, in the order of display; paths from here."""
+        """What the report reads: finished runs only, in the order of display; paths are relative to this folder."""
         arms: dict[str, dict[str, str]] = {arm.name: {} for arm in self.plan.arms}
         for member in self.members.values():
             if member.job.made():

@@ -1,4 +1,4 @@
-"""What the Keras reference implements of an experiment, as data: it can be asked for without loading Keras."""
+"""What the Keras reference implements, as data that can be read without loading Keras."""
 
 from __future__ import annotations
 

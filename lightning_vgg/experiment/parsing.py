@@ -23,7 +23,7 @@ OPTIONAL_GROUPS: dict[str, type] = {"model.backbone": BackboneSpec}
 
 
 class UnknownKey(ExperimentError):
-    """A key or flag that this parser does not know; one of the whole program might.
+    """A key or flag that this parser does not know; another parser of the program might.
 
     Attributes:
         key: dotted.
@@ -38,7 +38,7 @@ class ExplainsErrors:
     """For an ArgumentParser: errors name the key, the place and the nearest known key, without a page of usage.
 
     Attributes:
-        named_groups: keys below which the user's own names stand, each with the settings of a dataclass.
+        named_groups: keys whose children have names of the user's own, each with the settings of a dataclass.
     """
 
     named_groups: Mapping[str, type] = {}
@@ -219,7 +219,7 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str
         key = f"{prefix}{key_node.value}"
         place = f"{path}, line {key_node.start_mark.line + 1}"
         if key in seen:
-            raise ExperimentError(f"{place}: the key {key!r} stands there twice")
+            raise ExperimentError(f"{place}: the key {key!r} appears twice")
         seen.add(key)
         named = any(known.startswith(f"{pattern}*.") for known in keys)
         known_key = f"{pattern}{'*' if named else key_node.value}"
@@ -234,7 +234,7 @@ def _check_mapping(path: Path, node: yaml.MappingNode, prefix: str, pattern: str
             if has_children:
                 moved |= _check_mapping(path, value_node, f"{key}.", f"{known_key}.", keys)
         elif has_children and not (key in OPTIONAL_GROUPS and value_node.tag.endswith(":null")):
-            raise ExperimentError(f"{place}: {key!r} has settings of its own: write them below it, indented")
+            raise ExperimentError(f"{place}: {key!r} is a group of settings: write them below it, indented")
     return moved
 
 
@@ -261,8 +261,10 @@ def read_settings(path: Path) -> PlainDict:
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
     """The keys beside ``trainer`` that every framework reads."""
-    parser.add_argument("--experiment", type=str, default="vgg", help="Runs lie at runs/<experiment>/<name>.")
-    parser.add_argument("--name", type=str | None, default=None, help="Of the run; null for the time and the seed.")
+    parser.add_argument("--experiment", type=str, default="vgg", help="Runs go to runs/<experiment>/<name>.")
+    parser.add_argument(
+        "--name", type=str | None, default=None, help="Name of the run; null for the time and the seed."
+    )
     parser.add_class_arguments(ModelSpec, "model")
     parser.add_class_arguments(DataSpec, "data")
 
@@ -275,7 +277,9 @@ def framework_free_parser(
         prog=prog, description=description, usage="%(prog)s -c EXPERIMENT.yaml [-c OVERLAY.yaml] [--KEY VALUE ...]"
     )
     parser.named_groups = named_groups or {}
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file; later ones win.")
+    parser.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="A YAML file; later ones override earlier ones."
+    )
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, order and augmentation.")
     add_experiment_arguments(parser)
     parser.add_class_arguments(TrainerSpec, "trainer")
@@ -317,7 +321,7 @@ def parse_experiment(args: Sequence[str]) -> ExperimentSpec:
     """The experiment of a command line that holds nothing else.
 
     Raises:
-        ExperimentError: a setting is unknown or cannot be.
+        ExperimentError: a setting is unknown or invalid.
     """
     return experiment_spec(framework_free_parser().read(args))
 
@@ -326,7 +330,7 @@ def read_experiment(path: Path) -> ExperimentSpec:
     """The experiment of a YAML file; what Lightning alone reads of the trainer is left out.
 
     Raises:
-        ExperimentError: the file cannot be read, or holds a setting that is unknown or cannot be.
+        ExperimentError: the file cannot be read, or has a setting that is unknown or invalid.
     """
     parser = experiment_parser()
     check_yaml(path, known_keys(parser))
@@ -346,7 +350,7 @@ def with_values(experiment: ExperimentSpec, values: Mapping[str, object], place:
         place: where these keys stand, for messages.
 
     Raises:
-        ExperimentError: a key is unknown, or has settings of its own; a value cannot be.
+        ExperimentError: a key is unknown, or is a group of settings; a value is invalid.
     """
     parser = framework_free_parser()
     keys = known_keys(parser)
@@ -371,4 +375,4 @@ def _check_known(key: str, keys: Sequence[str]) -> None:
     if key not in keys:
         raise UnknownKey(f"unknown key {key!r}{nearest_key(key, keys)}", key)
     if key not in OPTIONAL_GROUPS and any(known.startswith(f"{key}.") for known in keys):
-        raise ExperimentError(f"{key} has settings of its own; name each with its dots, as {key}.KEY")
+        raise ExperimentError(f"{key} is a group of settings; name each of them, as {key}.KEY")

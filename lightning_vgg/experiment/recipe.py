@@ -1,7 +1,7 @@
 """The recipe grammar: ``"conv - batch norm - conv - maxpool - dropout"`` -> `Recipe`.
 
     recipe  = ["Block:"] items
-    items   = item {"-" item}                      an en or em dash will do, too
+    items   = item {"-" item}                      an en or em dash is accepted, too
     item    = layer | "(" items ")" ["x" N]        a group, repeated N times
     layer   = word ["(" argument {"," argument} ")"]
 
@@ -65,7 +65,7 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Inverted dropout; without a rate of its own it takes the network's."""
+    """Inverted dropout; without a rate, the network's is used."""
 
     word: ClassVar[str] = "dropout"
     rate: float | None = None
@@ -151,7 +151,7 @@ def parse_recipe(text: str, kind: BlockKind | None = None) -> Recipe:
 
     Args:
         text: the recipe, ``Block:`` prefix allowed.
-        kind: ``"conv"`` or ``"dense"`` admits only the words that make sense in such a block; None admits all.
+        kind: ``"conv"`` or ``"dense"`` accepts only the words that make sense in such a block; None accepts all.
 
     Raises:
         RecipeError: with the line, a caret under the word at fault, and the nearest word known.
@@ -275,7 +275,7 @@ class _Parser:
     def _next(self, wanted: str) -> _Token:
         token = self._peek()
         if token is None:
-            raise self._error(_Token(" ", len(self.text.rstrip())), f"the line ends where {wanted} should stand")
+            raise self._error(_Token(" ", len(self.text.rstrip())), f"the line ends where {wanted} is expected")
         self.position += 1
         return token
 
@@ -291,7 +291,7 @@ class _Parser:
         if token.text == "(":
             return self._group(token)
         if token.text in ")-–—,":
-            raise self._error(token, f"{token.text!r} where a layer should stand")
+            raise self._error(token, f"{token.text!r} where a layer is expected")
         return (self._layer(token),)
 
     def _group(self, opening: _Token) -> tuple[Layer | Group, ...]:
@@ -313,7 +313,7 @@ class _Parser:
     def _close(self) -> None:
         token = self._next("')'")
         if token.text != ")":
-            raise self._error(token, f"{token.text!r} where ')' or '-' should stand")
+            raise self._error(token, f"{token.text!r} where ')' or '-' is expected")
 
     def _layer(self, token: _Token) -> Layer:
         word = _LAYER_OF.get(_squeeze(token.text))
@@ -321,7 +321,7 @@ class _Parser:
             raise self._error(token, f"unknown layer {token.text!r}", known=_LAYER_OF)
         cls = _WORDS.get(word)
         if self.kind is not None and cls in _NOT_IN[self.kind]:
-            raise self._error(token, f"{word!r} has no place in a {self.kind} block")
+            raise self._error(token, f"{word!r} is not allowed in a {self.kind} block")
         arguments = self._arguments()
         if cls is None:
             if arguments:
@@ -344,11 +344,11 @@ class _Parser:
         while not arguments or token.text == ",":
             argument = self._next("an argument")
             if argument.text in "()–—,-":
-                raise self._error(argument, f"{argument.text!r} where an argument should stand")
+                raise self._error(argument, f"{argument.text!r} where an argument is expected")
             arguments.append(argument)
             token = self._next("')'")
         if token.text != ")":
-            raise self._error(token, f"{token.text!r} where ')' or ',' should stand")
+            raise self._error(token, f"{token.text!r} where ')' or ',' is expected")
         return arguments
 
     def _argument(self, cls: type[Layer], token: _Token) -> tuple[str, object]:

@@ -20,7 +20,7 @@ class ScheduleSpec:
         name: constant; step: times ``factor`` at each of ``milestones``; linear, cosine: down to ``factor`` times the
             rate, along a line or a cosine; one_cycle: up to the rate at ``warmup``, then down to ``factor`` times the
             rate, both along a cosine.
-        warmup: share of the training in which the rate rises linearly from near 0 (for one_cycle: to its peak).
+        warmup: share of the training in which the rate rises linearly from near 0 (one_cycle: up to its peak).
         milestones: of step: shares of the training, such as 0.5 and 0.75.
         factor: see name.
     """

@@ -1,4 +1,4 @@
-"""Where Keras and PyTorch disagree by default: every difference is one field here, and has a value for each.
+"""Where the defaults of Keras and PyTorch differ: each difference is one field, with a value for each framework.
 
 Sources: the code of Keras 3.15 and PyTorch 2.14.
 """
@@ -20,13 +20,13 @@ class Semantics:
         initialization: Keras: Glorot uniform, biases 0; torch: U(±1/√fan_in) for weights and biases alike.
         batch_norm_epsilon: added to the variance.
         batch_norm_momentum: share of the OLD value that a running statistic keeps (torch writes 1 minus that).
-        batch_norm_variance: divisor of the running variance, n (biased) or n - 1 (unbiased).
-        strided_padding: a strided convolution pads the odd pixel at the end, or alike on both sides.
+        batch_norm_variance: divisor of the running variance: n (biased) or n - 1 (unbiased).
+        strided_padding: a strided convolution pads the odd pixel at the end, or both sides equally.
         adam_epsilon: the default of optimizer.epsilon.
         adam_formula: epsilon is added to √v before the bias correction, or after it.
         adamw_decay: AdamW's default of optimizer.weight_decay.
         weight_decay: of sgd and adam: decoupled, w -= rate · decay · w, or coupled: added to the gradient as L2.
-        sgd_velocity: momentum keeps rate · gradient, or the gradient alone; they part when the rate moves.
+        sgd_velocity: the velocity sums rate · gradient, or gradients alone; the two differ once the rate changes.
         clip_epsilon: added to the norm of the gradient before dividing by it.
     """
 

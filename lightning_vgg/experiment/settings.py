@@ -1,4 +1,4 @@
-"""An experiment as plain settings: as config.yaml keeps it, and what of it must not change while a run goes on."""
+"""An experiment as plain settings: as config.yaml keeps it, and what of it must not change when a run is continued."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def refuse_changes(path: Path, experiment: ExperimentSpec, trainer: Mapping[str,
         path: the run's config.yaml.
         experiment: of this command.
         trainer: all its settings of the trainer.
-        resuming: whether training goes on; otherwise the checkpoint is only evaluated.
+        resuming: whether training continues; otherwise the checkpoint is only evaluated.
 
     Raises:
         ExperimentError: names the settings, with both values.

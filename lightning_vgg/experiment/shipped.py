@@ -30,7 +30,7 @@ def find_config(path: str | os.PathLike[str]) -> Path:
         path: of a shipped one, below ``configs/`` and with or without these letters: ``vgg/base.yaml``.
 
     Returns:
-        The path as it is where neither exists: whoever reads the file says that it is missing.
+        The path as it is where neither exists: reading the file reports that it is missing.
     """
     path = Path(path)
     name = _below_folder(path)

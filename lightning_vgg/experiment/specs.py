@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A VGG: convolutional blocks, then dense blocks, then the classifier (one logit a class).
+    """A VGG: convolutional blocks, then dense blocks, then the classifier (one logit per class).
 
     Args:
         conv_block: recipe of the convolutional blocks: one for all, or a list with one for each of ``filters``.
@@ -90,15 +90,15 @@ class BackboneSpec:
     Args:
         weights: of VGG16: IMAGENET1K_V1 or IMAGENET1K_FEATURES (torchvision's), a file with torchvision's names
             (.safetensors, .pth) or Keras's (.h5), none for random ones; or a run folder of this project.
-        preprocessing: what the weights expect of pixels: torchvision, torchvision_features, keras_caffe, or cifar (mean
-            0 and deviation 1 over the training images). A file needs it; named weights and a run bring their own.
+        preprocessing: what the weights expect: torchvision, torchvision_features, keras_caffe, or cifar (mean
+            0 and deviation 1 over the training images). Required for a file; named weights and runs bring their own.
         layer: the last layer, by Keras's name: block1_conv1 ... block5_pool.
-        pooling: what of the last layer goes up: all pixels (flatten), or each channel's average or maximum.
+        pooling: what the head gets of the last layer: all pixels (flatten), or each channel's average or maximum.
         image_size: pixels a side to which the device resizes images (bilinear, no antialiasing); null for as stored.
         freeze_until: the last layer that does not train, such as block3_pool; all; none or null.
-        unfreeze: epochs done -> freeze_until from then on, such as {2: block4_pool, 4: none}.
-        rate_factor: learning rate of the topmost block, as a share of the head's.
-        layer_decay: what each block further down has its rate multiplied by.
+        unfreeze: number of finished epochs -> freeze_until from then on, such as {2: block4_pool, 4: none}.
+        rate_factor: learning rate of the top block, as a share of the head's.
+        layer_decay: factor by which the rate falls with each block further down.
     """
 
     weights: str = "IMAGENET1K_FEATURES"
@@ -120,12 +120,12 @@ class TricksSpec:
     """What the fastest known training of CIFAR-10 adds (airbench94, https://arxiv.org/abs/2404.00498).
 
     Args:
-        whitening: the first convolution's kernels make the pixels of a patch uncorrelated, and do not train.
+        whitening: the kernels of the first convolution decorrelate the pixels of a patch, and do not train.
         whitening_bias_epochs: epochs in which the bias of that convolution trains.
         identity_initialization: the first kernels of every convolution pass their inputs on unchanged.
         logit_scale: factor on the classifier's outputs.
-        batch_norm_bias_factor: learning rate of batch norm's biases, as a multiple of that of all others; rate times
-            decay stays the same.
+        batch_norm_bias_factor: learning rate of batch norm's biases, as a multiple of the others'; rate times decay
+            stays the same.
         muon_rate: learning rate of the convolutions' kernels if Muon trains them and sgd the rest: they keep their
             norm and move by the orthogonalized momentum (0.6), without decay; null for no Muon.
         lookahead: every five steps the weights return to a slow average of themselves, closer and closer to it, and
@@ -165,7 +165,7 @@ class ModelSpec:
         label_smoothing: share of the target spread evenly over all classes.
         tricks: of the fastest training; all off by default.
         init_from: a .safetensors file to start from instead of random weights.
-        channels_last: store images with their channels last, which is faster for convolutions.
+        channels_last: keep images in channels-last memory format, which makes convolutions faster.
         compile: compile the network with torch.compile.
     """
 
@@ -205,12 +205,12 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class AugmentationSpec:
-    """Random changes of the training images, drawn anew for each image in each epoch.
+    """Random changes of the training images, drawn for each image in each epoch.
 
     Args:
         flip: mirror left and right with probability 1/2; alternating: each image in every other epoch.
-        shift: move by up to this many pixels along each axis; what comes in is the reflected image.
-        cutout: side of a square that is set to the mean colour; 0 for none.
+        shift: shift by up to this many pixels along each axis, filled by reflection.
+        cutout: side of a square that is set to the mean colour, in pixels; 0 for none.
     """
 
     flip: bool | Literal["alternating"] = False
@@ -234,9 +234,9 @@ class DataSpec:
         image_size: pixels a side in memory; images of another size are resized once, when they are read.
         train_images: use only this many of the training images, all classes alike.
         validation_fraction: share of the training images held out to choose the best epoch.
-        split_seed: another number holds out other images.
-        batch_size: images a training step, over all devices.
-        eval_batch_size: images a validation or test step, over all devices.
+        split_seed: another seed holds out other images.
+        batch_size: images per training step, on all devices together.
+        eval_batch_size: images per validation or test step, on all devices together.
         augmentation: random changes of the training images.
         cache_dir: where downloads and decoded images are kept; null for the user's cache folder.
         on_bad_image: of folder: error stops before training where an image cannot be decoded; skip leaves it out.
@@ -277,8 +277,8 @@ class TrainerSpec:
     Args:
         max_epochs: epochs to train.
         precision: 32-true, 64-true or bf16-mixed.
-        gradient_clip_val: largest norm of all gradients together; null for no clipping.
-        default_root_dir: runs/ goes here; null for the working folder.
+        gradient_clip_val: largest global norm of the gradients; null for no clipping.
+        default_root_dir: folder in which runs/ is made; null for the working folder.
         logger: false to log nothing to W&B.
         enable_progress_bar: null for a bar on a terminal and a line per epoch elsewhere.
     """
@@ -299,7 +299,7 @@ class ExperimentSpec:
     """A whole experiment: what YAML files and flags come down to, and what everything here is given.
 
     Args:
-        experiment: runs lie at runs/<experiment>/<name>.
+        experiment: runs go to runs/<experiment>/<name>.
         name: of the run; null for the time and the seed.
         seed_everything: seed of weights, order and augmentation.
         model: the network and how it learns.

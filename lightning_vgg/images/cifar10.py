@@ -145,9 +145,9 @@ def _downloaded(address: str, path: Path) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        kept = "What came is kept, and the same command goes on behind it. " if _part(path).exists() else ""
+        kept = "What has arrived is kept; the same command continues from there. " if _part(path).exists() else ""
         raise DataError(
-            f"CIFAR-10 cannot be had from {without_secrets(_file_address(address))}: {error_text(error)}. {kept}"
+            f"CIFAR-10 cannot be downloaded from {without_secrets(_file_address(address))}: {error_text(error)}. {kept}"
             f"Put {ARCHIVE} at {path}; or name a folder that holds it, or a mirror's address, with --data.root "
             "FOLDER_OR_MIRROR; or use another source: --data.source digits (no download) or --data.source folder "
             "(your own images)."
@@ -184,7 +184,7 @@ def _fetch(url: str, path: Path) -> bytes:
         return contents
     part.unlink()
     if resumed:
-        _log.warning("CIFAR-10: what was left of an earlier download is damaged; all of it is fetched again.")
+        _log.warning("CIFAR-10: the rest of an interrupted download is damaged; all of it is fetched again.")
         return _fetch(url, path)
     raise ValueError(f"what came ({len(contents):,} bytes) has MD5 {_md5(contents)}, not {ARCHIVE_MD5}")
 

@@ -1,7 +1,7 @@
 """Where images come from: CIFAR-10, scikit-learn's digits, or a folder (or an archive) of image files.
 
-Every source gives the same thing, an `ImageSet`: square uint8 RGB images in memory, integer labels, and a
-fingerprint that tells whether two runs saw the same data.
+Every source gives an `ImageSet`: square uint8 RGB images in memory, integer labels, and a fingerprint that shows
+whether two runs saw the same data.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def load_images(
     """All images of a source, `image_size` x `image_size` pixels each.
 
     `root` says where the files are, in the source's own way (see `load_cifar10`, `load_folder`). Downloads
-    and decoded images are kept in `cache_dir`; None is `$XDG_CACHE_HOME/lightning-vgg`, where the variable
-    is not set `~/.cache/lightning-vgg`. `on_bad_image` is for the images of a folder; the others are known to be sound.
+    and decoded images are kept in `cache_dir`; None is `$XDG_CACHE_HOME/lightning-vgg`, or
+    `~/.cache/lightning-vgg` if the variable is not set. `on_bad_image` concerns only the images of a folder.
 
-    Raises DataError when the source is unknown or its data is missing or at fault.
+    Raises DataError when the source is unknown or its data is missing or damaged.
     """
     if source not in SOURCES:
         raise DataError(f"There is no data source {source!r}{or_all(source, SOURCES)}")

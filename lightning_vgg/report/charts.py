@@ -66,7 +66,7 @@ def difference_strip(figure: Figure, verdict: PlainDict, seeds: Iterable[float],
 def curve_panel(
     figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float]]], number: Mapping[str, int], title: str
 ) -> str:
-    """A column of history.csv over the epochs: a line an arm, the mean, in a band from lowest to highest seed.
+    """A column of history.csv over the epochs: an arm's mean as a line, in a band from lowest to highest seed.
 
     Args:
         figure: to draw on.

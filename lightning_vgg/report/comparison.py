@@ -1,4 +1,4 @@
-"""Which runs are compared: arms of one run a seed, from comparison.json or from run folders alone."""
+"""Which runs are compared: arms with one run a seed, from a comparison.json or from run folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OF_ONE_RUN = (
     "trainer.logger",
     "trainer.enable_progress_bar",
 )
-"""Settings that tell the runs of one arm apart, or where things lie, and no arms."""
+"""Settings that differ between runs of one arm, or say where files are; they do not make another arm."""
 OF_LIGHTNING = ("model.semantics", "model.semantics_except", "model.channels_last", "model.compile")
 """Settings that mean nothing to Keras."""
 
@@ -35,7 +35,7 @@ class FailedRun:
 
     Attributes:
         arm, seed: which one.
-        message: its last words, or what is missing.
+        message: its error message, or what is missing.
         log: what it said; None where that was not kept.
     """
 
@@ -162,7 +162,7 @@ def lacks(run: RunFolder) -> str | None:
         raise ExperimentError(f"{run.path / 'run.json'} is damaged ({error}): train this run again") from None
     files = ("history.csv", "test_predictions.npz")
     if "test_acc" not in record or not all((run.path / name).exists() for name in files):
-        return "no test results: the training did not come to its end"
+        return "no test results: the training did not finish"
     return None
 
 
@@ -196,7 +196,7 @@ def differing_keys(configurations: Sequence[PlainDict]) -> list[str]:
     return [key for key in keys if any(each.get(key) != configurations[0].get(key) for each in configurations)]
 
 
-def share_chance(run: RunFolder, other: RunFolder) -> bool:
+def share_randomness(run: RunFolder, other: RunFolder) -> bool:
     """Whether two runs draw the same batches and start from the same weights, so that they can be compared in pairs."""
     record, other_record = run.read_record(), other.read_record()
     weights = record.get("initial_weights_sha256")
@@ -217,9 +217,9 @@ def share_chance(run: RunFolder, other: RunFolder) -> bool:
 
 
 def are_paired(arm: dict[int, RunFolder], reference: dict[int, RunFolder]) -> bool:
-    """Whether two arms have common seeds, and share chance in each of them."""
+    """Whether two arms have common seeds, and in each of them the same batches and initial weights."""
     common = arm.keys() & reference.keys()
-    return bool(common) and all(share_chance(arm[seed], reference[seed]) for seed in common)
+    return bool(common) and all(share_randomness(arm[seed], reference[seed]) for seed in common)
 
 
 def _arm_names(runs: Sequence[RunFolder]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A comparison's run folders -> report.json: every number that the report shows, with the runs it comes from."""
+"""A comparison's run folders -> report.json: every number in the report, with the runs it comes from."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def find_comparison(paths: list[Path], margin: float | None) -> tuple[Comparison
         runs = [RunFolder.open(path) for path in paths if path.resolve() != folder]
         return gather_runs(runs, MARGIN if margin is None else margin), folder
     if len(paths) > 1:
-        raise ExperimentError(f"{comparisons[0]} is a comparison: name it alone, or the run folders in it")
+        raise ExperimentError(f"{comparisons[0]} is a comparison: name only it, or only its run folders")
     if margin is not None:
         raise ExperimentError(
             f"--margin: that in {paths[0] / COMPARISON} was fixed before its runs; name its run folders to try another"

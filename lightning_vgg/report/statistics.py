@@ -1,4 +1,4 @@
-"""Do two arms reach the same test accuracy? An interval, a test of equivalence, and how many seeds would tell.
+"""Do two arms reach the same test accuracy? An interval, a test of equivalence, and how many seeds would decide.
 
 Equivalence is shown by two one-sided t-tests (TOST: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657-680): both
 "the difference is -margin or less" and "it is +margin or more" must be rejected. It is not shown by a t-test that finds
@@ -19,9 +19,9 @@ Verdict = Literal["equivalent", "different", "undecided"]
 ALPHA = 0.05
 """How often, at most, each verdict is given wrongly."""
 POWER = 0.9
-"""How probable a decision shall be when seeds are planned."""
+"""Probability of a decision with the planned number of seeds."""
 MOST_SEEDS = 10_000
-"""Where planning gives up."""
+"""The largest number of seeds that is planned."""
 
 _ROUNDING = 1e-12
 """A spread of accuracies below this is rounding: they are multiples of 1/images."""
@@ -61,8 +61,8 @@ class Difference:
         return float(max(below, above))
 
     def verdict(self, margin: float) -> Verdict:
-        """equivalent: the TOST at the margin says so, be there a smaller difference or not. different: it does not,
-        and zero lies outside the 95 % interval. Else undecided."""
+        """equivalent: the TOST at the margin shows it, even if there is a smaller difference. different: it does not,
+        and zero is outside the 95 % interval. Otherwise undecided."""
         if self.equivalence_p(margin) < ALPHA:
             return "equivalent"
         low, high = self.interval(1 - ALPHA)
@@ -77,7 +77,7 @@ def estimate_difference(arm: Sequence[float], reference: Sequence[float], paired
 
     Args:
         arm, reference: a value a seed; where they are paired, of the same seeds in the same order.
-        paired: whether the two values of a seed share chance and initial weights.
+        paired: whether the two values of a seed come from the same batches and initial weights.
     """
     samples = [np.subtract(arm, reference)] if paired else [np.asarray(arm), np.asarray(reference)]
     value = float(np.mean(arm) - np.mean(reference))

@@ -1,4 +1,4 @@
-"""Findings in plain words, and numbers as people read them. Accuracies turn from fractions into percent here."""
+"""Findings as sentences, and numbers as people read them. Accuracies become percent here."""
 
 from __future__ import annotations
 

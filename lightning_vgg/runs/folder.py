@@ -47,10 +47,10 @@ AUGMENTED_TEST_ACC = "augmented_test_acc"
 """In run.json: with test-time augmentation; test_acc is without, in any case."""
 
 Watch = Callable[[int, float], bool]
-"""Follows a run: is told the epochs done and the last one's validation accuracy, a fraction; says whether to stop."""
+"""Called after each epoch with its number and the validation accuracy, a fraction; returns whether to stop."""
 
 _CURVES_SECONDS = 5.0
-"""How old curves.png may become: drawing them takes as long as an epoch of a head on kept features."""
+"""Seconds between drawings of curves.png: one takes as long as an epoch of a head on cached features."""
 
 _WHOLE_NUMBERS = ("epoch", "step")
 
@@ -83,7 +83,9 @@ class RunFolder:
         """
         for key, value in (("experiment", experiment), ("name", name)):
             if value is not None and (not value.strip() or value.startswith(".") or set(value) & set("/\\\0")):
-                raise RunError(f"{key} is {value!r}; it is the name of a folder: without '/', and not hidden")
+                raise RunError(
+                    f"{key} is {value!r}; it must be a folder's name: without '/', and not beginning with '.'"
+                )
         name = name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_seed{seed}"
         parent = root / "runs" / experiment
         parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,7 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
-            raise RunError(f"{path} is no run folder: it holds no config.yaml (runs lie at runs/<experiment>/<name>)")
+            raise RunError(f"{path} is not a run folder: it has no config.yaml (runs are at runs/<experiment>/<name>)")
         return cls(path)
 
     @classmethod
@@ -138,34 +140,34 @@ class RunFolder:
         return max(ages, key=lambda run: ages[run])
 
     def checkpoint(self, which: Literal["best", "last"]) -> Path:
-        """The file of the best or the last checkpoint. Where the last is damaged, that is said, and the newest sound
-        one is taken.
+        """The file of the best or the last checkpoint. If the last is damaged, this is reported, and the newest
+        intact one is used.
 
         Raises:
-            RunError: the run has none that is sound.
+            RunError: the run has no intact one.
         """
         files = self._checkpoint_files(which)
         if not files:
-            raise RunError(f"{self.path} holds no {which} checkpoint: {self.checkpoints}/{which}* does not exist")
+            raise RunError(f"{self.path} has no {which} checkpoint: {self.checkpoints}/{which}* does not exist")
         if which == "best":
             return self.sound(files[0])
         for file in (*files, *self._checkpoint_files("best")):
             damage = find_damage(file)
             if damage is None:
                 return file
-            print(f"the checkpoint {file} is damaged ({damage}); the newest sound one is taken", file=sys.stderr)
-        raise RunError(f"{self.path} holds no checkpoint that is sound: begin a new run, without --ckpt_path")
+            print(f"the checkpoint {file} is damaged ({damage}); the newest intact one is used", file=sys.stderr)
+        raise RunError(f"{self.path} has no intact checkpoint: start a new run, without --ckpt_path")
 
     def sound(self, checkpoint: Path) -> Path:
         """The checkpoint itself.
 
         Raises:
-            RunError: it is damaged; the message names those of the run that are not.
+            RunError: it is damaged; the message names the run's intact ones.
         """
         damage = find_damage(checkpoint)
         if damage is not None:
             others = [str(file) for file in sorted(self.checkpoints.glob("*.ckpt")) if find_damage(file) is None]
-            remedy = f"name a sound one by --ckpt_path: {', '.join(others)}" if others else "begin a new run"
+            remedy = f"name an intact one by --ckpt_path: {', '.join(others)}" if others else "start a new run"
             raise RunError(f"the checkpoint {checkpoint} is damaged ({damage}); {remedy}")
         return checkpoint
 
@@ -184,10 +186,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time trains a run; the lock of a killed process is gone with it, its half files go now.
+        """Let one process at a time train a run. A killed process leaves no lock; its partial files are removed.
 
         Raises:
-            RunError: another process has it.
+            RunError: another process is training it.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -203,7 +205,7 @@ class RunFolder:
         """Locked; and however the training inside ends, its curves show every epoch of the history.
 
         Raises:
-            RunError: another process has it.
+            RunError: another process is training it.
         """
         with self.locked():
             try:
@@ -302,11 +304,11 @@ class RunFolder:
         """
         record = self.read_record()
         if "test_acc" not in record:
-            raise RunError(f"{self.path} has not been tested: its run.json holds no test_acc")
+            raise RunError(f"{self.path} has not been tested: its run.json has no test_acc")
         return float(record["test_acc"])
 
     def plot(self) -> Image:
-        """Loss and accuracy over the epochs, as curves.png has them; a notebook shows what it is given."""
+        """Loss and accuracy over the epochs, as curves.png has them; a notebook displays it."""
         from PIL import Image
 
         file = io.BytesIO()
@@ -314,12 +316,12 @@ class RunFolder:
         return Image.open(file)
 
     def write_curves(self, test_acc: float | None = None) -> None:
-        """Draw history.csv anew, with the test accuracy, a fraction, once it is known; None: the recorded one."""
+        """Redraw history.csv, with the test accuracy, a fraction, once it is known; None: the recorded one."""
         with atomic_write(self.path / "curves.png") as file:
             self._draw_curves(file, test_acc)
 
     def refresh_curves(self) -> None:
-        """Draw them while the training goes on, if the last ones have become old."""
+        """Redraw them during the training, if the last ones are old."""
         if time.time() - _time_of(self.path / "curves.png") > _CURVES_SECONDS:
             self.write_curves()
 
@@ -329,7 +331,7 @@ class RunFolder:
 
 
 def _time_of(path: Path) -> float:
-    """When a file was written, in seconds; long ago where there is none."""
+    """When a file was written, in seconds since the epoch; 0 if there is none."""
     return path.stat().st_mtime if path.exists() else 0.0
 
 
@@ -354,7 +356,7 @@ def test_lines(run: RunFolder) -> str:
 def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's file; None: its checksums are right.
 
-    torch itself reads a flipped bit without a word.
+    torch itself reads a flipped bit without an error.
     """
     if checkpoint.suffix == ".h5":  # it has no checksums
         return None
@@ -385,7 +387,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
-                f"the disk is full: {path} could not be written. Whatever was there is as it was; make room, and go on "
-                "with the run by --ckpt_path last"
+                f"the disk is full: {path} could not be written. What was there is unchanged; make room, and continue "
+                "the run with --ckpt_path last"
             ) from error
         raise

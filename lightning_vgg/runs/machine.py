@@ -1,4 +1,4 @@
-"""The machine, as far as no framework is needed: what run.json says of it, and how its memory is had."""
+"""The machine, without a framework: its description in run.json, and how freed memory is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _M_MMAP_MAX = -4
 
 
 def processor_name() -> str:
-    """The processor's model name where the system tells it."""
+    """The processor's model name, if the system reports one."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -26,7 +26,7 @@ def processor_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, as far as the system tells."""
+    """Cores that this process may run on, if the system reports them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -46,7 +46,7 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory it frees, for the next tensors, instead of handing it back to the system.
 
     glibc returns freed blocks above 32 MB at once, smaller ones when they lie at the end of its heap. A training step
-    allocates the same activations over and over, and each time the system maps and clears their pages anew: 5 to 20 %
+    allocates the same activations over and over, and each time the system maps and clears their pages again: 5 to 20 %
     of a step on a CPU (benchmarks/NOTES.md). Does nothing where the C library is another one.
 
     Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.

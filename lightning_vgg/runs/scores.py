@@ -1,4 +1,4 @@
-"""What the logits of the test images say: right and wrong by class, calibration, and whether two runs agree."""
+"""Scores from the logits of the test images: errors by class, calibration, and agreement of two runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run shows in Weights & Biases: alike for both frameworks, and never in anybody's way."""
+"""How a run is logged to Weights & Biases: the same for both frameworks, without ever asking for a login."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: Pla
     return {
         "project": os.environ.get("WANDB_PROJECT", PROJECT),
         "id": identity,
-        # A resumed run goes on in its curves; offline each part is a file of its own, with the same identity.
+        # A resumed run continues its curves; offline each part is a file of its own, with the same id.
         "resume": None if os.environ["WANDB_MODE"] == "offline" else "allow",
         "name": run.path.name,
         "group": os.environ.get("WANDB_RUN_GROUP", experiment),
@@ -63,7 +63,7 @@ def speed_summary(run: RunFolder) -> dict[str, float]:
 
 
 def end_wandb_run(failed: bool) -> None:
-    """A program may train more than once, and the next run would go on in the curves of this one."""
+    """A program may train more than once, and the next run would continue the curves of this one."""
     wandb = sys.modules.get("wandb")  # it takes a while to import, and a training without it does not
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=int(failed))

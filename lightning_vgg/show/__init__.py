@@ -1,1 +1,1 @@
-"""Pictures of a network: its layers, its filters, what it makes of an image, and where it errs."""
+"""Pictures of a network: its layers, its filters, its activations, and its mistakes."""

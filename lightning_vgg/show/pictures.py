@@ -94,7 +94,7 @@ def draw_filters(trained: TrainedRun, file: IO[bytes]) -> None:
 
 
 def draw_activations(trained: TrainedRun, which: str, layer: str | None, file: IO[bytes]) -> None:
-    """What a convolution, the last by default, makes of an image: a map a channel, on one scale."""
+    """The output of a convolution, by default the last, for an image: one map a channel, all on one scale."""
     name, module = trained.convolution(layer)
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach().clone()))
@@ -135,7 +135,7 @@ def draw_mistakes(trained: TrainedRun, file: IO[bytes]) -> None:
 
 
 def draw_attention(trained: TrainedRun, which: str, layer: str | None, file: IO[bytes]) -> None:
-    """Grad-CAM (Selvaraju et al., 2017) by captum: what of an image speaks for the class that it is taken for."""
+    """Grad-CAM (Selvaraju et al., 2017) by captum: which parts of an image speak for the predicted class."""
     require("captum", "show")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without widgets, for progress bars that it has

@@ -16,7 +16,7 @@ LAST = "last.ckpt"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, wherever a process is killed or a disk is full.
+    """Checkpoints that are complete or absent, wherever a process is killed or a disk is full.
 
     Lightning's own go to the folder of temporary files first, and are copied from there if that is another disk.
     """

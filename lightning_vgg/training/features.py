@@ -1,4 +1,4 @@
-"""What a backbone makes of images: of the layers that never train, computed once and kept; and of all, as arrays."""
+"""A backbone's features: of the layers that never train, computed once and cached; and of all layers, as arrays."""
 
 from __future__ import annotations
 

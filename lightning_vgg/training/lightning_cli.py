@@ -42,7 +42,7 @@ def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI]
     keep_freed_memory()
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
-    # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could mend.
+    # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # validation_fraction: 0
     try:
@@ -111,7 +111,7 @@ class ExperimentCLI(LightningCLI):
             resuming = self.subcommand == "fit"
             refuse_changes(resumed.path / "config.yaml", self.experiment, vars(config.trainer), resuming)
             if resumed.read_record().get("framework") == "keras":
-                raise ExperimentError(f"{resumed.path} was trained by Keras: go on with it by keras-reference")
+                raise ExperimentError(f"{resumed.path} was trained by Keras: continue it with keras-reference")
         if resumed and config.ckpt_path:
             pretrained = recorded_pretrained(spec.backbone, size, resumed)
         else:  # perhaps stopped before there was a checkpoint with the weights
@@ -136,7 +136,7 @@ class ExperimentCLI(LightningCLI):
             raise ExperimentError("trainer.sync_batchnorm needs GPUs: torch.nn.SyncBatchNorm does not run on CPUs")
         if self.experiment.model.resolved_semantics.batch_norm_variance == "biased":
             raise ExperimentError(
-                "trainer.sync_batchnorm keeps torch's unbiased variance, Keras's is biased: take torch's by "
+                "trainer.sync_batchnorm keeps torch's unbiased variance, Keras's is biased: choose torch's by "
                 "--model.semantics_except [batch_norm_variance], or --model.semantics torch"
             )
 

@@ -28,7 +28,7 @@ def train(experiment: ExperimentSpec, watch: Watch | None) -> RunFolder:
             config.write_text(config_text(experiment))
             run = run_command("fit", ["-c", str(config)], cli).run
     except Interrupted as stop:
-        raise Interrupted(stop.number) from None  # a trial does not go on from its checkpoint
+        raise Interrupted(stop.number) from None  # a trial does not continue from its checkpoint
     finally:
         gc.collect()  # a trainer and its module refer to each other, so their memory would wait
     return run

@@ -28,7 +28,7 @@ def tune(parser: ExplainingParser, args: list[str]) -> optuna.Study:
     if config.framework == "keras":
         require("keras", "keras")
     settings = read_settings(config)
-    load_dataset(settings.experiment.data)  # what cannot be had stops a study, and not trial after trial
+    load_dataset(settings.experiment.data)  # missing images should stop the study, not one trial after the other
     from lightning_vgg.tune.study import open_study
 
     study = open_study(settings)
@@ -79,11 +79,11 @@ def _run_workers(settings: StudySettings) -> None:
         raise
     broken = [worker.exitcode for worker in workers if worker.exitcode]
     if broken:
-        raise ExperimentError(f"{len(broken)} of {settings.jobs} workers broke off (exit status {broken}); see above")
+        raise ExperimentError(f"{len(broken)} of {settings.jobs} workers failed (exit status {broken}); see above")
 
 
 def retrain_best(study: optuna.Study, settings: StudySettings, seeds: list[int]) -> None:
-    """Train the best trial's settings with each seed, test each once, and say what came of it."""
+    """Train the best trial's settings with each seed, test each once, and print the accuracies."""
     from lightning_vgg.tune.study import best_trial
     from lightning_vgg.tune.worker import train_once
 

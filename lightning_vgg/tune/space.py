@@ -109,14 +109,14 @@ def read_space(space: PlainDict, experiment: ExperimentSpec, check: Callable[[Ex
     """
     if not space:
         raise ExperimentError(
-            "tune.space is empty: write below it, say, 'model.network.dropout: {low: 0.0, high: 0.5}'"
+            "tune.space is empty: write below it, for example, 'model.network.dropout: {low: 0.0, high: 0.5}'"
         )
     keys = [key for key in known_keys(framework_free_parser()) if key not in FIXED]
     parameters: Space = {}
     for key, values in space.items():
         if key in FIXED:
             raise ExperimentError(
-                f"tune.space: {key} cannot be varied: it says where a run lies or by which images it is judged"
+                f"tune.space: {key} cannot be varied: it decides where a run is stored or on which images it is judged"
             )
         if key not in keys:
             raise ExperimentError(f"tune.space: unknown key {key!r}{nearest_key(key, keys)}")
@@ -151,7 +151,7 @@ def _read_range(key: str, values: PlainDict, real: bool) -> Range:
     for name in values:
         if name not in known:
             raise ExperimentError(
-                f"tune.space: {key} has the unknown setting {name!r}; a range knows {', '.join(known)}"
+                f"tune.space: {key} has the unknown setting {name!r}; a range takes {', '.join(known)}"
             )
     numbers = [values[name] for name in known[:3] if name in values]
     if not {"low", "high"} <= set(values) or any(type(number) not in (int, float) for number in numbers):

@@ -46,14 +46,16 @@ class TuneSpec:
 
     def __post_init__(self) -> None:
         if self.objectives[:1] != ["val_acc"] or len(set(self.objectives)) != len(self.objectives):
-            raise ExperimentError(f"tune.objectives begin with val_acc and hold nothing twice, not {self.objectives}")
+            raise ExperimentError(
+                f"tune.objectives must begin with val_acc and name nothing twice, not {self.objectives}"
+            )
         if min(self.warmup_epochs, self.startup_trials) < 1:
             raise ExperimentError("tune.warmup_epochs and tune.startup_trials must be at least 1")
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """A study, whole and plain: the processes of its workers get it as it is.
+    """A study as plain values, which are passed to the processes of its workers.
 
     Args:
         experiment: whose settings are varied.
@@ -91,7 +93,7 @@ class StudySettings:
         return replace(with_values(self.experiment, decode(self.space, params)), name=name)
 
     def fixed(self) -> PlainDict:
-        """What must not change while a study goes on, flat; where the images lie may."""
+        """What must not change when a study continues, as dotted keys; where the images are may change."""
         keys = {
             **{f"tune.{key}": value for key, value in asdict(self.tune).items()},
             "framework": self.framework,
@@ -104,10 +106,12 @@ class StudySettings:
 def tune_parser(program: str = "lightning-vgg tune") -> ExplainingParser:
     parser = framework_free_parser(
         program,
-        "Search the best settings of an experiment with Optuna. The same command goes on where a study stopped.",
+        "Search for the best settings of an experiment with Optuna. The same command continues a study that stopped.",
     )
     parser.add_class_arguments(TuneSpec, "tune")
-    parser.add_argument("--trials", type=int, default=30, help="Finished trials, complete or pruned, over all workers.")
+    parser.add_argument(
+        "--trials", type=int, default=30, help="Number of finished trials, complete or pruned, of all workers together."
+    )
     parser.add_argument(
         "--storage",
         type=str | None,
@@ -116,14 +120,14 @@ def tune_parser(program: str = "lightning-vgg tune") -> ExplainingParser:
         "machines share; null for a journal in the study's folder.",
     )
     parser.add_argument("--jobs", type=int, default=1, help="Processes on this machine.")
-    parser.add_argument("--framework", type=Framework, default="lightning", help="Which side trains.")
+    parser.add_argument("--framework", type=Framework, default="lightning", help="Which framework trains.")
     parser.add_argument(
         "--retrain-best",
         type=int,
         nargs="+",
         default=None,
         metavar="SEED",
-        help="Run no trial: train the best one found with each of these seeds, and test it.",
+        help="Do not search: train the best settings found with each of these seeds, and test each once.",
     )
     return parser
 
@@ -136,7 +140,7 @@ def read_settings(config: Namespace) -> StudySettings:
     """
     experiment = experiment_spec(config)
     if experiment.name is not None:
-        raise ExperimentError("name: a study names its runs itself; call the study by 'experiment'")
+        raise ExperimentError("name: a study names its runs itself; name the study by 'experiment'")
     if min(config.trials, config.jobs) < 1:
         raise ExperimentError("--trials and --jobs must be at least 1")
     if experiment.data.validation_fraction == 0:

@@ -27,12 +27,12 @@ HEARTBEAT_SECONDS = 30
 
 
 def open_study(settings: StudySettings) -> optuna.Study:
-    """The study of the settings, begun or gone on with.
+    """The study of the settings, new or continued.
 
     Raises:
         ExperimentError: the storage cannot be opened, or holds a study of this name with other settings.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # every trial is told of in our own words
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials are reported by our own lines
     settings.folder.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(
         n_startup_trials=settings.tune.startup_trials, n_warmup_steps=settings.tune.warmup_epochs + 1
@@ -85,7 +85,7 @@ def _open_database(url: str) -> RDBStorage:
 
 
 def _mend_journal(path: Path) -> None:
-    """Cut off half a line, left by a process killed while it wrote: Optuna would never read beyond it."""
+    """Remove the half-written line of a process that was killed: Optuna would never read beyond it."""
     if not path.exists():
         return
     lock = JournalFileSymlinkLock(str(path))
@@ -107,16 +107,16 @@ def _same_settings(study: optuna.Study, settings: StudySettings) -> None:
     for key in begun | now:
         if begun.get(key) != now.get(key):
             raise ExperimentError(
-                f"the study {settings.name!r} was begun with {key}: {as_text(begun.get(key))}, now it is "
-                f"{as_text(now.get(key))}; its trials cannot be mixed: begin another, by another 'experiment'"
+                f"the study {settings.name!r} was started with {key}: {as_text(begun.get(key))}, now it is "
+                f"{as_text(now.get(key))}; their trials cannot be mixed: start another study, by another 'experiment'"
             )
 
 
 def next_draw(study: optuna.Study) -> int:
     """The first number that no finished or running trial was drawn with.
 
-    That of a trial that was killed is free again, so an interrupted search draws what an undisturbed one does. Only
-    with the turn may this be asked.
+    That of a trial that was killed is free again, so an interrupted search draws what an undisturbed one does. Call it
+    only while holding the turn.
     """
     drawn = {
         trial.user_attrs.get("draw", trial.number)
@@ -136,7 +136,7 @@ def sampler(settings: StudySettings, draw: int) -> optuna.samplers.BaseSampler:
 
 
 def fail_dead_trials(study: optuna.Study, settings: StudySettings) -> None:
-    """Mark as failed the trials that no process works on any more. Only with the turn may this be asked."""
+    """Mark as failed the trials that no process works on any more. Call it only while holding the turn."""
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         worker: str | None = trial.user_attrs.get("worker")
         living = is_alive(settings.folder, worker) if worker else None
@@ -152,7 +152,7 @@ def fail_dead_trials(study: optuna.Study, settings: StudySettings) -> None:
 
 
 def trials_left(study: optuna.Study, settings: StudySettings) -> int:
-    """How many are still to be begun; those that this folder's workers are at count as finished."""
+    """How many are still to be started; those that this folder's workers are running count as finished."""
     trials = study.get_trials(deepcopy=False)
     return settings.trials - sum(trial.state in FINISHED or _runs_here(trial, settings) for trial in trials)
 

@@ -109,7 +109,7 @@ def closing_words(study: optuna.Study, settings: StudySettings) -> str:
         f"{counts[TrialState.PRUNED]} pruned; {counts[TrialState.FAIL]} failed"
     ]
     if done < settings.trials:
-        lines[0] += "; the same command goes on"
+        lines[0] += "; the same command continues"
     spent, saved = savings(finished_trials(study), settings)
     if saved:
         share = saved / (spent + saved)

@@ -6,7 +6,7 @@
       features.npy    float32 or float64 (N, ...), channels last; the rows beyond progress.json's are not computed yet
       progress.json   what was computed (see `remember_features`), and the chunks that are: [rows, sha256] each
 
-An interrupted extraction goes on behind its last chunk, and a damaged chunk is computed again, with all behind it.
+An interrupted extraction continues after its last chunk; a damaged chunk is computed again, with all that follow it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Chunks = list[tuple[int, str]]
 
 
 class LabelledFeatures(NamedTuple):
-    """What a backbone makes of images: float32 or float64 (N, H, W, C), and the images' labels, int64 (N,)."""
+    """A backbone's features of images, float32 or float64 (N, H, W, C), and the images' labels, int64 (N,)."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -60,7 +60,7 @@ def require_backbone(spec: ModelSpec) -> BackboneSpec:
     ExperimentError: there is none.
     """
     if spec.backbone is None:
-        raise ExperimentError("features are those of a backbone: name one by model.backbone.weights")
+        raise ExperimentError("there is no backbone to compute features with: name one by model.backbone.weights")
     return spec.backbone
 
 
@@ -72,8 +72,10 @@ _PIXELS_A_BATCH = 2**18
 
 
 def say_features_are_not_kept(layers: int) -> None:
-    """What augmentation means for a backbone whose lowest ``layers`` never train."""
-    print(f"data.augmentation is on: the {layers} frozen layers run in every epoch, no features are kept", flush=True)
+    """Print that features are not cached, for a backbone whose lowest ``layers`` never train."""
+    print(
+        f"data.augmentation is on: the {layers} frozen layers run in every epoch, features are not cached", flush=True
+    )
 
 
 def remember_backbone_features(

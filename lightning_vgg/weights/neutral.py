@@ -37,7 +37,7 @@ def read_safetensors(path: Path, setting: str) -> dict[str, np.ndarray]:
     except OSError as error:
         raise ExperimentError(f"{setting}: {path}: {error.strerror}") from None
     except SafetensorError as error:
-        raise ExperimentError(f"{setting}: {path} is no safetensors file: {error}") from None
+        raise ExperimentError(f"{setting}: {path} is not a safetensors file: {error}") from None
 
 
 def check_tensors(source: str, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:

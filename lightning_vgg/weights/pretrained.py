@@ -249,7 +249,7 @@ def _read_h5(path: Path) -> Tensors:
         with h5py.File(path) as file:
             file.visititems(visit)
     except (OSError, RuntimeError) as error:
-        raise ExperimentError(f"{KEY}: {path} is no sound HDF5 file: {error}") from None
+        raise ExperimentError(f"{KEY}: {path} is not an intact HDF5 file: {error}") from None
     return tensors
 
 

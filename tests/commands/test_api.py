@@ -177,7 +177,7 @@ def test_show_network_draws_what_the_command_draws(tmp_path: Path) -> None:
         (lambda run: lightning_vgg.evaluate(run, {"data.image_size": 16}), "data.image_size: 32 in the run, 16 now"),
         (lambda run: lightning_vgg.extract_features(SMALL), "name one by model.backbone.weights"),
         (lambda run: lightning_vgg.measure_parity({"data.sauce": "digits"}), "unknown flag --data.sauce"),
-        (lambda run: lightning_vgg.report_runs(run.path.parent), "is no run folder"),
+        (lambda run: lightning_vgg.report_runs(run.path.parent), "is not a run folder"),
     ],
 )
 def test_what_the_user_can_mend(call: Any, message: str, trained: RunFolder) -> None:

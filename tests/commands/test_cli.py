@@ -134,7 +134,7 @@ def test_predict_names_the_class_and_its_probability(trained: Path, command: Com
 
 def test_predict_refuses_what_is_no_run_and_what_is_no_image(trained: Path, command: Command, tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("no image")
-    assert "is no run folder" in command("predict", tmp_path, tmp_path, status=2).stderr
+    assert "is not a run folder" in command("predict", tmp_path, tmp_path, status=2).stderr
     assert "note.png" in command("predict", only_run(trained), tmp_path / "note.png", status=2).stderr
 
 
@@ -221,7 +221,7 @@ def test_help_loads_no_framework(arguments: list[str]) -> None:
             "model.network.filters",
         ),
         (["fit", "-c", "wrong.yaml", "--trainer.max_epochs=1"], "block6 (conv"),
-        (["test", "-c", "twice.yaml"], "line 2: the key 'name' stands there twice"),
+        (["test", "-c", "twice.yaml"], "line 2: the key 'name' appears twice"),
         (["fit", "--model.semantics_except", "[batch_norm_epsilom]"], "did you mean 'batch_norm_epsilon'?"),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_the_last_soun
     torch.save(checkpoint, last)
     before = last.read_bytes()
     error = command("fit", *SHORT, *flags, "--ckpt_path", "last", status=2).stderr
-    assert "the training loss is not finite in step 13 (epoch 2); the last sound checkpoint is" in error
+    assert "the training loss is not finite in step 13 (epoch 2); the last intact checkpoint is" in error
     assert "Traceback" not in error
     assert last.read_bytes() == before
     assert len(history_without_seconds(only_run(tmp_path))) == 2
@@ -325,7 +325,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_what_was_there_stays(
         "false",
     )
     error = command(*again, status=2).stderr
-    assert "the disk is full: " in error and "Whatever was there is as it was" in error
+    assert "the disk is full: " in error and "What was there is unchanged" in error
     assert "Traceback" not in error
     assert {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
     assert history_without_seconds(run)[:3] == history
@@ -353,5 +353,5 @@ def test_a_run_does_not_go_on_with_other_images(trained: Path, command: Command,
         "cache",
         status=2,
     ).stderr
-    assert f"the images are not those that {run} began with" in error
+    assert f"the images are not those that {run} was started with" in error
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

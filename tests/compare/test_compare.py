@@ -78,11 +78,11 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
     [
         ("compare:\n  arms:\n    a: {framwork: keras}", "line 3: unknown key 'compare.arms.a.framwork'; did you"),
         ("compare:\n  sedes: 3", "line 2: unknown key 'compare.sedes'; did you mean 'compare.seeds'?"),
-        ("compare:\n  arms:\n    a:", "line 3: 'compare.arms.a' has settings of its own"),
+        ("compare:\n  arms:\n    a:", "line 3: 'compare.arms.a' is a group of settings"),
         ("compare: {reference: a, arms: {a: {framework: pytorch}}}", "pytorch"),
         ("compare: {reference: b, arms: {a: {framework: keras}}}", "there is no arm 'b'; the arms are a"),
         ("compare: {reference: a, arms: {a: {framework: lightning, backend: jax}}}", "compare.arms.a.backend: jax is"),
-        ("compare: {reference: a/b, arms: {a/b: {framework: keras}}}", "'a/b' is to be part of folders' names"),
+        ("compare: {reference: a/b, arms: {a/b: {framework: keras}}}", "'a/b' becomes part of folder names"),
         ("compare: {seeds: 0}", "compare.seeds must be at least 1, not 0"),
         ("compare: {margin: 1}", "compare.margin is a fraction such as 0.01, for one point, not 1.0"),
         (
@@ -92,7 +92,7 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
         ("compare: {reference: a, arms: {a: {framework: keras, settings: {seed_everything: 3}}}}", "same for all arms"),
         (
             "compare: {reference: a, arms: {a: {framework: keras, settings: {model.optimizer: {name: sgd}}}}}",
-            "model.optimizer has settings of its own; name each with its dots, as model.optimizer.KEY",
+            "model.optimizer is a group of settings; name each of them, as model.optimizer.KEY",
         ),
         (
             "compare: {reference: a, arms: {a: {framework: keras, settings: {model.semantics: torch}}}}",
@@ -243,7 +243,7 @@ def test_jobs_run_so_many_at_once_and_a_failure_stops_none_of_the_others(
         ("a", "made"),
         ("b", "exit status 1: no such thing\n  here"),
         ("c", "made"),
-        ("d", "killed by SIGKILL, without a word"),
+        ("d", "killed by SIGKILL, without any output"),
     ]
     if at_once == 1:
         assert [name for name, _ in notes.heard] == ["a", "b", "c", "d"]
@@ -331,11 +331,11 @@ def test_a_signal_stops_cleanly_and_a_repeat_goes_on(tmp_path: Path) -> None:
             time.sleep(0.05)
         if number == signal.SIGINT:
             busy = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-            assert "another process works on runs/vgg/compare-defaults" in busy.stderr
+            assert "another process is working on runs/vgg/compare-defaults" in busy.stderr
         process.send_signal(number)
         output, error = process.communicate(timeout=60)
         assert process.returncode == 128 + number
-        assert error == "stopped; the same command goes on with runs/vgg/compare-defaults\n"
+        assert error == "stopped; the same command continues runs/vgg/compare-defaults\n"
         assert "published" not in output
         assert not alive(int(pid.read_text()))
         pid.unlink()
@@ -359,7 +359,7 @@ def test_what_a_killed_command_left_running_is_waited_for_and_kept(tmp_path: Pat
     again = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert again.stdout is not None
     assert "compares" in again.stdout.readline()
-    assert again.stdout.readline() == "waits for what an attempt that was killed has left running\n"
+    assert again.stdout.readline() == "waiting for the trainings that a killed attempt left running\n"
     assert alive(int(pid.read_text()))
     (tmp_path / "slow").unlink()
     output, _ = again.communicate(timeout=60)

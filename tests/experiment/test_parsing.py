@@ -73,12 +73,12 @@ BAD_FILES = [
     ("data:\n  network:\n    filters: [1]\n", 2, "unknown key 'data.network'; did you mean 'model.network'?"),
     ("data: {batchsize: 3}\n", 1, "unknown key 'data.batchsize'; did you mean 'data.batch_size'?"),
     ("xyzzy: 1\n", 1, "unknown key 'xyzzy'"),
-    ("data:\n  root: a\n  source: folder\n  root: b\n", 4, "the key 'data.root' stands there twice"),
-    ("model: {}\ndata: {}\nmodel: {}\n", 3, "the key 'model' stands there twice"),
-    ("experiment: a\nmodel: 3\n", 2, "'model' has settings of its own: write them below it, indented"),
-    ("model:\n  network: 3\n", 2, "'model.network' has settings of its own"),
-    ("data:\n", 1, "'data' has settings of its own"),
-    ("data:\n- root: a\n", 1, "'data' has settings of its own"),
+    ("data:\n  root: a\n  source: folder\n  root: b\n", 4, "the key 'data.root' appears twice"),
+    ("model: {}\ndata: {}\nmodel: {}\n", 3, "the key 'model' appears twice"),
+    ("experiment: a\nmodel: 3\n", 2, "'model' is a group of settings: write them below it, indented"),
+    ("model:\n  network: 3\n", 2, "'model.network' is a group of settings"),
+    ("data:\n", 1, "'data' is a group of settings"),
+    ("data:\n- root: a\n", 1, "'data' is a group of settings"),
     ("model:\n\tnetwork: 1\n", None, "is no YAML: .*line 2"),
     ("model: [1\n", None, "is no YAML: .*line"),
     ("a: 1\n---\nb: 2\n", None, "is no YAML: .*line"),
@@ -449,7 +449,7 @@ def test_every_setting_is_explained() -> None:
         for field in dataclasses.fields(spec):
             assert f"        {field.name}: " in (spec.__doc__ or "")
     text = parser().format_help()
-    assert "largest norm of all gradients together" in text
+    assert "largest global norm of the gradients" in text
     assert "share of the target spread evenly over all classes" in text
 
 

@@ -526,7 +526,7 @@ def test_a_failed_download_says_what_to_do(place: str, reason: str, mirror: Mirr
     assert f"Put cifar-10-python.tar.gz at {tmp_path / 'cache/cifar10/cifar-10-python.tar.gz'}" in message
     assert "--data.root FOLDER_OR_MIRROR" in message
     assert "--data.source digits" in message
-    assert ("What came is kept" in message) == (place == "short")
+    assert ("What has arrived is kept" in message) == (place == "short")
     kept = ["cifar-10-python.tar.gz.part"] if place == "short" else []
     assert [path.name for path in (tmp_path / "cache/cifar10").iterdir()] == kept
 
@@ -534,7 +534,7 @@ def test_a_failed_download_says_what_to_do(place: str, reason: str, mirror: Mirr
 def test_an_interrupted_download_goes_on_where_it_was(tiny: Cifar, mirror: Mirror, tmp_path: Path) -> None:
     """The first half comes at the first request."""
     half = len(tiny.archive) // 2
-    with pytest.raises(DataError, match=rf"connection ended after {half:,} of .*the same command goes on"):
+    with pytest.raises(DataError, match=rf"connection ended after {half:,} of .*the same command continues"):
         load_cifar(f"{mirror.address}/ranges", tmp_path)
     tiny.check(load_cifar(f"{mirror.address}/ranges", tmp_path))
     assert mirror.ranges == [None, f"bytes={half}-"]
@@ -575,14 +575,14 @@ def test_a_password_goes_to_its_mirror_and_into_no_message(tiny: Cifar, mirror: 
     address = mirror.address.replace("//", "//reader:p%40ss@")
     with pytest.raises(DataError) as error:
         load_cifar(f"{address}/busy?token=p@ss", tmp_path)
-    assert f"cannot be had from {mirror.address}/busy" in str(error.value)
+    assert f"cannot be downloaded from {mirror.address}/busy" in str(error.value)
     assert "reader" not in str(error.value) and "ss@" not in str(error.value) and "token" not in str(error.value)
     tiny.check(load_cifar(f"{address}/good", tmp_path))
     assert mirror.logins == [f"Basic {base64.b64encode(b'reader:p@ss').decode()}"] * 2
 
 
 def test_no_network(tiny: Cifar, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be had from http://127\.0\.0\.1:9/.*refused.*--data\.root"):
+    with pytest.raises(DataError, match=r"cannot be downloaded from http://127\.0\.0\.1:9/.*refused.*--data\.root"):
         load_cifar(None, tmp_path)
 
 
@@ -641,7 +641,7 @@ def test_wrong_fractions_and_counts() -> None:
     for fraction in (-0.1, 1, 1.5, float("nan")):
         with pytest.raises(DataError, match="validation fraction is"):
             split_validation([0, 1], fraction)
-    with pytest.raises(DataError, match="subset of 5 images is asked for, but there are only 4"):
+    with pytest.raises(DataError, match="subset of 5 images was requested, but there are only 4"):
         stratified_subset([0, 0, 1, 1], 5)
     with pytest.raises(DataError, match="subset of 1 images is too small: there are 2 classes"):
         stratified_subset([0, 0, 1, 1], 1)

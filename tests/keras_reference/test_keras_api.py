@@ -100,7 +100,7 @@ def test_exported_weights_are_those_of_the_run(trained: RunFolder, tmp_path: Pat
     [
         (lambda: keras_reference.fit({"model.network.filter": [1]}), "did you mean 'model.network.filters'"),
         (lambda: keras_reference.fit({"model.compile": True}), "does not implement model.compile"),
-        (lambda: keras_reference.evaluate("nowhere"), "nowhere is no run folder"),
+        (lambda: keras_reference.evaluate("nowhere"), "nowhere is not a run folder"),
         (lambda: keras_reference.extract_features(SMALL), "name one by model.backbone.weights"),
     ],
 )

@@ -246,7 +246,7 @@ def test_other_backends_train_too_and_without_validation_images_the_last_epoch_c
         (["fit", "-c", "trainer.yaml"], "Of the trainer's settings the Keras reference implements max_epochs, p"),
         (["fit", "-c", "typo.yaml"], "line 3: unknown key 'model.network.filtres'; did you mean 'model."),
         (["fit", "--model.network.filters", "[8,8,8,8,8,8]"], "block6 (conv"),
-        (["fit", *SHORT, "--model.init_from", "typo.yaml"], "typo.yaml is no safetensors file"),
+        (["fit", *SHORT, "--model.init_from", "typo.yaml"], "typo.yaml is not a safetensors file"),
         (["test"], "there is no trained run in runs/vgg"),
         (["test", "-c", "lightning/config.yaml"], "lightning was trained by lightning, not by Keras"),
         (["export", "lightning"], "lightning was trained by lightning, not by Keras"),

@@ -151,7 +151,7 @@ def test_a_run_stopped_around_an_unfreezing_ends_like_an_uninterrupted_one(
     [
         (
             ["--ckpt_path", "best"],
-            "does not implement --ckpt_path best: it goes on from a run's last whole",
+            "does not implement --ckpt_path best: it continues only after the last complete",
         ),
         (["--ckpt_path", "last", "--data.batch_size", "16"], "data.batch_size: 32 in the run, 16 now"),
         (["--ckpt_path", "last", "--data.source", "folder", "--data.root", "set"], "the images are not those that"),
@@ -188,7 +188,7 @@ def test_a_run_in_training_another_backend_and_a_damaged_state_are_refused(
     with monkeypatch.context() as patched:
         patched.setitem(os.environ, "KERAS_BACKEND", "jax")
         assert run_command(again) == 2
-    assert "begun with Keras on tensorflow: set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
+    assert "started with Keras on tensorflow: set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
     state = tmp_path / "run" / "checkpoints" / "last.npz"
     state.write_bytes(state.read_bytes()[:-100])
     assert run_command(again) == 2
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_the_last_soun
     assert run_command([*FIT, *flags, "--model.optimizer.learning_rate", "1e30"]) == 2
     error = capsys.readouterr().err
     assert "the training loss is not finite in step " in error
-    assert "(epoch 1); there is no checkpoint before it" in error
+    assert "(epoch 1); there is no earlier checkpoint" in error
     assert run_command([*FIT, *flags, "--trainer.max_epochs", "1", "--name", "broken"]) == 0
     run = tmp_path / "runs" / "vgg" / "broken"
     with np.load(run / "checkpoints" / "last.npz") as state:
@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_the_last_soun
     before = (run / "checkpoints" / "last.npz").read_bytes()
     assert run_command(["fit", "-c", str(run / "config.yaml"), "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 2
     error = capsys.readouterr().err
-    assert f"not finite in step 7 (epoch 2); the last sound checkpoint is {run}/checkpoints/last.npz" in error
+    assert f"not finite in step 7 (epoch 2); the last intact checkpoint is {run}/checkpoints/last.npz" in error
     assert (run / "checkpoints" / "last.npz").read_bytes() == before
 
 
@@ -269,5 +269,5 @@ def test_what_needs_a_network_of_lightnings_says_so_of_a_run_of_kerass(
 def test_lightning_does_not_go_on_with_a_run_of_kerass(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert run_lightning(["fit", "-c", str(whole / "config.yaml"), "--ckpt_path", "last"]) == 2
-    assert f"{whole} was trained by Keras: go on with it by keras-reference" in capsys.readouterr().err
+    assert f"{whole} was trained by Keras: continue it with keras-reference" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before

@@ -49,7 +49,7 @@ def accuracies(*wrong: int) -> list[float]:
     return [1 - number / 200 for number in wrong]
 
 
-def test_verdicts_are_paired_where_the_arms_share_chance(findings: dict[str, Any]) -> None:
+def test_verdicts_are_paired_where_the_arms_share_randomness(findings: dict[str, Any]) -> None:
     same, other = findings["verdicts"]
     ours, theirs = accuracies(10, 12, 11, 10), accuracies(11, 12, 10, 11)
     interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
@@ -310,9 +310,9 @@ def test_the_command_reports_a_comparison_into_its_folder(
     assert cli.run(["report", str(tmp_path), "--margin", "0.2"]) == 2
     assert "was fixed before its runs" in capsys.readouterr().err
     assert cli.run(["report", str(tmp_path), str(tmp_path / "keras_seed0")]) == 2
-    assert "is a comparison: name it alone" in capsys.readouterr().err
+    assert "is a comparison: name only it" in capsys.readouterr().err
     assert cli.run(["report", str(tmp_path / "logs")]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert cli.run(["report", str(tmp_path / "keras_seed0"), "--margin", "3"]) == 2
     assert "fraction such as 0.01" in capsys.readouterr().err
 

@@ -83,7 +83,7 @@ def test_processes_that_race_for_a_name_get_one_each(tmp_path: Path) -> None:
 
 def test_open_refuses_what_is_no_run(tmp_path: Path, run: RunFolder) -> None:
     for path in (tmp_path, tmp_path / "absent", run.path):  # the run has no config.yaml yet
-        with pytest.raises(RunError, match=re.escape(f"{path} is no run folder: it holds no config.yaml")):
+        with pytest.raises(RunError, match=re.escape(f"{path} is not a run folder: it has no config.yaml")):
             RunFolder.open(path)
     run.write_config("experiment: vgg\n")
     assert RunFolder.open(run.path).path == run.path
@@ -91,7 +91,7 @@ def test_open_refuses_what_is_no_run(tmp_path: Path, run: RunFolder) -> None:
 
 
 def test_checkpoints(run: RunFolder) -> None:
-    with pytest.raises(RunError, match="holds no best checkpoint"):
+    with pytest.raises(RunError, match="has no best checkpoint"):
         run.checkpoint("best")
     # The newest, whatever its number: after a resume step 30 can come after step 100.
     for time, name in enumerate(("best_step100.ckpt", "best_step9.ckpt", "best_step30.ckpt", "last.ckpt")):
@@ -123,7 +123,7 @@ def test_of_damaged_checkpoints_the_newest_sound_one_is_taken_and_a_damaged_best
     said = capsys.readouterr().err
     assert "last.ckpt is damaged" in said and "best_step30.ckpt is damaged" in said
     with pytest.raises(
-        RunError, match=r"best_step30\.ckpt is damaged .*; name a sound one by --ckpt_path: .*best_step9\.ckpt"
+        RunError, match=r"best_step30\.ckpt is damaged .*; name an intact one by --ckpt_path: .*best_step9\.ckpt"
     ):
         run.checkpoint("best")
 
@@ -131,7 +131,7 @@ def test_of_damaged_checkpoints_the_newest_sound_one_is_taken_and_a_damaged_best
 @pytest.mark.parametrize("name", ["a/b", "../other", "..", ".", "", " ", ".hidden", "a\\b", "/etc/run"])
 def test_a_name_that_is_no_folders_name_is_refused(name: str, tmp_path: Path) -> None:
     for experiment, run_name in ((name, "run"), ("vgg", name)):
-        with pytest.raises(RunError, match="is the name of a folder"):
+        with pytest.raises(RunError, match="must be a folder's name"):
             RunFolder.create(tmp_path, experiment, run_name, 0)
     assert list(tmp_path.iterdir()) == []
 

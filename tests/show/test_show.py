@@ -104,7 +104,7 @@ def test_the_most_wrong_are_those_with_the_largest_loss() -> None:
             "--layer: there is no convolution block9; there are block1",
         ),
         (["activations", "RUN", "360"], "there is no test image 360: they are 0 to 359"),
-        (["filters", "nowhere"], "nowhere is no run folder"),
+        (["filters", "nowhere"], "nowhere is not a run folder"),
     ],
 )
 def test_what_the_user_can_mend(arguments: list[str], message: str, trained: Path, show: Show) -> None:

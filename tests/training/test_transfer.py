@@ -335,7 +335,7 @@ def test_with_augmentation_nothing_is_kept_and_that_is_said(
     spec = model_spec(source, **ALL)
     before = tensors(built(spec).backbone)
     model, _ = fit(spec, replace(data, augmentation=AugmentationSpec(flip=True)), tmp_path / "run")
-    assert "no features are kept" in capsys.readouterr().out
+    assert "features are not cached" in capsys.readouterr().out
     assert kept(data) == []
     assert_equal(tensors(model.backbone), before)
 

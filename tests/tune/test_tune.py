@@ -352,9 +352,9 @@ def test_a_lock_left_by_a_process_that_was_killed_is_taken_away(
 
 def test_a_study_does_not_go_on_with_other_settings_but_with_images_elsewhere(tmp_path: Path) -> None:
     search(small(tmp_path), 1)
-    with pytest.raises(ExperimentError, match=r"'small' was begun with trainer.max_epochs: 4, now it is 3"):
+    with pytest.raises(ExperimentError, match=r"'small' was started with trainer.max_epochs: 4, now it is 3"):
         open_study(small(tmp_path, trainer__max_epochs=3))
-    with pytest.raises(ExperimentError, match=r"was begun with tune.space: .*; its trials cannot be mixed"):
+    with pytest.raises(ExperimentError, match=r"was started with tune.space: .*; their trials cannot be mixed"):
         open_study(small(tmp_path, tune__space={"model.network.dropout": {"low": 0.1, "high": 0.2}}))
     search(small(tmp_path, data__root="elsewhere", trainer__logger=False), 1)
     assert len(params(small(tmp_path))) == 2
@@ -627,7 +627,7 @@ def test_ctrl_c_stops_every_process_and_reports(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "0 of 30 trials finished: 0 complete, 0 pruned; 2 failed; the same command goes on" in output
+    assert "0 of 30 trials finished: 0 complete, 0 pruned; 2 failed; the same command continues" in output
     assert "Traceback" not in output
     assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.FAIL] * 2
     assert (tmp_path / "runs" / "small" / "report.html").exists()

@@ -226,7 +226,7 @@ def test_keras_weights_see_what_they_would_see_as_bgr_and_the_wrong_order_shows(
         ({"weights": "IMAGENET1K_V2"}, "did you mean 'IMAGENET1K_V1'?"),
         ({"weights": "nowhere.pth"}, "there is no file or run folder nowhere.pth"),
         ({"weights": "README"}, "README is of no known kind"),
-        ({"weights": "FOLDER"}, "is no run folder"),
+        ({"weights": "FOLDER"}, "is not a run folder"),
         ({"preprocessing": "torchvision"}, "IMAGENET1K_FEATURES bring torchvision_features: set it to null"),
         (
             {"weights": "none", "layer": "block5_pol"},
