@@ -1,6 +1,6 @@
-"""(seed, epoch) -> the order of the samples and each one's flip, shift and cutout.
+"""(seed, epoch) -> the order of the images, and the flip, shift and cutout of each.
 
-One table of chance for both frameworks, any number of processes, and a resumed run: nothing here has a state.
+One table of random draws for both frameworks, any number of processes, and a resumed run: nothing here has a state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lightning_vgg.experiment.specs import AugmentationSpec
 
 @dataclass(frozen=True)
 class Draws:
-    """Rows of the table, in the order in which the samples are visited.
+    """Rows of the table, in the order in which the images are visited.
 
     Attributes:
         index: which image, int64 (N,).
@@ -35,11 +35,11 @@ class Draws:
 def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation: AugmentationSpec) -> Draws:
     """Draw the whole epoch (0, 1, ...) of ``count`` images.
 
-    Each table has a stream of its own, so that switching cutout on leaves the order and the flips as they were.
+    Each column has a random stream of its own, so that switching cutout on does not change the order and the flips.
     """
     order, flip, shift, cutout = (_stream(seed, epoch, number) for number in range(4))
     index = order.permutation(count)
-    if augmentation.flip == "alternating":  # by image, and not anew in each epoch
+    if augmentation.flip == "alternating":  # drawn once for each image, not again in each epoch
         flipped = (_stream(seed, 0, 4).random(count) < 0.5)[index] ^ bool(epoch % 2)
     else:
         flipped = flip.random(count) < (0.5 if augmentation.flip else 0.0)

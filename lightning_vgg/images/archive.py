@@ -1,4 +1,4 @@
-"""The files of a folder or an archive one after another; archives are read as a stream, never extracted."""
+"""The files of a folder or an archive, one after the other; archives are read as a stream, never extracted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def folder_members(path: Path, files: Iterable[Path]) -> Iterator[Member]:
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
-    except OSError as error:  # by itself it does not always say which file
+    except OSError as error:  # its own message does not always name the file
         raise DataError(f"The image {file} cannot be read: {error.strerror}. Remove or repair it.") from error
 
 
@@ -85,7 +85,7 @@ def _tar(path: Path) -> Iterator[Member]:
 
 
 class _Header(tarfile.TarInfo):
-    """A damaged header is an error; by itself tarfile takes it, and a cut, for the end of the archive."""
+    """A damaged header is an error; tarfile itself would take it, or a truncation, for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:

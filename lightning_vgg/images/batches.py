@@ -1,4 +1,4 @@
-"""uint8 images and draws -> a float batch, in numpy: the Keras reference feeds it, Lightning equals it bit for bit."""
+"""uint8 images and draws -> a float batch, in numpy; Keras trains on it, and Lightning's equals it bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Normalization:
     def of(cls, images: np.ndarray) -> Normalization:
         """Mean and standard deviation of uint8 NHWC images, exact (from the counts of each value).
 
-        A channel that never changes gets a standard deviation of 1.
+        A constant channel gets a standard deviation of 1.
         """
         counts = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)])
         values = np.arange(256)
@@ -53,7 +53,7 @@ def cut_batch(
         preprocess: uint8 (B, S, S, C) to floats of the same shape, such as `normalize`.
 
     Returns:
-        What ``preprocess`` gives, (B, S, S, C).
+        What ``preprocess`` returns, (B, S, S, C).
     """
     size = images.shape[1]
     rows = _reflect(np.arange(size) - draws.shift[:, :1], size)

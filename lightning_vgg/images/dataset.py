@@ -27,7 +27,7 @@ class Dataset:
     """All images of an experiment.
 
     Attributes:
-        train, val, test: the parts; val holds no image where the validation fraction is 0.
+        train, val, test: the splits; val is empty if the validation fraction is 0.
         class_names: in the order of the labels.
         fingerprint: of all images of the source, their labels and class names.
         normalization: of the pixels, from the training images or as pretrained weights expect it.
@@ -48,7 +48,7 @@ class Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def describe(self) -> PlainDict:
-        """What run.json says of the images."""
+        """The entries of run.json about the images."""
         return {
             "data_fingerprint": self.fingerprint,
             "class_names": list(self.class_names),
@@ -66,7 +66,7 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
         normalization: None for mean 0 and deviation 1 over the training images.
 
     Raises:
-        DataError: the images cannot be had, or there are too few.
+        DataError: the images cannot be loaded, or there are too few.
     """
     images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image)
     chosen = np.arange(len(images.train_labels))
@@ -91,22 +91,22 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
 
 
 def refuse_other_images(dataset: Dataset, run: RunFolder, resuming: bool) -> None:
-    """Refuse images with which a run cannot be used. One that was stopped before its run.json takes any.
+    """Refuse images that do not fit a run. A run that was stopped before it wrote its run.json accepts any.
 
     Args:
         dataset: the images of this command.
-        run: that was trained.
-        resuming: whether it goes on, with the very same images; otherwise it is only evaluated, on the same classes.
+        run: the trained run.
+        resuming: whether training continues, which needs the same images; an evaluation needs the same classes.
 
     Raises:
-        ExperimentError: they are others.
+        ExperimentError: they do not fit.
     """
     record = run.read_record()
     if not record:
         return
     if resuming and record["data_fingerprint"] != dataset.fingerprint:
         raise ExperimentError(
-            f"the images are not those that {run.path} began with (their fingerprint in run.json differs): "
+            f"the images are not those that {run.path} was started with (the fingerprint in run.json differs): "
             "start a new run, without --ckpt_path"
         )
     if list(dataset.class_names) != record["class_names"]:

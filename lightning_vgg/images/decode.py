@@ -1,8 +1,8 @@
 """Image files of every kind to square RGB arrays.
 
-What becomes of the kinds: transparent pixels are laid on black, 16-bit grey keeps its high byte (Pillow would
-clip it), EXIF orientation is applied, the first frame of an animation is taken, other sizes are resized with
-Pillow's bilinear filter without keeping the aspect ratio.
+Transparent pixels are composited on black, 16-bit grey keeps its high byte (Pillow would clip it), EXIF orientation
+is applied, of an animation the first frame is used, and other sizes are resized with Pillow's bilinear filter without
+keeping the aspect ratio.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _readable() -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def decode(path_or_file: str | os.PathLike[str] | IO[bytes], image_size: int) -> Images:
-    """As `open_image`, but whatever Pillow raises comes through, and bombs only warn."""
+    """As `open_image`, but Pillow's exceptions are passed on, and decompression bombs only warn."""
     with Image.open(path_or_file, formats=_readable()[1]) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return resize(_to_rgb(image), image_size)

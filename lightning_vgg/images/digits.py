@@ -15,7 +15,7 @@ TEST_COUNT = 360
 
 
 def load_digits(root: str | None, image_size: int, _cache: Path) -> ImageSet:
-    """1,437 training and 360 test images, split once and for all with the classes in proportion.
+    """1,437 training and 360 test images, in a fixed split with the classes in proportion.
 
     The scans' grey values 0..16 become 0..255 in three equal channels.
 

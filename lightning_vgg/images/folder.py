@@ -34,7 +34,7 @@ def load_folder(root: str | None, image_size: int, cache: Path, on_bad_image: On
     """The images below `root`: a folder, or a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz archive of one.
 
     Classes are sorted by name and files by name within their class, so a folder and its archive give the same
-    arrays. Hidden files, files that are no images, and whatever lies beside `train` and `test` are left out.
+    arrays. Hidden files, files that are not images, and everything beside `train` and `test` are left out.
 
     Raises DataError when the layout is not `train/<class>/*` and `test/<class>/*` with the same two or more
     classes, or, unless `on_bad_image` is "skip", when a file cannot be decoded.
@@ -84,7 +84,7 @@ def _load_archive(path: Path, image_size: int, on_bad_image: OnBadImage) -> Imag
 
 
 class Place(NamedTuple):
-    """Where an image lies: enclosing folder ("" for none), split, class, and its path within the class."""
+    """The place of an image: enclosing folder ("" for none), split, class, and path within the class."""
 
     top: str
     split: str
@@ -116,7 +116,7 @@ class _Survey:
                 self.left_out.append(name)
                 continue
             if not place.file:
-                raise DataError(f"{self.path}: {name} lies in no class folder; the layout is {LAYOUT}.")
+                raise DataError(f"{self.path}: {name} is not in a class folder; the layout is {LAYOUT}.")
             yield place, read()
 
     def _note_class_folder(self, folder: tuple[str, ...]) -> None:
@@ -127,12 +127,12 @@ class _Survey:
     def _safe_parts(self, name: str) -> tuple[str, ...]:
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts:
-            raise DataError(f"{self.path}: {name} points out of the archive; make the archive without it.")
+            raise DataError(f"{self.path}: {name} points outside the archive; make the archive without it.")
         return parts
 
 
 def _place(parts: tuple[str, ...]) -> Place | None:
-    """None for what lies outside the folders in `train` and `test`. A class folder has an empty `file`."""
+    """None for what is outside the folders in `train` and `test`. A class folder has an empty `file`."""
     for depth in (0, 1):
         if len(parts) > depth + 1 and parts[depth] in SPLITS:
             return Place("".join(parts[:depth]), parts[depth], parts[depth + 1], parts[depth + 2 :])
@@ -188,10 +188,10 @@ def _assemble(survey: _Survey, images: dict[Place, Images], left_out: list[str])
 
 
 def _enclosing_folder(survey: _Survey, images: dict[Place, Images]) -> str:
-    """The one folder that holds train/ and test/; "" where they lie at the top."""
+    """The one folder that contains train/ and test/; "" if they are at the top."""
     tops = sorted({place.top for place in images})
     if len(tops) > 1 and tops[0]:
-        raise DataError(f"{survey.path}: several folders hold train/ or test/: {', '.join(tops)}. Keep one.")
+        raise DataError(f"{survey.path}: several folders contain train/ or test/: {', '.join(tops)}. Keep one.")
     return tops[0]
 
 
@@ -210,5 +210,5 @@ def _checked_classes(survey: _Survey, top: str, filled: set[Place]) -> list[str]
     if empty:
         raise DataError(f"{survey.path}: no image in the class folder {', '.join(empty)}. Remove it or fill it.")
     if len(train) < 2:
-        raise DataError(f"{survey.path}: there is one class only, {', '.join(train)}; two are needed.")
+        raise DataError(f"{survey.path}: there is only one class, {', '.join(train)}; at least two are needed.")
     return sorted(train)

@@ -1,4 +1,4 @@
-"""The images and labels of one data set, and the error for data that is at fault."""
+"""The images and labels of one data set, and the error for bad data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Labels = npt.NDArray[np.int64]
 
 
 class DataError(ExperimentError):
-    """The user's data is at fault. The message names the thing, the place and the remedy."""
+    """Something is wrong with the user's data. The message names the thing, the place and the remedy."""
 
 
 def error_text(error: BaseException) -> str:
-    """An error's message, or its name where it has none."""
+    """An error's message, or its class name if it has none."""
     return str(error) or type(error).__name__
 
 

@@ -1,8 +1,8 @@
-"""What pretrained weights expect of pixels, written as what this project does to pixels anyway.
+"""The preprocessing that pretrained weights expect, expressed as this project's normalization.
 
-Every convention is an affine map of each channel, so `Normalization` says it. `keras_caffe` reads the channels in the
-order BGR as well: whoever loads such weights turns the input channels of the first convolution around once, and from
-then on the network reads RGB like every other.
+Every convention is an affine map of each channel, which `Normalization` can express. `keras_caffe` also reads the
+channels in the order BGR: on loading such weights, the input channels of the first convolution are reversed once, and
+from then on the network reads RGB like every other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Preprocessing:
 
 
 def _unit(mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
-    """Constants that are meant for pixels 0..1."""
+    """From constants for pixels in 0..1."""
     return Normalization(tuple(255 * value for value in mean), tuple(255 * value for value in std))
 
 
@@ -35,7 +35,7 @@ PREPROCESSING = {
     "torchvision": Preprocessing(_unit((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
     # ... of IMAGENET1K_FEATURES, whose deviation is 1/255: the pixels stay 0..255
     "torchvision_features": Preprocessing(_unit((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255))),
-    # keras.applications.vgg16.preprocess_input: mode "caffe"; its constants stand there as BGR
+    # keras.applications.vgg16.preprocess_input: mode "caffe"; there, its constants are in the order BGR
     "keras_caffe": Preprocessing(Normalization((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)), bgr=True),
     "cifar": Preprocessing(None),
 }

@@ -1,4 +1,4 @@
-"""Choosing images by chance with every class in proportion."""
+"""Stratified random choice of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def split_validation(labels: npt.ArrayLike, fraction: float, seed: int = 0) -> t
     """Sorted indices of the training and of the validation images.
 
     A class of n images gives round(n * fraction) of them to validation: at least one where `fraction` is
-    above 0, but never its last image, which training needs. Labels, fraction and seed decide the split.
+    above 0, but never its last image, which training needs. The split depends on labels, fraction and seed alone.
 
     Raises DataError unless 0 <= fraction < 1.
     """
@@ -31,7 +31,7 @@ def stratified_subset(labels: npt.ArrayLike, count: int, seed: int = 0) -> Label
     """
     classes, sizes = _class_sizes(labels)
     if count > sizes.sum():
-        raise DataError(f"A subset of {count} images is asked for, but there are only {sizes.sum()}.")
+        raise DataError(f"A subset of {count} images was requested, but there are only {sizes.sum()}.")
     if count < len(classes):
         raise DataError(f"A subset of {count} images is too small: there are {len(classes)} classes.")
     return _choose(labels, classes, _shares(sizes, count), seed)
@@ -43,7 +43,7 @@ def _class_sizes(labels: npt.ArrayLike) -> tuple[Labels, Labels]:
 
 
 def _shares(sizes: Labels, count: int) -> Labels:
-    """How many images each class gives. Whole numbers throughout, so that rounding cannot decide a tie."""
+    """The number of images of each class. Integer arithmetic throughout, so that rounding cannot decide a tie."""
     total = int(sizes.sum())
     shares = np.maximum(count * sizes // max(total, 1), 1)
     while shares.sum() < count:

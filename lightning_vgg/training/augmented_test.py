@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of what a network says of an image and of images that show the same."""
+"""Test-time augmentation: mean logits of an image and of mirrored and shifted copies of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def augmented_logits(
     """Mean logits of each image and its mirror image; with ``mirror_and_shift`` also of both moved by a pixel.
 
     The weights are those of Keller Jordan's airbench94 (arXiv 2404.00498): the image in its place counts 1/2, moved
-    up and left 1/4, down and right 1/4; what comes in at the edges is the reflected image.
+    up and left 1/4, down and right 1/4; edges are filled by reflection.
 
     Args:
         network: images -> logits.

@@ -58,7 +58,7 @@ def build_network(plan: NetworkPlan, semantics: Semantics) -> nn.Sequential:
 
 
 def pass_inputs_on(network: nn.Module) -> None:
-    """The first kernels of every convolution become Dirac's: their outputs are its inputs, as far as both go."""
+    """Make the first kernels of every convolution Dirac deltas, so that its first outputs are its inputs."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             with torch.no_grad():
@@ -128,7 +128,7 @@ class ActivatedConv(nn.Conv2d):
 
 
 def _activation_in_place(name: str) -> nn.Module:
-    """Of a convolution or dense layer, whose output nobody else reads, not even its own gradient."""
+    """The activation of a convolution or dense layer: its input is needed nowhere else, not even for the gradient."""
     activation = _ACTIVATIONS[name]()
     if isinstance(activation, nn.ReLU):
         activation.inplace = True

@@ -1,4 +1,4 @@
-"""Keeping the run folder during a training."""
+"""Writing the run folder during a training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lightning_vgg.training.transfer import count_parameters
 from lightning_vgg.weights.pretrained import describe_start
 
 CHECKPOINT_SECONDS = 600.0
-"""How much work inside an epoch a killed process may cost."""
+"""Seconds between checkpoints inside an epoch: the most work that a kill can cost."""
 
 _STEPS_A_LOOK = 50  # between looks at the loss; each waits for the device
 
@@ -208,7 +208,7 @@ class RunRecorder(Checkpoint):
 def gathered(batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
     """Labels and logits of all processes, in the order of the data set: each has every world_size-th image of a batch.
 
-    All processes must ask; the first one gets the answer.
+    A collective call; the result is for the first process.
     """
     shares = of_all_processes(batches)
     whole: list[list[Tensor]] = [[], []]
@@ -223,7 +223,7 @@ def gathered(batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarr
 
 
 def of_all_processes(mine: Any) -> list[Any]:
-    """What each process has, in the order of their ranks; all of them must ask."""
+    """The objects of all processes, in the order of their ranks; a collective call."""
     if not torch.distributed.is_initialized():
         return [mine]
     shares: list[Any] = [None] * torch.distributed.get_world_size()
@@ -232,7 +232,7 @@ def of_all_processes(mine: Any) -> list[Any]:
 
 
 def describe_run(trainer: Trainer) -> PlainDict:
-    """What run.json says of a run before its results are known."""
+    """The entries of run.json that are known before the results."""
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(module, VGGClassifier) and isinstance(data, ImageData)
     device = module.device

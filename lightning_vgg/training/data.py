@@ -1,6 +1,6 @@
 """LightningDataModule: the whole data set in memory as uint8, batches cut, augmented and normalized on the device.
 
-A loader here yields rows of the table of chance (which images, flipped and shifted how): a few kilobytes a batch.
+A loader here yields rows of the table of random draws (which images, flipped and shifted how): a few kilobytes a batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class EvalRows(NamedTuple):
 
 
 class TrainLoader:
-    """This process's share of every batch of the epoch; remembers its place for a resume inside an epoch."""
+    """This process's share of every batch of the epoch; keeps its position, to resume inside an epoch."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class DeviceImages:
 
 
 class DeviceFeatures:
-    """What a frozen network makes of the images, float (N, ..., C), and labels (N,), in place of `DeviceImages`.
+    """A frozen network's features of the images, float (N, ..., C), and labels (N,), in place of `DeviceImages`.
 
     Memory-mapped features stay on the disk unless a GPU has room for them.
     """

@@ -1,4 +1,4 @@
-"""Dropout that draws four masks' bits from one random number."""
+"""Dropout that takes the bits of four mask values from one random number."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _VALUES = 2**16
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout``, faster on CPUs: torch draws a random number for each value, and one of 64 bits serves four here.
+    """``nn.Dropout``, faster on CPUs: torch draws a random number for each value; here one serves four.
 
-    Each value is dropped by 16 random bits, so with a probability of ``p`` rounded to 1/65,536. The chance is that of
+    Each value is dropped by 16 random bits, so with a probability of ``p`` rounded to 1/65,536. Random bits come from
     torch's global generator.
     """
 
@@ -23,7 +23,7 @@ class Dropout(nn.Dropout):
 
 
 def drop(input: Tensor, rate: float) -> Tensor:
-    """Values set to 0 by chance, all others divided by ``1 - rate``."""
+    """Values set to 0 at random, all others divided by ``1 - rate``."""
     dropped = round(rate * _VALUES)
     if input.device.type != "cpu" or dropped == _VALUES:
         return F.dropout(input, rate)

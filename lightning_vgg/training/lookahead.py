@@ -1,4 +1,4 @@
-"""Slow weights beside the trained ones, to which these fall back every few steps."""
+"""Slow weights beside the trained ones, which return to them every few steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVERY = 5
 
 
 def slow_share(step: int, total_steps: int) -> float:
-    """How much of the slow weights a fall-back keeps: 0.95^5 · (step / total)³, likewise; hardly anything at first."""
+    """Share of the slow weights that is kept: 0.95^5 · (step / total)³, as in airbench94; hardly anything at first."""
     return float(0.95**EVERY * (step / total_steps) ** 3)
 
 

@@ -124,7 +124,7 @@ def _torch_groups(parameters: list[nn.Parameter], decay: float, decay_all: bool)
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float, epsilon: float) -> Tensor:
     """Scale all gradients by min(1, max_norm / (their common norm + epsilon)), in place; returns the norm.
 
-    torch's own adds 1e-6 to the norm, Keras nothing.
+    torch adds 1e-6 to the norm, Keras nothing.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)

@@ -13,9 +13,9 @@ from lightning_vgg.common.plain import PlainDict
 
 
 class VelocitySGD(Optimizer):
-    """SGD as Keras has it: v = momentum · v - rate · g, then w += v; decoupled decay w -= rate · decay · w comes first.
+    """SGD as in Keras: v = momentum · v - rate · g, then w += v; decoupled decay w -= rate · decay · w comes first.
 
-    torch's SGD leaves the rate out of the velocity, so that a change of the rate acts at once on all past gradients.
+    In torch's SGD the velocity does not include the rate, so a change of the rate also applies to all past gradients.
 
     Args:
         params: parameters or groups with ``weight_decay``.

@@ -1,4 +1,4 @@
-"""A first convolution that whitens: its kernels make the numbers of an image patch uncorrelated and of variance 1."""
+"""A whitening first convolution: its outputs for image patches are uncorrelated and have variance 1."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.training.data import EvalRows, ImageData
 
 IMAGES = 5000
-"""What the covariance is measured on, as in Keller Jordan's airbench94 (arXiv 2404.00498)."""
+"""Number of images for the covariance, as in Keller Jordan's airbench94 (arXiv 2404.00498)."""
 
 EPSILON = 5e-4
-"""Added to the variances, likewise: components that hardly vary would be blown up to noise."""
+"""Added to the variances, as there: components that hardly vary would be amplified to noise."""
 
 
 def whitening_kernels(images: Tensor, size: int) -> Tensor:
     """The eigenvectors of the patches' covariance, each divided by the root of its eigenvalue, and their negatives.
 
-    The negatives carry what an activation after the convolution cuts off.
+    The negatives keep what an activation after the convolution would cut off.
 
     Args:
         images: normalized (N, C, H, W).

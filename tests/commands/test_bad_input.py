@@ -105,8 +105,8 @@ BAD_SETS: dict[str, tuple[Files, str]] = {
     "class in test only": (without("train/dog"), r"same class folders; only in test/: dog"),
     "both differ": (without("train/dog", "test/cat"), r"only in train/: cat; only in test/: dog"),
     "empty class": (without("test/dog") | {"test/dog/notes.txt": b""}, r"no image in the class folder test/dog\."),
-    "one class": (without("train/dog", "test/dog"), r"one class only, cat; two are needed"),
-    "no class folder": (small_set() | {"train/loose.png": png(1)}, r"train/loose\.png lies in no class folder"),
+    "one class": (without("train/dog", "test/dog"), r"only one class, cat; at least two are needed"),
+    "no class folder": (small_set() | {"train/loose.png": png(1)}, r"train/loose\.png is not in a class folder"),
     "bad image": (
         small_set() | {"train/dog/bad.jpg": b"?"},
         r"train/dog/bad\.jpg cannot be decoded: it is not an image",
@@ -117,7 +117,7 @@ BAD_SETS: dict[str, tuple[Files, str]] = {
     ),
     "two sets": (
         {f"{top}/{name}": contents for top in ("a", "b") for name, contents in small_set().items()},
-        r"several folders hold train/ or test/: a, b",
+        r"several folders contain train/ or test/: a, b",
     ),
 }
 
@@ -270,7 +270,7 @@ def with_member(name: str, suffix: str) -> Callable[[Path], Path]:
 
 BAD_ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
     **{
-        f"{name} in a {suffix}": (with_member(name, suffix), f"{name} points out of the archive")
+        f"{name} in a {suffix}": (with_member(name, suffix), f"{name} points outside the archive")
         for name in ("/etc/train/cat/x.png", "../train/cat/x.png", "train/cat/../../../x.png")
         for suffix in (".tar", ".zip")
     },

@@ -353,5 +353,5 @@ def test_a_run_does_not_go_on_with_other_images(trained: Path, command: Command,
         "cache",
         status=2,
     ).stderr
-    assert f"the images are not those that {run} began with" in error
+    assert f"the images are not those that {run} was started with" in error
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

@@ -641,7 +641,7 @@ def test_wrong_fractions_and_counts() -> None:
     for fraction in (-0.1, 1, 1.5, float("nan")):
         with pytest.raises(DataError, match="validation fraction is"):
             split_validation([0, 1], fraction)
-    with pytest.raises(DataError, match="subset of 5 images is asked for, but there are only 4"):
+    with pytest.raises(DataError, match="subset of 5 images was requested, but there are only 4"):
         stratified_subset([0, 0, 1, 1], 5)
     with pytest.raises(DataError, match="subset of 1 images is too small: there are 2 classes"):
         stratified_subset([0, 0, 1, 1], 1)
