@@ -20,7 +20,7 @@ def main(command: str, args: list[str]) -> None:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="run folders, such as runs/vgg/NAME1 runs/vgg/NAME2; or the one folder of a comparison, runs/vgg/compare-NAME",
+        help="run folders, such as runs/vgg/NAME1 runs/vgg/NAME2; or one comparison's, runs/vgg/compare-NAME",
     )
     margin = f"difference of test accuracy up to which arms count as equivalent, a fraction ({MARGIN})"
     parser.add_argument("--margin", type=float, help=f"{margin}; a comparison has its own")

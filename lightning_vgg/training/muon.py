@@ -1,4 +1,4 @@
-"""Muon for the kernels of convolutions: momentum whose directions all have the same length."""
+"""Muon for the kernels of convolutions: steps along the orthogonalized momentum."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class MuonSGD(VelocitySGD):
     """Muon (Jordan et al. 2024) for groups with ``muon: True``, SGD with momentum for all others.
 
     A kernel is treated as a matrix with a row for each filter. Before each step it is scaled to the norm √filters;
-    then it moves
-    by the orthogonalized momentum, whose norm is about the same, times the rate.
+    then it moves by the rate times the orthogonalized momentum, whose norm is about the same.
     """
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], group: PlainDict) -> None:

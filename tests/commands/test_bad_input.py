@@ -106,7 +106,7 @@ BAD_SETS: dict[str, tuple[Files, str]] = {
     "both differ": (without("train/dog", "test/cat"), r"only in train/: cat; only in test/: dog"),
     "empty class": (without("test/dog") | {"test/dog/notes.txt": b""}, r"no image in the class folder test/dog\."),
     "one class": (without("train/dog", "test/dog"), r"only one class, cat; at least two are needed"),
-    "not in a class folder": (small_set() | {"train/loose.png": png(1)}, r"train/loose\.png is not in a class folder"),
+    "no class folder": (small_set() | {"train/loose.png": png(1)}, r"train/loose\.png is not in a class folder"),
     "bad image": (
         small_set() | {"train/dog/bad.jpg": b"?"},
         r"train/dog/bad\.jpg cannot be decoded: it is not an image",
