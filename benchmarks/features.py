@@ -17,15 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from common import (
-    RATIO_COLUMNS,
-    add_backbone,
-    add_images,
-    benchmark_parser,
-    publish,
-    ratios_to_bare_loop,
-    take_turns,
-)
+from common import RATIO_COLUMNS, add_backbone, add_images, benchmark_parser, publish, ratios_to_bare_loop, take_turns
 from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 

@@ -35,11 +35,7 @@ def describe_backend() -> PlainDict:
     return {
         "framework": "keras",
         "backend": name,
-        "versions": {
-            "python": platform.python_version(),
-            "keras": keras.__version__,
-            name: _framework().__version__,
-        },
+        "versions": {"python": platform.python_version(), "keras": keras.__version__, name: _framework().__version__},
         "device": device_name(),
         "threads": threads(),
         "processes": 1,

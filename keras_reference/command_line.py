@@ -13,12 +13,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
-from lightning_vgg.experiment.parsing import (
-    ExplainingParser,
-    UnknownKey,
-    experiment_spec,
-    framework_free_parser,
-)
+from lightning_vgg.experiment.parsing import ExplainingParser, UnknownKey, experiment_spec, framework_free_parser
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
 from lightning_vgg.runs.folder import RunFolder, test_lines

@@ -9,14 +9,7 @@ import keras
 import numpy as np
 
 from keras_reference.backend import prepare_keras
-from keras_reference.callbacks import (
-    NextEpoch,
-    RefuseBadLoss,
-    RunRecorder,
-    StopWhere,
-    WandbCurves,
-    describe_run,
-)
+from keras_reference.callbacks import NextEpoch, RefuseBadLoss, RunRecorder, StopWhere, WandbCurves, describe_run
 from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import kept_features

@@ -20,12 +20,7 @@ _KERNEL_AND_BIAS = {"weight": "kernel", "bias": "bias"}
 _VARIABLES: dict[type, dict[str, str]] = {
     Conv: _KERNEL_AND_BIAS,
     Dense: _KERNEL_AND_BIAS,
-    BatchNorm: {
-        "weight": "gamma",
-        "bias": "beta",
-        "running_mean": "moving_mean",
-        "running_var": "moving_variance",
-    },
+    BatchNorm: {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"},
 }
 """Layer -> the end of a tensor's neutral name -> the attribute of the Keras layer."""
 

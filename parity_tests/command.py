@@ -97,16 +97,7 @@ def ladder_table(rungs: list[Rung]) -> Table:
     from rich.table import Table
 
     table = Table(title="Parity of Lightning and Keras")
-    for column in (
-        "rung",
-        "precision",
-        "measured",
-        "limit",
-        "1 ulp in torch",
-        "ratio",
-        "worst tensor",
-        "verdict",
-    ):
+    for column in ("rung", "precision", "measured", "limit", "1 ulp in torch", "ratio", "worst tensor", "verdict"):
         table.add_column(column, justify="left" if column in ("rung", "precision", "worst tensor") else "right")
     for rung in rungs:
         control = "" if rung.control is None else f"{rung.control:.1e}"

@@ -76,11 +76,7 @@ def _write(entry: Path, images: ImageSet) -> None:
         new.mkdir()
         for name in _ARRAYS:
             np.save(new / f"{name}.npy", getattr(images, name))
-        about = {
-            "class_names": images.class_names,
-            "fingerprint": images.fingerprint,
-            "left_out": images.left_out,
-        }
+        about = {"class_names": images.class_names, "fingerprint": images.fingerprint, "left_out": images.left_out}
         (new / "about.json").write_text(json.dumps(about))
         try:
             new.rename(entry)

@@ -27,14 +27,7 @@ from PIL import Image
 from lightning_vgg.common.addresses import is_address, without_secrets
 from lightning_vgg.common.locks import file_lock
 from lightning_vgg.images.decode import resize
-from lightning_vgg.images.imageset import (
-    DataError,
-    Images,
-    ImageSet,
-    Labels,
-    error_text,
-    make_image_set,
-)
+from lightning_vgg.images.imageset import DataError, Images, ImageSet, Labels, error_text, make_image_set
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE = "cifar-10-python.tar.gz"

@@ -13,14 +13,7 @@ import numpy as np
 from lightning_vgg.images.archive import ARCHIVE_FAULTS, Member, archive_members, folder_members
 from lightning_vgg.images.cache import FORMAT, remember
 from lightning_vgg.images.decode import decode_all, is_hidden, is_image_name, walk_files
-from lightning_vgg.images.imageset import (
-    DataError,
-    Images,
-    ImageSet,
-    Labels,
-    error_text,
-    make_image_set,
-)
+from lightning_vgg.images.imageset import DataError, Images, ImageSet, Labels, error_text, make_image_set
 
 OnBadImage = Literal["error", "skip"]
 

@@ -50,10 +50,7 @@ class ImageSet:
 
 
 def make_image_set(
-    train: tuple[Images, Labels],
-    test: tuple[Images, Labels],
-    class_names: Sequence[str],
-    left_out: Sequence[str] = (),
+    train: tuple[Images, Labels], test: tuple[Images, Labels], class_names: Sequence[str], left_out: Sequence[str] = ()
 ) -> ImageSet:
     """An ImageSet with its fingerprint computed; `train` and `test` are (images, labels)."""
     digest = hashlib.sha256(json.dumps(list(class_names)).encode())

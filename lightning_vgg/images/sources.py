@@ -29,11 +29,7 @@ __all__ = [
     "stratified_subset",
 ]
 
-SOURCES: dict[str, Callable[..., ImageSet]] = {
-    "cifar10": load_cifar10,
-    "digits": load_digits,
-    "folder": load_folder,
-}
+SOURCES: dict[str, Callable[..., ImageSet]] = {"cifar10": load_cifar10, "digits": load_digits, "folder": load_folder}
 
 
 def load_images(

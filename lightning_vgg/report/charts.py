@@ -143,11 +143,7 @@ def confusion_map(figure: Figure, matrix: Sequence[Sequence[int]], names: Sequen
     axes.set_yticks(range(len(names)), labels, fontsize=10, color=PAINT["text"])
     turn: PlainDict = {"rotation": 45, "rotation_mode": "anchor", "ha": "right"}
     axes.set_xticks(
-        range(len(names)),
-        labels,
-        fontsize=10,
-        color=PAINT["text"],
-        **(turn if max(map(len, labels)) > 3 else {}),
+        range(len(names)), labels, fontsize=10, color=PAINT["text"], **(turn if max(map(len, labels)) > 3 else {})
     )
     return f"Confusion matrix of {arm}: {percent(counts.trace() / max(1, counts.sum()))} on the diagonal"
 

@@ -38,12 +38,7 @@ class TrainLoader:
     """This process's share of every batch of the epoch; keeps its position, to resume inside an epoch."""
 
     def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        draw: Callable[[int], Draws],
-        epoch: Callable[[], int],
-        share: slice,
+        self, count: int, batch_size: int, draw: Callable[[int], Draws], epoch: Callable[[], int], share: slice
     ) -> None:
         self.count = count
         self.batch_size = batch_size

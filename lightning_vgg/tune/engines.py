@@ -10,10 +10,7 @@ from lightning_vgg.runs.folder import RunFolder, Watch
 
 Framework = Literal["lightning", "keras"]
 
-ENGINES: dict[Framework, str] = {
-    "lightning": "lightning_vgg.tune.lightning_engine",
-    "keras": "keras_reference.engine",
-}
+ENGINES: dict[Framework, str] = {"lightning": "lightning_vgg.tune.lightning_engine", "keras": "keras_reference.engine"}
 
 
 class Engine(Protocol):

@@ -42,16 +42,8 @@ LESSON: list[tuple[str, BlockKind, list[Layer]]] = [
         "conv",
         [BatchNorm(), Conv(), BatchNorm(), Conv(), MaxPool(), Dropout()],
     ),
-    (
-        "conv - batch norm - conv - batch norm - maxpool",
-        "conv",
-        [Conv(), BatchNorm(), Conv(), BatchNorm(), MaxPool()],
-    ),
-    (
-        "conv - dropout - conv - dropout - maxpool",
-        "conv",
-        [Conv(), Dropout(), Conv(), Dropout(), MaxPool()],
-    ),
+    ("conv - batch norm - conv - batch norm - maxpool", "conv", [Conv(), BatchNorm(), Conv(), BatchNorm(), MaxPool()]),
+    ("conv - dropout - conv - dropout - maxpool", "conv", [Conv(), Dropout(), Conv(), Dropout(), MaxPool()]),
     ("dense - dropout", "dense", [Dense(), Dropout()]),
     ("dense - batch norm", "dense", [Dense(), BatchNorm()]),
     ("dense - batch norm - dropout", "dense", [Dense(), BatchNorm(), Dropout()]),

@@ -192,10 +192,7 @@ def drop_key(entry: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut_array, flip_pixel, drop_array, empty_array, spoil_text, drop_key])
 def test_a_damaged_cache_is_made_again(
-    damage: Callable[[Path], None],
-    no_decoding: Callable[[], None],
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
+    damage: Callable[[Path], None], no_decoding: Callable[[], None], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     path = make(tmp_path / "set.tar", small_set())
     first = load(path)

@@ -27,13 +27,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
 from lightning_vgg.experiment.schedule import rate_factors
-from lightning_vgg.experiment.specs import (
-    AugmentationSpec,
-    DataSpec,
-    NetworkSpec,
-    OptimizerSpec,
-    ScheduleSpec,
-)
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, NetworkSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import Normalization, cut_batch
 from lightning_vgg.images.dataset import Split, load_dataset
 from lightning_vgg.runs.folder import RunFolder

@@ -149,10 +149,7 @@ def test_a_run_stopped_around_an_unfreezing_ends_like_an_uninterrupted_one(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (
-            ["--ckpt_path", "best"],
-            "does not implement --ckpt_path best: it continues only after the last complete",
-        ),
+        (["--ckpt_path", "best"], "does not implement --ckpt_path best: it continues only after the last complete"),
         (["--ckpt_path", "last", "--data.batch_size", "16"], "data.batch_size: 32 in the run, 16 now"),
         (["--ckpt_path", "last", "--data.source", "folder", "--data.root", "set"], "the images are not those that"),
     ],

@@ -35,10 +35,7 @@ PER_CLASS = {
 }
 CALIBRATION = {
     "error": {"mean": 0.0123},
-    "bins": [
-        {"images": 100, "confidence": 0.5, "accuracy": 0.4},
-        {"images": 400, "confidence": 0.9, "accuracy": 1.0},
-    ],
+    "bins": [{"images": 100, "confidence": 0.5, "accuracy": 0.4}, {"images": 400, "confidence": 0.9, "accuracy": 1.0}],
 }
 
 

@@ -29,9 +29,7 @@ def test_calibration_error_is_that_of_torchmetrics(predictions: tuple[np.ndarray
     assert found.counts.sum() == len(labels)
 
 
-def test_cross_entropy_and_confusions_are_those_of_others(
-    predictions: tuple[np.ndarray, np.ndarray],
-) -> None:
+def test_cross_entropy_and_confusions_are_those_of_others(predictions: tuple[np.ndarray, np.ndarray]) -> None:
     labels, logits = predictions
     # scikit-learn clips probabilities, which cross_entropy does not; so compare where none is that small.
     sound = probabilities(logits)[np.arange(len(labels)), labels] > 1e-6

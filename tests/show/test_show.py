@@ -99,10 +99,7 @@ def test_the_most_wrong_are_those_with_the_largest_loss() -> None:
     ("arguments", "message"),
     [
         (["filers"], "there is no 'filers' to show"),
-        (
-            ["attention", "RUN", "3", "--layer", "block9"],
-            "--layer: there is no convolution block9; there are block1",
-        ),
+        (["attention", "RUN", "3", "--layer", "block9"], "--layer: there is no convolution block9; there are block1"),
         (["activations", "RUN", "360"], "there is no test image 360: they are 0 to 359"),
         (["filters", "nowhere"], "nowhere is not a run folder"),
     ],

@@ -273,10 +273,7 @@ def test_another_head_uses_the_same_features(
     assert extracted == []
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["layer", "pooling", "image_size", "images", "weights", "precision"],
-)
+@pytest.mark.parametrize("change", ["layer", "pooling", "image_size", "images", "weights", "precision"])
 def test_whatever_the_features_depend_on_makes_others(
     change: str, source: Path, data: DataSpec, tmp_path: Path, extracted: list[int], command: Command
 ) -> None:
