@@ -74,8 +74,8 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
     asked = config.ckpt_path if command == "fit" else None
     if asked not in (None, "last"):
         raise ExperimentError(
-            f"the Keras reference does not implement --ckpt_path {asked}: it resumes a run after its last whole epoch "
-            "only, by --ckpt_path last"
+            f"the Keras reference does not implement --ckpt_path {asked}: it continues only after the last complete "
+            "epoch, with --ckpt_path last"
         )
     if command == "features":  # the network above the backbone is not used, so it need not fit
         experiment = replace(experiment, model=replace(experiment.model, network=HEADLESS))

@@ -234,9 +234,8 @@ def finished_trials(folder: Path) -> dict[int, tuple[Any, ...]]:
     from lightning_vgg.tune.spec import read_settings, tune_parser
     from lightning_vgg.tune.study import finished_trials, open_study
 
-    parser = tune_parser()
     arguments = ["-c", str(folder / "tune.yaml"), *TUNE[3:], "--trainer.default_root_dir", str(folder)]
-    trials = finished_trials(open_study(read_settings(parser.parse_args(arguments), parser)))
+    trials = finished_trials(open_study(read_settings(tune_parser().read(arguments))))
     return {
         trial.number: (trial.user_attrs["draw"], *trial.params.items(), *trial.values, trial.user_attrs["epochs"])
         for trial in trials

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,13 +61,7 @@ class ExplainsErrors:
             raise refusal_in(error) or error from None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """The last line of a chain of causes says what is wrong; those before it say in which key, and in what type."""
-        if refused := refusal_in(ex):
-            raise refused
-        causes = list(chain_of_causes(ex))
-        if len(causes) > 2:  # one of the types that the key may have: the first is the one that was meant
-            message = f"{message.splitlines()[0]} {causes[-1]}"
-        raise ExperimentError(message)
+        raise refusal_in(ex) or ExperimentError(message)
 
 
 class ExplainingParser(ExplainsErrors, ArgumentParser):  # type: ignore[misc]
@@ -78,15 +72,11 @@ class ExplainingParser(ExplainsErrors, ArgumentParser):  # type: ignore[misc]
         return self.instantiate(self.parse_args(args))
 
 
-def chain_of_causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
 def refusal_in(error: BaseException | None) -> ExperimentError | None:
     """The ExperimentError among the causes of an error."""
-    return next((each for each in chain_of_causes(error) if isinstance(each, ExperimentError)), None)
+    while error is not None and not isinstance(error, ExperimentError):
+        error = error.__cause__
+    return error
 
 
 # What is known

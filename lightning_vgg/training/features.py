@@ -103,8 +103,9 @@ def kept_features(trainer: Trainer, backbone: Backbone, layers: int, data: Image
 def backbone_features(experiment: ExperimentSpec) -> dict[str, LabelledFeatures]:
     """Of each part that has images; see :func:`lightning_vgg.extract_features`."""
     model = experiment.model
-    pretrained = load_pretrained(require_backbone(model), experiment.image_size, model.resolved_semantics)
+    spec = require_backbone(model)
     keep_freed_memory()
+    pretrained = load_pretrained(spec, experiment.image_size, model.resolved_semantics)
     data = ImageData(experiment, pretrained.normalization)
     torch.manual_seed(experiment.seed_everything)  # by which untrained weights are drawn
     backbone = Backbone(pretrained).eval()

@@ -426,7 +426,7 @@ def test_comparison_json_names_what_is_finished_and_what_failed_with_its_last_wo
     assert record["arms"] == {arm: {"3": f"../compare-my_{arm}_seed3"} for arm in ("as-keras", "as-torch", "keras")}
     (failure,) = record["failed"]
     assert (failure["arm"], failure["seed"], failure["log"]) == ("broken", 3, "logs/broken_seed3.log")
-    assert failure["message"].startswith("exit status 2: trainer.precision: ")
+    assert failure["message"].startswith('exit status 2: Parser key "trainer.precision":')
     assert (record["parity"], record["ablation"]) == (None, None)
 
 

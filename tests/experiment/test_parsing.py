@@ -394,7 +394,7 @@ def test_values_are_changed_by_their_dotted_names() -> None:
     assert changed.model.backbone == BackboneSpec(layer="block2_pool")
     for key, says in (
         ("model.network.filtres", "arm: unknown key 'model.network.filtres'; did you mean 'model.network.filters'?"),
-        ("model.network", "arm: model.network has settings of its own; name each with its dots, as model.network.KEY"),
+        ("model.network", "arm: model.network is a group of settings; name each of them, as model.network.KEY"),
         ("model.whitening", "arm: unknown key 'model.whitening'; it is 'model.tricks.whitening' now"),
     ):
         with pytest.raises(ExperimentError) as caught:

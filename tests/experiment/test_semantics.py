@@ -63,7 +63,7 @@ def test_every_switch_is_explained() -> None:
 def test_the_network_and_its_module_follow_the_spec() -> None:
     spec = ModelSpec(NetworkSpec("conv - batch norm", [2]), semantics="torch", semantics_except=["batch_norm_epsilon"])
     model = VGGClassifier(ExperimentSpec(model=spec, data=DataSpec(image_size=4)), 2)
-    assert model.semantics == dataclasses.replace(TORCH, batch_norm_epsilon=1e-3)
+    assert model.spec.resolved_semantics == dataclasses.replace(TORCH, batch_norm_epsilon=1e-3)
     norm = model.network.get_submodule("block1.batch_norm1")
     assert (norm.eps, norm.momentum) == (1e-3, pytest.approx(0.1))
 

@@ -651,7 +651,10 @@ def test_the_saved_configuration_trains_the_run_again(source: Path, command: Com
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--model.backbone.weigths", "none"], "model.backbone: unknown flag --weigths; did you mean 'weights'?"),
+        (
+            ["--model.backbone.weigths", "none"],
+            "unknown flag --model.backbone.weigths; did you mean 'model.backbone.weights'?",
+        ),
         (["-c", "typo.yaml"], "typo.yaml, line 3: unknown key 'model.backbone.freez_until'; did you mean 'model.backb"),
         (["--model.backbone.pooling", "mean"], "'max']. Got value: mean"),
         (["--model.backbone.weights", "vgg.pth"], "there is no file or run folder vgg.pth"),
