@@ -28,6 +28,14 @@ for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
 os.environ["NETRC"] = os.devnull
 
 
+LONG_FILES = ("test_examples.py", "test_chaos.py", "test_ladder.py", "test_processes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with single tests of half a minute and more come first: at the end, one worker would wait for the other."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @pytest.fixture(autouse=True)
 def wandb_variables() -> Iterator[None]:
     """W&B is told of its mode by a variable, which must not outlive the test in this process."""
