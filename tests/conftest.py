@@ -48,12 +48,13 @@ def wandb_variables() -> Iterator[None]:
             del os.environ[name]
 
 
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
 @pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    """A training installs its own, which must not outlive the test in this process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
+def signal_handlers() -> None:
+    """A training in this process installs its own, which the next test must not find."""
+    for number, handler in HANDLERS.items():
         signal.signal(number, handler)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
+import wandb
 
 from lightning_vgg import cli
 
@@ -33,6 +34,13 @@ def made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     monkeypatch.setenv("WANDB_ENTITY", "us")
     assert cli.run(["dashboard", "--dry-run"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(autouse=True)
+def logged_out() -> Iterator[None]:
+    """W&B keeps a key that it has seen for the whole process."""
+    yield
+    wandb.teardown()
 
 
 def test_the_workspace_overlays_the_arms_of_a_comparison(made: dict[str, Any]) -> None:
