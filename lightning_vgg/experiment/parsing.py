@@ -171,6 +171,8 @@ def _check_flag(key: str, keys: Sequence[str]) -> None:
 
 def _checked_file(file: str, keys: Sequence[str]) -> str:
     """The path; or, of a run folder from before keys moved, the settings themselves."""
+    if file.startswith("{"):  # what this function gave to the parser that holds this one as a subcommand
+        return file
     path = find_config(file)
     if not path.exists() and (guess := nearest_config(file)):
         raise ExperimentError(f"{path}: No such file or directory; did you mean {guess!r}?")

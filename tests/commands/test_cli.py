@@ -21,6 +21,8 @@ from made_images import png, write
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
+from lightning_vgg.experiment.specs import MOVED
+
 QUICKSTART = CONFIGS / "quickstart.yaml"
 SHORT = ("-c", QUICKSTART, "--trainer.max_epochs", "2", "--data.train_images", "400", "--data.eval_batch_size", "100")
 
@@ -116,6 +118,29 @@ def test_test_and_validate_repeat_the_results_of_the_best_checkpoint(trained: Pa
         best = max(float(row["val_acc"]) for row in csv.DictReader(file))
     result = command("validate", "-c", run / "config.yaml", "--ckpt_path", "best")
     assert str(best)[:8] in result.stdout
+
+
+def test_a_run_whose_keys_have_moved_since_is_tested_and_continued(
+    trained: Path, command: Command, tmp_path: Path
+) -> None:
+    run = tmp_path / "old"
+    shutil.copytree(only_run(trained), run)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    tricks = settings["model"].pop("tricks")
+    for old, new in MOVED.items():
+        _, *groups, name = old.split(".")
+        place = settings["model"]
+        for group in groups:
+            place = place[group]
+        place[name] = tricks.pop(new.rpartition(".")[2])
+    assert tricks == {}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    before = json.loads((run / "run.json").read_text())
+    command("test", "-c", run / "config.yaml")
+    assert json.loads((run / "run.json").read_text()) == before
+    command("fit", "-c", run / "config.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3")
+    assert len(history_without_seconds(run)) == 1 + 3
+    assert "tricks" in yaml.safe_load((run / "config.yaml").read_text())["model"]
 
 
 def test_predict_names_the_class_and_its_probability(trained: Path, command: Command, tmp_path: Path) -> None:
