@@ -16,6 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, 
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.specs import MOVED
 from lightning_vgg.tune.alive import is_alive
 from lightning_vgg.tune.space import as_text
 from lightning_vgg.tune.spec import DIRECTIONS, StudySettings
@@ -104,6 +105,7 @@ def _same_settings(study: optuna.Study, settings: StudySettings) -> None:
     if begun is None:
         study.set_user_attr("settings", now)
         return
+    begun = {MOVED.get(key, key): value for key, value in begun.items()}
     for key in begun | now:
         if begun.get(key) != now.get(key):
             raise ExperimentError(

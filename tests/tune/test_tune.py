@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lightning_vgg.common.errors import Diverged, ExperimentError
 from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.experiment.settings import plain_settings
-from lightning_vgg.experiment.specs import ExperimentSpec
+from lightning_vgg.experiment.specs import MOVED, ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.tune import study as studies
 from lightning_vgg.tune import worker
@@ -348,6 +348,14 @@ def test_a_lock_left_by_a_process_that_was_killed_is_taken_away(
     assert lock.is_symlink()
     open_study(settings)
     assert not lock.is_symlink()
+
+
+def test_a_study_goes_on_whose_keys_have_moved_since(tmp_path: Path) -> None:
+    study = open_study(small(tmp_path))
+    old = {new: old for old, new in MOVED.items()}
+    study.set_user_attr("settings", {old.get(key, key): value for key, value in study.user_attrs["settings"].items()})
+    assert "model.whitening" in study.user_attrs["settings"]
+    open_study(small(tmp_path))
 
 
 def test_a_study_does_not_go_on_with_other_settings_but_with_images_elsewhere(tmp_path: Path) -> None:
