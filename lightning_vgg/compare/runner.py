@@ -77,8 +77,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One training of the comparison."""
+class ArmRun:
+    """One training of a comparison: an arm with one seed."""
 
     arm: Arm
     seed: int
@@ -149,7 +149,7 @@ def write_settings(plan: ComparisonPlan) -> None:
             file.write(config_text(experiment).encode())
 
 
-def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> Member:
+def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> ArmRun:
     run = plan.run(arm, seed)
     program = Path(sys.executable).parent / PROGRAMS[arm.spec.framework]
     command = (
@@ -171,7 +171,7 @@ def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> Member:
         made=lambda: "test_acc" in run.read_record(),
         environment=arm_environment(plan, arm),
     )
-    return Member(arm, seed, run, job)
+    return ArmRun(arm, seed, run, job)
 
 
 def measurements(plan: ComparisonPlan) -> Iterator[Job]:
@@ -205,7 +205,7 @@ def measurements(plan: ComparisonPlan) -> Iterator[Job]:
 class Keeper:
     """Keeps comparison.json up to date while jobs run, and shows them."""
 
-    def __init__(self, plan: ComparisonPlan, members: Mapping[str, Member], display: Display) -> None:
+    def __init__(self, plan: ComparisonPlan, members: Mapping[str, ArmRun], display: Display) -> None:
         self.plan = plan
         self.members = members
         self.display = display
