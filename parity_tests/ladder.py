@@ -22,8 +22,7 @@ from keras_reference.data import Preprocess, normalizer
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan
-from lightning_vgg.experiment.schedule import rate_factors
-from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, OptimizerSpec, ScheduleSpec
+from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset, Split
 from parity_tests.collected_batches import evaluation_batches, training_batches
@@ -264,7 +263,7 @@ class Ladder:
     def steps(self, name: str, precision: Precision) -> Iterator[Rung]:
         """Parameters after one step and after fifty, and the batch-norm statistics after fifty."""
         optimizer, schedule = self.optimizers()[name]
-        rates = rate_factors(schedule, STEPS) * optimizer.learning_rate
+        rates = ModelSpec(optimizer=optimizer, schedule=schedule).learning_rates(STEPS)
         batches = self.batches(STEPS, precision)
         pair = self.pair(precision)
 
