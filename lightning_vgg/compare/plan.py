@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from lightning_vgg.experiment.parsing import (
 from lightning_vgg.experiment.settings import as_yaml, dotted, plain_settings
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder, atomic_write
-from lightning_vgg.runs.machine import usable_cores
+from lightning_vgg.runs.machine import share_of_machine
 
 OF_ALL_ARMS = ("experiment", "name", "seed_everything", "trainer.default_root_dir", "trainer.logger")
 """Keys that all arms share."""
@@ -201,17 +200,3 @@ def arm_environment(plan: ComparisonPlan, arm: Arm) -> dict[str, str]:
         "KERAS_BACKEND": backend_of(arm.spec),
         **share_of_machine(plan.jobs),
     }
-
-
-def share_of_machine(jobs: int) -> dict[str, str]:
-    """Variables for each of several processes; TensorFlow gets as many threads as torch.
-
-    A single process gets the user's OMP_NUM_THREADS, or each framework's default.
-    """
-    variables: dict[str, str] = {}
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)) if jobs > 1 else None)
-    if threads is not None:
-        variables |= {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
-    if jobs > 1:
-        variables["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # or the first process takes the whole GPU
-    return variables

@@ -27,13 +27,13 @@ from lightning_vgg.compare.plan import (
     arm_environment,
     hold_to_beginning,
     read_plan,
-    share_of_machine,
     write_beginning,
 )
 from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.images.dataset import load_dataset
 from lightning_vgg.runs.folder import RunFolder, atomic_write
+from lightning_vgg.runs.machine import share_of_machine
 
 PROGRAMS = {"lightning": "lightning-vgg", "keras": "keras-reference"}
 MEASURED = {"parity": (), "ablation": ("--ablate",)}

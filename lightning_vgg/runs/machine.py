@@ -30,6 +30,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_of_machine(jobs: int) -> dict[str, str]:
+    """Variables for each of several processes; TensorFlow gets as many threads as torch.
+
+    A single process gets the user's OMP_NUM_THREADS, or each framework's default.
+    """
+    variables: dict[str, str] = {}
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)) if jobs > 1 else None)
+    if threads is not None:
+        variables |= {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+    if jobs > 1:
+        variables["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # or the first process takes the whole GPU
+    return variables
+
+
 def resident_memory() -> int:
     """Bytes: the largest resident size of this process so far."""
     if sys.platform == "win32":

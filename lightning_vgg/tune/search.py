@@ -13,7 +13,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.images.dataset import load_dataset
-from lightning_vgg.runs.machine import usable_cores
+from lightning_vgg.runs.machine import share_of_machine
 from lightning_vgg.tune.spec import StudySettings, read_settings
 
 if TYPE_CHECKING:
@@ -60,9 +60,8 @@ def _run_workers(settings: StudySettings) -> None:
     """As many processes as jobs, each with its share of the cores."""
     from lightning_vgg.tune.worker import work_as_process
 
-    cores = max(1, usable_cores() // settings.jobs)
-    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
-        os.environ.setdefault(variable, str(cores))
+    for variable, value in share_of_machine(settings.jobs).items():
+        os.environ.setdefault(variable, value)
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=work_as_process, args=(settings,)) for _ in range(settings.jobs)]
     for worker in workers:

@@ -21,16 +21,10 @@ from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.compare import jobs
 from lightning_vgg.compare.jobs import Job, last_words, run_jobs
-from lightning_vgg.compare.plan import (
-    ComparisonPlan,
-    comparison_parser,
-    hold_to_beginning,
-    read_plan,
-    share_of_machine,
-    write_beginning,
-)
+from lightning_vgg.compare.plan import ComparisonPlan, comparison_parser, hold_to_beginning, read_plan, write_beginning
 from lightning_vgg.compare.runner import carry_out
 from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.machine import share_of_machine
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 
@@ -170,7 +164,7 @@ def test_the_margin_and_the_experiment_are_what_they_were_when_the_comparison_be
 def test_both_frameworks_are_told_of_the_same_number_of_threads(
     jobs_at_once: int, told: str | None, threads: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_vgg.compare.plan.usable_cores", lambda: 8)
+    monkeypatch.setattr("lightning_vgg.runs.machine.usable_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if told is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", told)
