@@ -191,7 +191,7 @@ class KerasSide:
 
     def activations(self, batch: Batch) -> Tensors:
         names = _kinked(self.plan)
-        probe = keras.Model(self.model.inputs, {n: self.model.get_layer(n.replace(".", "_")).output for n in names})
+        probe = keras.Model(self.model.input, {n: self.model.get_layer(n.replace(".", "_")).output for n in names})
         before = self.tensors()
         outputs = probe(batch.images, training=True)
         load_tensors("itself", model_tensors(self.model, self.plan), before)

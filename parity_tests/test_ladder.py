@@ -63,6 +63,17 @@ def test_the_blocks_in_float32_are_as_near_as_one_ulp(conv_block: str) -> None:
     assert failures(conv_block, DENSE_BLOCKS[0], "float32", "adam") == []
 
 
+def test_activations_that_only_one_framework_cuts_to_zero_are_counted() -> None:
+    network = NetworkSpec(conv_block=CONV_BLOCKS[0], dense_block=DENSE_BLOCKS[0], filters=[4, 6], units=[8])
+    ladder = Ladder(experiment(ModelSpec(network=network)), DIGITS)
+    pair, (batch,) = ladder.pair("float64"), ladder.batches(1, "float64")
+    assert distance(pair.torch.activations(batch), pair.keras.activations(batch)).value < 1e-12
+    assert pair.flipped_kinks(batch) == 0
+    first = next(pair.torch.network.parameters())
+    first.data[0].neg_()
+    assert pair.flipped_kinks(batch) > 0
+
+
 ACTIVATIONS = ["relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid", "linear"]
 convs = st.builds(
     "conv({0}x{0}, {1}, stride {2})".format,
