@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_reference import dropout
 from keras_reference.backend import Tensor
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer
 from lightning_vgg.experiment.recipe import (
@@ -32,7 +33,7 @@ def build_network(plan: NetworkPlan) -> keras.Model:
         if len(outputs.shape) == 4 and len(planned.input_shape) == 1:
             outputs = keras.layers.Flatten(name="flatten")(outputs)
         outputs = build_layer(planned)(outputs)
-    return keras.Model(images, outputs)
+    return dropout.Classifier(images, outputs)
 
 
 def layer_name(planned: PlannedLayer) -> str:
@@ -62,7 +63,8 @@ def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
                 name=name,
             )
         case Dropout(rate=rate):
-            return layers.Dropout(rate, name=name)
+            assert rate is not None  # the plan fills it in
+            return dropout.Dropout(rate, planned.name, name)
         case MaxPool(size=size, stride=stride):
             return layers.MaxPooling2D(size, stride, name=name)
         case AveragePool(size=size, stride=stride):

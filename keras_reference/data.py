@@ -7,6 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from keras_reference.splitmix64 import as_words
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization, cut_batch, normalize
@@ -14,6 +15,8 @@ from lightning_vgg.images.dataset import Split
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, S, S, C), or features (B, ...), and labels int64 (B,)."""
+TrainingBatch = tuple[tuple[np.ndarray, np.ndarray], np.ndarray]
+"""The same; with the images, the keys of their dropout masks, int32 (B, 2)."""
 
 Preprocess = Callable[[np.ndarray], np.ndarray]
 """uint8 images (B, S, S, C) -> what the network reads, in its dtype."""
@@ -42,18 +45,19 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw the order, flips and shifts of an epoch (0, 1, ...)."""
+        """Draw the order, flips, shifts and mask keys of an epoch (0, 1, ...)."""
         self.draws = draw_epoch(self.seed, epoch, len(self.part.labels), self.spec.image_size, self.spec.augmentation)
 
     def __len__(self) -> int:
         return self.spec.steps_per_epoch(len(self.part.labels))
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> TrainingBatch:
         rows = self.draws[slice(number * self.spec.batch_size, (number + 1) * self.spec.batch_size)]
-        labels = self.part.labels[rows.index]
         if self.features is not None:
-            return self.features[rows.index], labels
-        return cut_batch(self.part.images, rows, self.spec.augmentation.cutout, self.preprocess), labels
+            inputs = self.features[rows.index]
+        else:
+            inputs = cut_batch(self.part.images, rows, self.spec.augmentation.cutout, self.preprocess)
+        return (inputs, as_words(rows.mask_key)), self.part.labels[rows.index]
 
 
 class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -10,6 +10,7 @@ import numpy as np
 from keras_reference.backend import Tensor
 from keras_reference.blocks import build_layer, build_network
 from keras_reference.data import Preprocess, normalizer
+from keras_reference.dropout import Classifier
 from keras_reference.optim import ParameterGroup
 from keras_reference.weights import NeutralTensor, layer_variables, load_tensors, model_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
@@ -157,7 +158,7 @@ class Network:
             return self.head
         self.backbone.freeze(frozen)
         inputs = self.backbone.inputs(fed)
-        return keras.Model(inputs, self.head(self.backbone(inputs, fed, frozen)))
+        return Classifier(inputs, self.head(self.backbone(inputs, fed, frozen)))
 
     def preprocess(self, normalization: Normalization) -> Preprocess:
         """uint8 images to what the network reads."""

@@ -100,7 +100,7 @@ def reorder_flattened(tensor: np.ndarray, shape: Shape, to_keras: bool) -> np.nd
 
 def model_tensors(model: keras.Model, plan: NetworkPlan) -> Iterator[NeutralTensor]:
     """The variables of a plan's model."""
-    flattened = flattened_layers(plan)
+    flattened = plan.flattened_layers()
     for planned in plan.layers:
         for end, variable in layer_variables(planned, model.get_layer(layer_name(planned))):
             # A dense layer's bias counts its outputs.
@@ -115,17 +115,3 @@ def layer_variables(planned: PlannedLayer, layer: keras.layers.Layer) -> Iterato
         variable = getattr(layer, attribute, None)
         if variable is not None:  # a bias that the recipe leaves out
             yield end, variable
-
-
-def flattened_layers(plan: NetworkPlan) -> dict[str, Shape]:
-    """The layers that see flattened pixels, up to the first dense one, and the (H, W, C) that were flattened."""
-    shape = plan.input_shape
-    layers: dict[str, Shape] = {}
-    for planned in plan.layers:
-        if len(planned.input_shape) == 1 and len(shape) == 3:
-            layers[planned.name] = shape
-            if isinstance(planned.layer, Dense):
-                break
-        else:
-            shape = planned.output_shape
-    return layers

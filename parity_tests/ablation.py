@@ -13,10 +13,11 @@ from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
 from lightning_vgg.experiment.semantics import SWITCHES
 from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec
 from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import distance
-from parity_tests.pair import without_dropout
+from parity_tests.pair import Batch
 
 AFTER = (1, 10, 50)
 
@@ -36,23 +37,20 @@ class Ablation:
     loss_change: float
 
 
-def ablate(
-    experiment: ExperimentSpec, num_classes: int, batches: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> list[Ablation]:
+def ablate(experiment: ExperimentSpec, num_classes: int, batches: Sequence[Batch]) -> list[Ablation]:
     """Train in float64 with the experiment's own optimizer and schedule, as it is and with each switch turned.
 
-    Both start from the same weights, but for the switch ``initialization``. Dropout is off, so that nothing but the
-    switch differs.
+    Both start from the same weights, but for the switch ``initialization``.
 
     Args:
         experiment: what is trained.
         num_classes: of its data.
-        batches: at least 50 of float64 images (B, C, S, S) and labels (B,).
+        batches: at least 50, float64.
 
     Returns:
         the switches, the most effective after 50 steps first.
     """
-    spec, clip = without_dropout(experiment.model), experiment.trainer.gradient_clip_val
+    spec, clip = experiment.model, experiment.trainer.gradient_clip_val
     plan = plan_network(spec.network, experiment.image_size, num_classes)
     reference, reference_loss = _train(spec, plan, batches, clip, spec)
     found = []
@@ -65,11 +63,7 @@ def ablate(
 
 
 def _train(
-    spec: ModelSpec,
-    plan: NetworkPlan,
-    batches: Sequence[tuple[np.ndarray, np.ndarray]],
-    clip: float | None,
-    start: ModelSpec,
+    spec: ModelSpec, plan: NetworkPlan, batches: Sequence[Batch], clip: float | None, start: ModelSpec
 ) -> tuple[dict[int, dict[str, np.ndarray]], float]:
     """Tensors after each of AFTER steps, and the last loss; ``start`` names the semantics that draw the weights."""
     semantics = spec.resolved_semantics
@@ -80,12 +74,13 @@ def _train(
     optimizer = build_optimizer(network, spec.optimizer, semantics)
     rates = spec.learning_rates(AFTER[-1])
     snapshots, loss = {}, torch.tensor(0.0)
-    for step, ((images, labels), rate) in enumerate(zip(batches, rates, strict=False), start=1):
+    for step, (batch, rate) in enumerate(zip(batches, rates, strict=False), start=1):
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        logits = network(torch.from_numpy(images))
-        loss = F.cross_entropy(logits, torch.from_numpy(labels), label_smoothing=spec.label_smoothing)
+        set_mask_keys(network, torch.from_numpy(batch.mask_keys))
+        logits = network(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
+        loss = F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=spec.label_smoothing)
         loss.backward()
         if clip:
             clip_gradients(network.parameters(), clip, semantics.clip_epsilon)

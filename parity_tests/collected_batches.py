@@ -35,9 +35,9 @@ def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -
             epoch=lambda epoch=epoch: epoch,
             share=slice(None),
         )
-        ours += [images.training_batch(rows, data.augmentation.cutout) for rows in loader]
+        ours += [images.training_batch(rows, data.augmentation.cutout)[:2] for rows in loader]
         batches.start_epoch(epoch)
-        theirs += [batches[number] for number in range(len(batches))]
+        theirs += [(inputs, labels) for (inputs, _), labels in (batches[number] for number in range(len(batches)))]
     return _lightnings(ours), _named(theirs)
 
 

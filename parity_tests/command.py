@@ -77,10 +77,7 @@ def _ablate(experiment: ExperimentSpec) -> PlainDict:
     from parity_tests.ladder import Ladder
 
     dataset = load_dataset(experiment.data)
-    batches = [
-        (batch.images.transpose(0, 3, 1, 2), batch.labels)
-        for batch in Ladder(experiment, dataset).batches(AFTER[-1], "float64")
-    ]
+    batches = Ladder(experiment, dataset).batches(AFTER[-1], "float64")
     found = ablate(experiment, len(dataset.class_names), batches)
     wide_console().print(ablation_table(found))
     return {"ablation": [vars(ablation) for ablation in found]}

@@ -20,7 +20,7 @@ import numpy as np
 
 from keras_reference.data import Preprocess, normalizer
 from lightning_vgg.common.plain import PlainDict
-from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.draws import draw_epoch, mask_keys
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import normalize
@@ -129,11 +129,11 @@ class Ladder:
         yield self.initialization()
         yield self.preprocessing()
         yield self.augmentation()
+        yield self.dropout()
         for precision in ("float64", "float32"):
             yield self.forward(precision)
             yield self.loss(precision)
             yield self.gradients(precision)
-            yield self.dropout(precision)
             yield self.frozen(precision)
             yield self.clipping(precision)
             for name in self.optimizers():
@@ -146,16 +146,20 @@ class Ladder:
         own = (self.spec.optimizer, self.spec.schedule)
         return OPTIMIZERS if own in OPTIMIZERS.values() else {**OPTIMIZERS, "own": own}
 
-    def pair(self, precision: Precision, dropout: bool = False) -> Pair:
-        return Pair(self.spec, self.image_size, self.classes, precision, dropout, self.channels)
+    def pair(self, precision: Precision) -> Pair:
+        return Pair(self.spec, self.image_size, self.classes, precision, self.channels)
 
     def batches(self, count: int, precision: Precision) -> list[Batch]:
         """``count`` batches of the training images, again from the start where there are too few."""
         images, labels = self.dataset.train
         order = np.resize(draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index, count * BATCH)
         return [
-            Batch(normalize(images[rows], self.dataset.normalization, np.dtype(precision)), labels[rows])
-            for rows in np.split(order, count)
+            Batch(
+                normalize(images[rows], self.dataset.normalization, np.dtype(precision)),
+                labels[rows],
+                mask_keys(seed=0, epoch=step, images=rows),
+            )
+            for step, rows in enumerate(np.split(order, count))
         ]
 
     # What must be equal exactly
@@ -219,17 +223,10 @@ class Ladder:
         (batch,) = self.batches(1, precision)
         return self._rung("gradients", precision, GATES["gradients"], lambda side: side.gradients(batch), damped=True)
 
-    def dropout(self, precision: Precision) -> Rung:
-        """Gradients with the same masks in both, and what either framework multiplies the kept values by."""
-        (batch,) = self.batches(1, precision)
-
-        def masked(side: Side) -> Tensors:
-            with side.masks(BATCH):
-                gradients = side.gradients(batch)
-            return gradients | side.kept_values()
-
-        gate = GATES["gradients"]
-        return self._rung("dropout, masks injected", precision, gate, masked, dropout=True, damped=True)
+    def dropout(self) -> Rung:
+        """What each dropout layer makes of ones: the same masks, bit for bit, and the same factor for what is kept."""
+        pair, (batch,) = self.pair("float64"), self.batches(1, "float64")
+        return exact("dropout", distance(pair.torch.kept_units(batch), pair.keras.kept_units(batch)))
 
     def frozen(self, precision: Precision) -> Rung:
         """Three steps with the first block frozen: it must stay as it is, statistics included."""
@@ -282,8 +279,7 @@ class Ladder:
         if precision == "float32" or not all(rung.passed for rung in found):
             # Every step adds up anew, and torch one image after the other: a nudge at the start alone would be a tenth
             # of what the order of additions moves (lesson's network, 50 steps of SGD: 1.7e-13 against 1.9e-12).
-            backwards = [Batch(batch.images[::-1].copy(), batch.labels[::-1].copy()) for batch in batches]
-            sides.append(trajectory(twin, backwards))
+            sides.append(trajectory(twin, [batch.backwards() for batch in batches]))
             found = self._trajectory_rungs(name, precision, optimizer, pair.plan, sides)
         yield from found
 
@@ -329,16 +325,10 @@ class Ladder:
         return Rung("whole run, 1 epoch", "float64", *found, limit=1e-10)
 
     def _rung(
-        self,
-        name: str,
-        precision: Precision,
-        gate: Gate,
-        measure: Callable[[Side], Tensors],
-        dropout: bool = False,
-        damped: bool = False,
+        self, name: str, precision: Precision, gate: Gate, measure: Callable[[Side], Tensors], damped: bool = False
     ) -> Rung:
         """How far ``measure`` of the two sides lies apart; in float32, beside three nudged copies of torch's."""
-        pair = self.pair(precision, dropout)
+        pair = self.pair(precision)
         twins = [measure(pair.torch.twin(nudge)) for nudge in range(3)] if precision == "float32" else []
         ours, theirs = measure(pair.torch), measure(pair.keras)
         scales = damped_scales(ours, pair.plan) if damped else None

@@ -74,7 +74,7 @@ def _on_backbone(climb: Callable[[TransferLadder], Iterator[Rung]]) -> Climb:
 
 _FORWARD = _one(lambda ladder: ladder.forward("float64"))
 _LOSS = _one(lambda ladder: ladder.loss("float64"))
-_DROPOUT = _one(lambda ladder: ladder.dropout("float64"))
+_DROPOUT = _one(lambda ladder: ladder.dropout())
 _FROZEN = _one(lambda ladder: ladder.frozen("float64"))
 _CLIPPING = _one(lambda ladder: ladder.clipping("float64"))
 _EVALUATION = _one(lambda ladder: ladder.evaluation())
@@ -134,8 +134,14 @@ def _freeze_weights_alone(self: TorchSide, block: str) -> None:
     self.network.get_submodule(block).requires_grad_(False)
 
 
-def _drop_without_inverting(self: dropout.Dropout, inputs: torch.Tensor) -> torch.Tensor:
-    return dropout.drop(inputs, self.p) * (1 - self.p) if self.training and self.p else inputs
+def _kept_without_factor(*arguments: Any, right: Any = dropout.kept) -> torch.Tensor:
+    return right(*arguments) != 0
+
+
+def _kept_in_torchs_order(
+    keys: torch.Tensor, layer: int, rate: float, like: torch.Tensor, right: Any = dropout.kept
+) -> torch.Tensor:
+    return right(keys, layer, rate, like.flatten(1)).view(like.shape)
 
 
 def _clip_each_tensor(parameters: Any, max_norm: float, epsilon: float) -> None:
@@ -248,7 +254,17 @@ MUTANTS = [
     Mutant(
         "dropout without the factor 1/(1 - rate)",
         _DROPOUT,
-        plant=_instead("lightning_vgg.training.dropout.Dropout.forward", _drop_without_inverting),
+        plant=_instead("lightning_vgg.training.dropout.kept", _kept_without_factor),
+    ),
+    Mutant(
+        "dropout counts units as (C, H, W)",
+        _DROPOUT,
+        plant=_instead("lightning_vgg.training.dropout.kept", _kept_in_torchs_order),
+    ),
+    Mutant(
+        "all layers drop by one key",
+        _DROPOUT,
+        plant=_instead("lightning_vgg.training.dropout.layer_key", lambda name: 0),
     ),
     Mutant(
         "torch's slope of leaky ReLU",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from copy import copy, deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,25 +15,19 @@ from torch.nn import functional as F
 
 from keras_reference import blocks as keras_blocks
 from keras_reference import optim as keras_optim
+from keras_reference.blocks import layer_name
+from keras_reference.dropout import Classifier, drop_by
+from keras_reference.splitmix64 import as_words
 from keras_reference.weights import load_tensors, model_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, plan_network
-from lightning_vgg.experiment.recipe import (
-    AveragePool,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    GlobalAveragePool,
-    MaxPool,
-    parse_recipe,
-)
+from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Conv, Dense, Dropout, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.frameworks import keras
-from parity_tests.masks import keras_kept_values, keras_masks, torch_kept_values, torch_masks
 
 Precision = Literal["float64", "float32"]
 Tensors = dict[str, np.ndarray]
@@ -43,10 +37,20 @@ _STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalized images (B, S, S, C), channels last, and labels int64 (B,)."""
+    """Normalized images (B, S, S, C), channels last, labels int64 (B,), and the keys of dropout masks, int64 (B,)."""
 
     images: np.ndarray
     labels: np.ndarray
+    mask_keys: np.ndarray
+
+    def backwards(self) -> Batch:
+        """The same images, the last one first."""
+        return Batch(self.images[::-1].copy(), self.labels[::-1].copy(), self.mask_keys[::-1].copy())
+
+    @property
+    def for_keras(self) -> tuple[np.ndarray, np.ndarray]:
+        """What a training model in Keras takes."""
+        return self.images, as_words(self.mask_keys)
 
 
 class TorchSide:
@@ -116,13 +120,18 @@ class TorchSide:
         twin.loss(batch)
         return {name: np.moveaxis(output, 1, -1) for name, output in outputs.items()}
 
-    def masks(self, batch: int) -> AbstractContextManager[None]:
-        """Dropout takes the masks that :mod:`parity_tests.masks` draws for batches of this size."""
-        return torch_masks(self.plan, batch)
-
-    def kept_values(self) -> Tensors:
-        """What each dropout layer makes of a kept 1."""
-        return torch_kept_values(self.network)
+    def kept_units(self, batch: Batch) -> Tensors:
+        """What each dropout layer makes of ones, channels last."""
+        set_mask_keys(self.network, torch.from_numpy(batch.mask_keys))
+        kept, flattened = {}, self.plan.flattened_layers()
+        for planned in _dropped(self.plan):
+            ones = torch.from_numpy(np.moveaxis(_ones(batch, planned), -1, 1))
+            units = np.moveaxis(self.network.get_submodule(planned.name).train()(ones).numpy(), 1, -1)
+            if planned.name in flattened:
+                height, width, channels = flattened[planned.name]
+                units = units.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(units.shape)
+            kept[planned.name] = units
+        return kept
 
     def steps(
         self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
@@ -142,6 +151,7 @@ class TorchSide:
     def _loss(self, batch: Batch) -> torch.Tensor:
         """With the graph."""
         self.network.train()
+        set_mask_keys(self.network, torch.from_numpy(batch.mask_keys))
         if self.frozen_block is not None:
             self.network.get_submodule(self.frozen_block).eval()
         logits = self.network(_nchw(batch.images))
@@ -165,12 +175,14 @@ class KerasSide:
         for layer in self.model.layers:
             if layer.name.startswith(f"{block}_"):
                 layer.trainable = False
+                if isinstance(layer, keras.layers.Dropout):
+                    layer.rate = 0  # as the reference leaves it out among frozen layers
 
     def logits(self, batch: Batch) -> np.ndarray:
         return np.asarray(self.model(batch.images, training=False))
 
     def loss(self, batch: Batch) -> np.ndarray:
-        return self.loss_of(self.model(batch.images, training=True), batch)
+        return self.loss_of(self.model(batch.for_keras, training=True), batch)
 
     def loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
         with keras_precision(self.precision):
@@ -183,7 +195,7 @@ class KerasSide:
         with keras_precision(self.precision):
             holder = keras_blocks.build_network(self.plan)
         with tf.GradientTape() as tape:
-            value = self.loss_function(batch.labels, self.model(batch.images, training=True))
+            value = self.loss_function(batch.labels, self.model(batch.for_keras, training=True))
         gradients = tape.gradient(value, [variable.value for variable in self.model.trainable_variables])
         for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
             variable.assign(gradient)
@@ -191,17 +203,19 @@ class KerasSide:
 
     def activations(self, batch: Batch) -> Tensors:
         names = _kinked(self.plan)
-        probe = keras.Model(self.model.input, {n: self.model.get_layer(n.replace(".", "_")).output for n in names})
+        probe = Classifier(self.model.input, {n: self.model.get_layer(n.replace(".", "_")).output for n in names})
         before = self.tensors()
-        outputs = probe(batch.images, training=True)
+        outputs = probe(batch.for_keras, training=True)
         load_tensors("itself", model_tensors(self.model, self.plan), before)
         return {name: np.asarray(outputs[name]) for name in names}
 
-    def masks(self, batch: int) -> AbstractContextManager[None]:
-        return keras_masks(self.plan, batch)
-
-    def kept_values(self) -> Tensors:
-        return keras_kept_values(self.model)
+    def kept_units(self, batch: Batch) -> Tensors:
+        kept = {}
+        for planned in _dropped(self.plan):
+            layer = self.model.get_layer(layer_name(planned))
+            with drop_by(keras.ops.convert_to_tensor(as_words(batch.mask_keys))):
+                kept[planned.name] = np.asarray(layer(_ones(batch, planned), training=True))
+        return kept
 
     def steps(
         self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
@@ -211,7 +225,7 @@ class KerasSide:
             stepper = keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, self.model.trainable_variables)
             self.model.compile(stepper, self.loss_function, jit_compile=False)
             for batch in batches:
-                self.model.train_on_batch(batch.images, batch.labels)
+                self.model.train_on_batch(batch.for_keras, batch.labels)
                 yield
 
 
@@ -219,18 +233,12 @@ Side = TorchSide | KerasSide
 
 
 class Pair:
-    """The network of ``spec`` in torch and in Keras with the same weights, dropout off unless it is asked for."""
+    """The network of ``spec`` in torch and in Keras with the same weights."""
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        image_size: int,
-        num_classes: int,
-        precision: Precision,
-        dropout: bool = False,
-        channels: int = 3,
+        self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision, channels: int = 3
     ) -> None:
-        self.spec = spec if dropout else without_dropout(spec)
+        self.spec = spec
         self.plan = plan_network(self.spec.network, image_size, num_classes, channels)
         self.torch = TorchSide(self.spec, self.plan, precision)
         self.keras = KerasSide(self.spec, self.plan, precision, self.torch.tensors())
@@ -244,6 +252,14 @@ class Pair:
 def _kinked(plan: NetworkPlan) -> list[str]:
     """The layers that carry an activation."""
     return [layer.name for layer in plan.layers if isinstance(layer.layer, Conv | Dense)]
+
+
+def _dropped(plan: NetworkPlan) -> list[PlannedLayer]:
+    return [layer for layer in plan.layers if isinstance(layer.layer, Dropout) and layer.layer.rate]
+
+
+def _ones(batch: Batch, planned: PlannedLayer) -> np.ndarray:
+    return np.ones((len(batch.labels), *planned.input_shape), batch.images.dtype)
 
 
 def nudge_parameters(network: nn.Module, seed: int) -> None:
@@ -286,7 +302,7 @@ def _meets_norm(plan: NetworkPlan, layer: PlannedLayer) -> bool:
     for following in plan.layers[plan.layers.index(layer) :]:
         if isinstance(following.layer, BatchNorm):
             return True
-        if not isinstance(following.layer, Dropout | MaxPool | AveragePool | GlobalAveragePool):
+        if not isinstance(following.layer, MaxPool | AveragePool | GlobalAveragePool):
             return False
     return False
 
@@ -301,19 +317,6 @@ def damped_scales(gradients: Tensors, plan: NetworkPlan) -> dict[str, float]:
     before = {layer.name for layer in plan.layers[: max(norms, default=0)]}
     largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
     return {name: largest for name, value in gradients.items() if value.ndim == 1 and name.rpartition(".")[0] in before}
-
-
-def without_dropout(spec: ModelSpec) -> ModelSpec:
-    """The same layers, every dropout at rate 0."""
-
-    def off(block: str | list[str]) -> Any:
-        if isinstance(block, list):
-            return [off(recipe) for recipe in block]
-        return str(parse_recipe(block).map(lambda layer: Dropout() if isinstance(layer, Dropout) else layer))
-
-    network = spec.network
-    blocks = {"conv_block": off(network.conv_block), "dense_block": off(network.dense_block)}
-    return replace(spec, network=replace(network, **blocks, dropout=0.0))
 
 
 def randomize(network: nn.Module) -> None:

@@ -45,7 +45,7 @@ def failures(conv_block: str, dense_block: str, precision: Precision, optimizer:
     network = NetworkSpec(conv_block=conv_block, dense_block=dense_block, filters=[4, 6], units=[8])
     ladder = Ladder(experiment(ModelSpec(network=network)), DIGITS)
     rungs = [ladder.specification(), ladder.forward(precision), ladder.loss(precision), ladder.gradients(precision)]
-    rungs += [ladder.dropout(precision), ladder.frozen(precision)]
+    rungs += [ladder.dropout(), ladder.frozen(precision)]
     rungs += ladder.steps(optimizer, precision) if optimizer else []
     return [rung for rung in rungs if not rung.passed]
 
@@ -117,7 +117,7 @@ def test_command_prints_a_table_writes_json_and_fails_with_the_ladder(
     assert cli.run(command) == 0
     output = capsys.readouterr().out
     assert figures()["passed"] and all(rung["passed"] for rung in figures()["rungs"])
-    assert len(figures()["rungs"]) >= 50
+    assert len(figures()["rungs"]) >= 49
     for rung in figures()["rungs"]:
         assert rung["name"].split()[0].rstrip(",") in output
     assert output.count(" reported ") == sum(math.isinf(rung["limit"]) for rung in figures()["rungs"]) > 0

@@ -20,12 +20,12 @@ from keras_reference.transfer import parameter_groups as keras_groups
 from keras_reference.weights import load_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
-from lightning_vgg.experiment.draws import draw_epoch
-from lightning_vgg.experiment.recipe import Dropout
+from lightning_vgg.experiment.draws import draw_epoch, mask_keys
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained as torch_pretrained
 from lightning_vgg.training.transfer import Backbone, on_backbone, parameter_groups, resize
@@ -34,7 +34,7 @@ from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
 from parity_tests.frameworks import keras
 from parity_tests.ladder import BATCH, GATES, OPTIMIZERS, STEPS, Gate, Ladder, Rung, exact, shapes, verdict
-from parity_tests.pair import Batch, Precision, Tensors, keras_precision, nudge_parameters, randomize, without_dropout
+from parity_tests.pair import Batch, Precision, Tensors, keras_precision, nudge_parameters, randomize
 
 EMBEDDED = 256
 """Images whose embeddings are compared."""
@@ -60,7 +60,6 @@ class TransferPair:
 
     def __init__(self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision) -> None:
         assert spec.backbone is not None
-        spec = without_dropout(spec)
         self.spec, self.precision = spec, precision
         self.semantics = spec.resolved_semantics
         ours = torch_pretrained(spec.backbone, image_size, self.semantics)
@@ -124,6 +123,7 @@ class TransferPair:
         network = deepcopy(self.torch_network).train()
         network.get_submodule("backbone").freeze(plan.frozen_layers(0))
         stepper = build_optimizer(network, optimizer, self.semantics, parameter_groups(network, plan))
+        set_mask_keys(network, torch.from_numpy(batch.mask_keys))
         logits = network(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
         F.cross_entropy(logits, torch.from_numpy(batch.labels)).backward()
         stepper.step()
@@ -141,7 +141,7 @@ class TransferPair:
                 keras_optim.training_loss(0.0, self.keras.plan.num_classes),
                 jit_compile=False,
             )
-            model.train_on_batch(batch.images, batch.labels)
+            model.train_on_batch(batch.for_keras, batch.labels)
         after = keras_tensors(self.keras.tensors())
         load_tensors("itself", self.keras.tensors(), before)
         return after
@@ -170,14 +170,6 @@ class TransferLadder(Ladder):
             yield from self.head_training(precision)
         yield self.whole_run()
 
-    def whole_run(self) -> Rung:
-        """As for any experiment; reported, not gated, if the backbone trains layers with dropout of its own."""
-        rung = super().whole_run()
-        plan = self.plan
-        if any(isinstance(layer.layer, Dropout) for layer in plan.layers[plan.frozen_layers(0) :]):
-            return replace(rung, limit=float("inf"), worst=f"{rung.worst} (dropout in the backbone)")
-        return rung
-
     def transfer_pair(self, precision: Precision) -> TransferPair:
         return TransferPair(self.spec, self.data.image_size, self.classes, precision)
 
@@ -187,7 +179,7 @@ class TransferLadder(Ladder):
         order = draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
         preprocess = preprocess or (lambda pixels: normalize(pixels, self.dataset.normalization, np.dtype(precision)))
         parts = np.split(order, range(BATCH, len(order), BATCH))
-        return [Batch(preprocess(images[rows]), labels[rows]) for rows in parts]
+        return [Batch(preprocess(images[rows]), labels[rows], mask_keys(0, 0, rows)) for rows in parts]
 
     def keras_images(self, pair: TransferPair, count: int) -> list[Batch]:
         assert pair.keras.backbone is not None
@@ -311,4 +303,7 @@ class HeadLadder(Ladder):
 
     def batches(self, count: int, precision: Precision) -> list[Batch]:
         rows = np.resize(np.arange(len(self.labels)), count * BATCH)
-        return [Batch(self.embeddings[part].astype(precision), self.labels[part]) for part in np.split(rows, count)]
+        return [
+            Batch(self.embeddings[part].astype(precision), self.labels[part], mask_keys(0, step, part))
+            for step, part in enumerate(np.split(rows, count))
+        ]

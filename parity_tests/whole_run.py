@@ -19,7 +19,7 @@ from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.export import fresh_tensors
 from lightning_vgg.weights.neutral import write_neutral
-from parity_tests.pair import Tensors, without_dropout
+from parity_tests.pair import Tensors
 
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
 
@@ -27,7 +27,7 @@ COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
 def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> tuple[Tensors, Tensors]:
     """Lightning's and Keras's columns of history.csv, and their test loss and accuracy.
 
-    Both train in float64, dropout off, augmentation as the experiment has it, on the training images of ``dataset``.
+    Both train in float64, dropout and augmentation as the experiment has them, on the training images of ``dataset``.
 
     Raises:
         ExperimentError: a command line failed; the message ends with its last words.
@@ -38,7 +38,7 @@ def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> 
         places = {"root": str(root / "images"), "cache_dir": str(root / "cache")}
         weights = root / "initial.safetensors"
         experiment = ExperimentSpec(
-            model=replace(without_dropout(experiment.model), init_from=str(weights)),
+            model=replace(experiment.model, init_from=str(weights)),
             data=replace(experiment.data, source="folder", train_images=None, **places),
             trainer=TrainerSpec(max_epochs=epochs, precision="64-true", logger=False, enable_progress_bar=False),
         )

@@ -90,6 +90,19 @@ class NetworkPlan:
     def trainable_parameters(self) -> int:
         return sum(layer.trainable_parameters for layer in self.layers)
 
+    def flattened_layers(self) -> dict[str, Shape]:
+        """The layers that see flattened pixels, up to the first dense one, and the (H, W, C) that were flattened."""
+        shape = self.input_shape
+        layers: dict[str, Shape] = {}
+        for planned in self.layers:
+            if len(planned.input_shape) == 1 and len(shape) == 3:
+                layers[planned.name] = shape
+                if isinstance(planned.layer, Dense):
+                    break
+            else:
+                shape = planned.output_shape
+        return layers
+
 
 def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels: int = 3) -> NetworkPlan:
     """Compute every layer's shapes for square images of ``image_size`` pixels.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_vgg.experiment.network_plan import CLASSIFIER, NetworkPlan, PlannedLayer
+from lightning_vgg.experiment.network_plan import CLASSIFIER, NetworkPlan, PlannedLayer, Shape
 from lightning_vgg.experiment.recipe import (
     Activation,
     AveragePool,
@@ -42,14 +42,18 @@ def build_network(plan: NetworkPlan, semantics: Semantics) -> nn.Sequential:
     Draws from torch's global generator. State dict keys are ``<planned layer's name>.weight`` and so on.
     """
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    flattened = plan.flattened_layers()
     for name, layers in plan.blocks.items():
         if "flatten" not in blocks and (name.startswith("head") or name == CLASSIFIER):
             blocks["flatten"] = nn.Flatten()
         if name == CLASSIFIER:
-            blocks[name] = _build_layer(layers[0], semantics)
+            blocks[name] = _build_layer(layers[0], semantics, None)
             continue
         blocks[name] = nn.Sequential(
-            OrderedDict((layer.name.removeprefix(f"{name}."), _build_layer(layer, semantics)) for layer in layers)
+            OrderedDict(
+                (layer.name.removeprefix(f"{name}."), _build_layer(layer, semantics, flattened.get(layer.name)))
+                for layer in layers
+            )
         )
     network = nn.Sequential(blocks)
     if semantics.initialization == "glorot_uniform":
@@ -74,7 +78,8 @@ def _initialize_like_keras(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _build_layer(planned: PlannedLayer, semantics: Semantics) -> nn.Module:
+def _build_layer(planned: PlannedLayer, semantics: Semantics, pixels: Shape | None) -> nn.Module:
+    """``pixels``: where its input is flattened pixels, their (H, W, C)."""
     channels = planned.input_shape[-1]
     match planned.layer:
         case Conv():
@@ -91,7 +96,7 @@ def _build_layer(planned: PlannedLayer, semantics: Semantics) -> nn.Module:
             return norm
         case Dropout(rate=rate):
             assert rate is not None  # the plan fills it in
-            return dropout.Dropout(rate)
+            return dropout.Dropout(rate, planned.name, pixels)
         case MaxPool(size=size, stride=stride):
             return nn.MaxPool2d(size, stride)
         case AveragePool(size=size, stride=stride):

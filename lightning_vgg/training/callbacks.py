@@ -66,7 +66,6 @@ class RunRecorder(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
-        self._set_generators(data.seed, trainer.global_rank, trainer.world_size)
         if trainer.is_global_zero:
             self.run.update_record(**describe_run(trainer))
         self.bad_step = torch.tensor(-1, device=pl_module.device)
@@ -83,30 +82,17 @@ class RunRecorder(Checkpoint):
         if hasattr(self, "signals"):
             self.signals.close()
 
-    def _set_generators(self, seed: int, rank: int, processes: int) -> None:
-        """Dropout's chance: as the checkpoint has it for this process, else by the seed and, where there are several
-        processes, by the rank: each drops out for itself."""
-        if rank < len(self.generators):
-            torch.set_rng_state(self.generators[rank]["cpu"])
-            torch.cuda.set_rng_state_all(self.generators[rank]["cuda"])
-        elif processes > 1:
-            torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
-
     def state_dict(self) -> PlainDict:
-        """Dropout's chance goes into the checkpoint, too, of all processes, which must all ask: a resumed run draws the
-        masks it would have drawn."""
         return {
             "best": self.best,
             "images_per_second": self.images_per_second,
             "epoch_seconds": time.perf_counter() - self.epoch_started,
-            "generators": of_all_processes({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}),
         }
 
     def load_state_dict(self, state_dict: PlainDict) -> None:
         self.best = state_dict["best"]
         self.images_per_second = state_dict["images_per_second"]
         self.epoch_seconds = state_dict["epoch_seconds"]
-        self.generators = state_dict["generators"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch_started = time.perf_counter()

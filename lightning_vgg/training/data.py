@@ -26,6 +26,7 @@ class TrainRows(NamedTuple):
     flip: Tensor
     shift: Tensor
     cutout: Tensor
+    mask_key: Tensor
 
 
 class EvalRows(NamedTuple):
@@ -55,7 +56,8 @@ class TrainLoader:
         # The place belongs to its epoch: one that was left early (trainer.limit_train_batches) does not shift the next.
         first = self.place["position"] % len(self) if self.place["epoch"] == epoch else 0
         draws = self.draw(epoch)
-        tensors = [torch.from_numpy(table) for table in (draws.index, draws.flip, draws.shift, draws.cutout)]
+        tables = (draws.index, draws.flip, draws.shift, draws.cutout, draws.mask_key)
+        tensors = [torch.from_numpy(table) for table in tables]
         for batch in range(first, len(self)):
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             self.place = {"epoch": epoch, "position": batch + 1}
@@ -100,8 +102,8 @@ class DeviceImages:
         """float (B, C, S, S), its channels last in memory, and labels int64 (B,)."""
         return self._normalized(self.images.index_select(0, rows.image)), self.labels[rows.image]
 
-    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor]:
-        """As :func:`lightning_vgg.images.batches.cut_batch`, bit for bit, as (B, C, S, S)."""
+    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As :func:`lightning_vgg.images.batches.cut_batch`, bit for bit, as (B, C, S, S); and the masks' keys (B,)."""
         size = self.size
         axis = torch.arange(size, device=rows.image.device)
         row = _reflect(axis - rows.shift[:, :1], size)
@@ -114,7 +116,7 @@ class DeviceImages:
             first = rows.cutout - cutout // 2
             inside = (axis >= first[..., None]) & (axis < first[..., None] + cutout)
             batch = batch.masked_fill(inside[:, 0, None, :, None] & inside[:, 1, None, None, :], 0)
-        return batch, self.labels[rows.image]
+        return batch, self.labels[rows.image], rows.mask_key
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         flat = pixels.view(-1, self.mean.numel()).to(self.mean.dtype).sub_(self.mean).mul_(self.scale)
@@ -137,9 +139,9 @@ class DeviceFeatures:
         """float (B, C, ...), its channels last in memory, and labels int64 (B,)."""
         return self._gather(rows.image)
 
-    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor]:
-        """The same; flips, shifts and cutouts of the images would come too late."""
-        return self._gather(rows.image)
+    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and the masks' keys; flips, shifts and cutouts of the images would come too late."""
+        return *self._gather(rows.image), rows.mask_key
 
     def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         batch = self.features.index_select(0, index.to(self.features.device)).to(index.device)

@@ -1,38 +1,82 @@
-"""Dropout that takes the bits of four mask values from one random number."""
+"""Dropout whose masks are a function of seed, epoch, image, layer and unit, the same in both frameworks."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-_VALUES = 2**16
+from lightning_vgg.experiment.draws import GOLDEN, MULTIPLIERS, SHIFTS, layer_key, lowest_kept
+from lightning_vgg.experiment.network_plan import Shape
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout``, faster on CPUs: torch draws a random number for each value; here one serves four.
+    """``nn.Dropout`` with the masks of :func:`lightning_vgg.experiment.draws.mask_bits`.
 
-    Each value is dropped by 16 random bits, so with a probability of ``p`` rounded to 1/65,536. Random bits come from
-    torch's global generator.
+    In a loop that does not say which images a batch holds (see :func:`set_mask_keys`) it is torch's own.
+
+    Args:
+        rate: share of the units that are dropped; all others are divided by ``1 - rate``.
+        layer: its name, by which the masks of layers differ.
+        pixels: where its input is flattened pixels, their (H, W, C): torch counts them as (C, H, W), the masks do not.
     """
+
+    def __init__(self, rate: float, layer: str, pixels: Shape | None = None) -> None:
+        super().__init__(rate)
+        self.pixels = pixels
+        self.layer_key = layer_key(layer)
+        self.mask_keys: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not self.p:
             return input
-        return drop(input, self.p)
+        if self.mask_keys is None:
+            return super().forward(input)
+        if self.pixels is None:
+            return input * kept(self.mask_keys, self.layer_key, self.p, input)
+        height, width, channels = self.pixels
+        images = input.view(-1, channels, height, width)
+        return input * kept(self.mask_keys, self.layer_key, self.p, images).flatten(1)
 
 
-def drop(input: Tensor, rate: float) -> Tensor:
-    """Values set to 0 at random, all others divided by ``1 - rate``."""
-    dropped = round(rate * _VALUES)
-    if input.device.type != "cpu" or dropped == _VALUES:
-        return F.dropout(input, rate)
-    dense = input if _is_dense(input) else input.contiguous()
-    random = torch.empty(-(-dense.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = (random[: dense.numel()] >= dropped - _VALUES // 2).to(dense.dtype).div_(1 - rate)
-    return dense * kept.as_strided(dense.shape, dense.stride())
+def set_mask_keys(network: nn.Module, keys: Tensor | None) -> None:
+    """From now on a network's dropout layers drop by the keys of a batch's images, int64 (B,); None: at random."""
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.mask_keys = keys
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether its values fill their memory, in whatever order."""
-    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+def kept(keys: Tensor, layer: int, rate: float, like: Tensor) -> Tensor:
+    """0 for units that are dropped, else ``1 / (1 - rate)``.
+
+    Args:
+        keys: of the images, int64 (B,).
+        layer: the layer's key.
+        rate: share that is dropped.
+        like: the layer's input (B, C, H, W) or (B, features), whose shape and dtype the mask has.
+    """
+    units = math.prod(like.shape[1:])
+    counter = torch.arange(-(-units // 4), device=keys.device) * _signed(GOLDEN)
+    bits = _mix(_mix(keys ^ layer)[:, None] + counter).view(torch.int16)[:, :units]
+    mask = (bits >= lowest_kept(rate)).to(like.dtype).mul_(1 / (1 - rate))
+    if like.ndim == 2:
+        return mask
+    _, channels, height, width = like.shape
+    return mask.view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _mix(numbers: Tensor) -> Tensor:
+    """SplitMix64's finalizer of each int64, in place: signed numbers wrap like unsigned ones."""
+    for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):
+        numbers = _xor_shifted(numbers, shift).mul_(_signed(multiplier))
+    return _xor_shifted(numbers, SHIFTS[-1])
+
+
+def _xor_shifted(numbers: Tensor, shift: int) -> Tensor:
+    # A signed shift to the right copies the sign, which the mask takes out again.
+    return numbers.bitwise_xor_((numbers >> shift).bitwise_and_(2 ** (64 - shift) - 1))
+
+
+def _signed(constant: int) -> int:
+    return constant - 2**64 if constant >= 2**63 else constant

@@ -19,6 +19,7 @@ from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.training.augmented_test import augmented_logits
 from lightning_vgg.training.blocks import build_network, pass_inputs_on
+from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.features import UseFeatures
 from lightning_vgg.training.lookahead import Lookahead
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
@@ -163,8 +164,9 @@ class VGGClassifier(LightningModule):
                 self.network, Path(self.spec.init_from).expanduser()
             )  # once more, for the digits that float32 cut off
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels, mask_keys = batch
+        set_mask_keys(self.network, mask_keys)
         logits = self(images)
         smoothing = self.spec.label_smoothing
         if self.trainer.world_size == 1:

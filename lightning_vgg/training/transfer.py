@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, freezing_line
+from lightning_vgg.experiment.draws import layer_key
 from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.dropout import Dropout
 from lightning_vgg.training.optim import ParameterGroup
 from lightning_vgg.training.weights import load_tensors
 from lightning_vgg.weights.pretrained import Pretrained
@@ -37,6 +39,9 @@ class Backbone(nn.Sequential):
             source = build_network(plan.source, plan.semantics)
         modules = [source.get_submodule(layer.name) for layer in plan.source.layers[: len(plan.layers)]]
         super().__init__(OrderedDict((layer.name, module) for layer, module in zip(plan.layers, modules, strict=True)))
+        for layer, module in zip(plan.layers, modules, strict=True):
+            if isinstance(module, Dropout):
+                module.layer_key = layer_key(layer.name)  # the head's layers have the source's names
         self.plan = plan
         self.fed = 0
         if pretrained.tensors is not None:

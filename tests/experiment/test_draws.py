@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from lightning_vgg.experiment.draws import Draws, draw_epoch
+from lightning_vgg.experiment.draws import (
+    GOLDEN,
+    MULTIPLIERS,
+    SHIFTS,
+    Draws,
+    draw_epoch,
+    layer_key,
+    lowest_kept,
+    mask_bits,
+    mask_keys,
+)
 from lightning_vgg.experiment.specs import AugmentationSpec
 
 FULL = AugmentationSpec(flip=True, shift=4, cutout=8)
-TABLES = ("index", "flip", "shift", "cutout")
+TABLES = ("index", "flip", "shift", "cutout", "mask_key")
 
 
 def equal_tables(first: Draws, second: Draws) -> set[str]:
@@ -106,3 +119,77 @@ def test_golden_numbers() -> None:
     assert draws.flip.tolist() == [False, True, False, False, True, False, True, True]
     assert draws.shift.tolist() == [[4, 1], [4, -2], [-4, -3], [-4, -2], [-3, -1], [1, 0], [0, -1], [1, -1]]
     assert draws.cutout.tolist() == [[27, 6], [15, 21], [13, 25], [6, 22], [5, 5], [3, 0], [6, 4], [4, 14]]
+
+
+# --- dropout masks ----------------------------------------------------------------------------------------------------
+
+UNITS = 1000
+IMAGES = 1000
+BITS = mask_bits(mask_keys(0, 0, np.arange(IMAGES)), layer_key("block1.dropout1"), UNITS)
+
+
+def splitmix64(state: int, count: int) -> list[int]:
+    """As Steele, Lea and Flood wrote it, in whole numbers."""
+    numbers = []
+    for _ in range(count):
+        state = (state + GOLDEN) % 2**64
+        number = state
+        for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):
+            number = (number ^ (number >> shift)) * multiplier % 2**64
+        numbers.append(number ^ (number >> SHIFTS[-1]))
+    return numbers
+
+
+def test_the_hash_is_splitmix64() -> None:
+    # As Rosetta Code prints them for this seed.
+    assert splitmix64(1234567, 3) == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    key, layer = int(mask_keys(5, 2, np.array([7]))[0]), layer_key("head1.dropout1")
+    (start,) = splitmix64(((key ^ layer) - GOLDEN) % 2**64, 1)
+    expected = np.array(splitmix64((start - GOLDEN) % 2**64, 3), np.uint64)
+    assert_array_equal(mask_bits(np.array([key]), layer, 10)[0], expected.view(np.int16)[:10])
+
+
+def test_golden_masks() -> None:
+    """Printed once: other numbers would train other networks from the same seed."""
+    keys = mask_keys(seed=3, epoch=2, images=np.array([0, 1]))
+    assert mask_bits(keys, layer_key("block1.dropout1"), 6).tolist() == [
+        [-17905, -32371, 31402, 8689, -10222, 23925],
+        [6710, -2435, -29631, -13588, 24476, 12962],
+    ]
+
+
+def test_a_mask_belongs_to_its_image_wherever_it_stands() -> None:
+    images = np.array([4, 90, 4])
+    bits = mask_bits(mask_keys(0, 0, images), layer_key("block1.dropout1"), UNITS)
+    assert_array_equal(bits, BITS[images])
+    assert_array_equal(mask_bits(mask_keys(0, 0, images), layer_key("block1.dropout1"), 13), bits[:, :13])
+    draws = draw_epoch(9, 4, 30, 32, FULL)
+    assert_array_equal(draws.mask_key, mask_keys(9, 4, draws.index))
+
+
+def test_the_bits_are_uniform() -> None:
+    """Chi-square of a million 16-bit numbers in 256 bins by their upper and by their lower halves."""
+    for part in (BITS >> 8, BITS & 0xFF):
+        _, counts = np.unique(part, return_counts=True)
+        assert len(counts) == 256
+        assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9])
+def test_dropped_units_have_their_share_and_know_nothing_of_each_other(rate: float) -> None:
+    def dropped(seed: int = 0, epoch: int = 0, first: int = 0, layer: str = "block1.dropout1") -> np.ndarray:
+        keys = mask_keys(seed, epoch, np.arange(first, first + IMAGES))
+        return (mask_bits(keys, layer_key(layer), UNITS) < lowest_kept(rate)) - rate
+
+    flat, variance = dropped().ravel(), rate * (1 - rate)
+    assert abs(flat.mean()) < 4.5 * math.sqrt(variance / flat.size)
+    # Units from one number, and those further away; the same unit of other images, epochs, seeds and layers.
+    others = [np.roll(flat, shift) for shift in (1, 2, 3, 4, 8, 32, UNITS, 7 * UNITS)]
+    others += [dropped(epoch=1), dropped(seed=1), dropped(first=IMAGES), dropped(layer="block2.dropout1")]
+    for other in others:
+        assert abs((flat * other.ravel()).mean()) < 4.5 * variance / math.sqrt(flat.size)
+
+
+def test_rates_at_the_ends() -> None:
+    assert (lowest_kept(0.0), lowest_kept(0.5), lowest_kept(1 - 1e-9)) == (-(2**15), 0, 2**15 - 1)
+    assert isinstance(lowest_kept(0.25), int)

@@ -23,6 +23,7 @@ from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from keras_reference import cli
 from keras_reference.command_line import read_command
+from keras_reference.splitmix64 import as_words
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
@@ -403,11 +404,12 @@ def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None
         """Keeps what it is trained on."""
 
         def train_step(self, data: Any) -> dict[str, Any]:
-            seen.append([np.array(values) for values in data])
+            (images, mask_keys), labels = data
+            seen.append([np.array(values) for values in (images, mask_keys, labels)])
             return {"loss": keras.ops.zeros(())}
 
-        def call(self, images: Any) -> Any:
-            return images
+        def call(self, inputs: Any) -> Any:
+            return inputs[0]
 
     seen: list[list[np.ndarray]] = []
     generator = np.random.default_rng(0)
@@ -419,10 +421,12 @@ def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None
     recorder = Recorder()
     recorder.compile(optimizer="sgd", run_eagerly=True)
     recorder.fit(batches, epochs=3, shuffle=False, verbose=0, callbacks=[NextEpoch(batches)])
-    assert [len(labels) for _, labels in seen] == [4, 4, 2] * 3
+    assert [len(labels) for _, _, labels in seen] == [4, 4, 2] * 3
     for epoch in range(3):
         draws = draw_epoch(5, epoch, 10, 8, spec.augmentation)
-        images, labels = (np.concatenate(parts) for parts in zip(*seen[3 * epoch : 3 * epoch + 3], strict=True))
+        of_epoch = zip(*seen[3 * epoch : 3 * epoch + 3], strict=True)
+        images, mask_keys, labels = (np.concatenate(parts) for parts in of_epoch)
+        np.testing.assert_array_equal(mask_keys, as_words(draws.mask_key), strict=True)
         np.testing.assert_array_equal(labels, part.labels[draws.index])
         np.testing.assert_array_equal(images, cut_batch(part.images, draws, 3, preprocess), strict=True)
     evaluation = EvaluationBatches(part, spec, preprocess)

@@ -80,11 +80,12 @@ def test_cutting_in_numpy_and_in_torch(
 
     labels = np.arange(len(images))[::-1].copy()
     on_device = DeviceImages(Split(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
-    rows = TrainRows(*map(torch.from_numpy, (draws.index, draws.flip, draws.shift, draws.cutout)))
-    batch, batch_labels = on_device.training_batch(rows, cutout)
+    rows = TrainRows(*map(torch.from_numpy, tables(draws)))
+    batch, batch_labels, mask_keys = on_device.training_batch(rows, cutout)
     assert batch.dtype == torch_type
     assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), expected)
     assert_array_equal(batch_labels.numpy(), labels[draws.index])
+    assert_array_equal(mask_keys.numpy(), draws.mask_key)
 
 
 @pytest.mark.parametrize(("numpy_type", "torch_type"), DTYPES, ids=["float32", "float64"])
@@ -110,7 +111,7 @@ def test_the_training_images_are_not_changed() -> None:
     draws = draw_epoch(0, 0, 5, 6, augmentation)
     cut_batch(images, draws, 3, lambda pixels: normalize(pixels, NORMALIZATION, np.float32))
     on_device = DeviceImages(Split(images, np.arange(5)), NORMALIZATION, torch.device("cpu"), torch.float32)
-    rows = TrainRows(*map(torch.from_numpy, (draws.index, draws.flip, draws.shift, draws.cutout)))
+    rows = TrainRows(*map(torch.from_numpy, tables(draws)))
     on_device.training_batch(rows, 3)
     assert_array_equal(images, before)
 
@@ -121,7 +122,7 @@ def test_by_hand() -> None:
     plain = Normalization((0.0,) * 3, (1.0,) * 3)
 
     def seen(flip: bool, right: int, cutout: int = 0) -> list[float]:
-        draws = Draws(np.array([0]), np.array([flip]), np.array([[0, right]]), np.array([[1, 2]]))
+        draws = Draws(np.array([0]), np.array([flip]), np.array([[0, right]]), np.array([[1, 2]]), np.array([0]))
         batch = cut_batch(images, draws, cutout, lambda pixels: normalize(pixels, plain, np.float64))
         return batch[0, 1, :, 0].tolist()
 
@@ -180,6 +181,10 @@ def train_loader(count: int, batch_size: int, epoch: Callable[[], int], share: s
     return TrainLoader(count, batch_size, lambda now: draw_epoch(7, now, count, 32, AUGMENTATION), epoch, share)
 
 
+def tables(draws: Draws) -> tuple[np.ndarray, ...]:
+    return draws.index, draws.flip, draws.shift, draws.cutout, draws.mask_key
+
+
 def as_lists(batches: list[TrainRows]) -> list[list[object]]:
     return [[table.tolist() for table in rows] for rows in batches]
 
@@ -197,11 +202,7 @@ def test_an_epoch_is_the_table_in_order(count: int, batch_size: int) -> None:
         assert len(batches) == len(loader) == math.ceil(count / batch_size)
         assert {len(rows.image) for rows in batches[:-1]} <= {batch_size}
         draws = draw_epoch(7, epoch.now, count, 32, AUGMENTATION)
-        for table, expected in zip(
-            TrainRows(*map(torch.cat, zip(*batches, strict=True))),
-            (draws.index, draws.flip, draws.shift, draws.cutout),
-            strict=True,
-        ):
+        for table, expected in zip(TrainRows(*map(torch.cat, zip(*batches, strict=True))), tables(draws), strict=True):
             assert_array_equal(table.numpy(), expected)
 
 

@@ -17,7 +17,6 @@ from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.semantics import KERAS, TORCH, Semantics
 from lightning_vgg.experiment.specs import NetworkSpec
 from lightning_vgg.training.blocks import ActivatedConv, BiasedBatchNorm, build_network
-from lightning_vgg.training.dropout import Dropout, drop
 
 
 @pytest.fixture(autouse=True)
@@ -130,50 +129,6 @@ def test_frozen_statistics_of_a_copy_stay_apart() -> None:
     assert torch.equal(second.get_submodule("block1.batch_norm1").running_mean, torch.zeros(2))  # type: ignore[arg-type]
 
 
-# --- dropout ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate: float, dtype: torch.dtype) -> None:
-    output = drop(torch.ones(1000, 1000, dtype=dtype), rate)
-    assert output.dtype == dtype
-    kept = output != 0
-    assert torch.equal(output, kept.to(dtype).div_(1 - rate))
-    share = kept.double().mean().item()
-    assert abs(share - (1 - rate)) < 4.5 * math.sqrt(rate * (1 - rate) / 1e6)
-    # Values that come from one random number, and those further away, know nothing of each other.
-    flat = kept.flatten().double() - share
-    for distance in (1, 2, 3, 4, 1000):
-        correlation = (flat[:-distance] * flat[distance:]).mean().item() / (rate * (1 - rate))
-        assert abs(correlation) < 4.5 / math.sqrt(1e6)
-
-
-@pytest.mark.parametrize("shape", [(3,), (5, 7), (2, 3, 5, 7)])
-def test_dropout_in_any_layout_passes_its_mask_on_to_the_gradient(shape: tuple[int, ...]) -> None:
-    layouts = [torch.ones(shape), torch.ones((*shape[:-1], 2 * shape[-1]))[..., ::2]]
-    if len(shape) == 4:
-        layouts.append(torch.ones(shape).contiguous(memory_format=torch.channels_last))
-    for values in layouts:
-        inputs = values.requires_grad_()
-        output = drop(inputs, 0.5)
-        output.sum().backward()
-        assert inputs.grad is not None and torch.equal(inputs.grad, output.detach())
-        assert set(output.unique().tolist()) <= {0.0, 2.0}
-    assert torch.equal(drop(torch.ones(3), 0.9999999), torch.zeros(3))
-
-
-def test_dropout_repeats_with_the_generator_and_does_nothing_in_evaluation() -> None:
-    layer, ones = Dropout(0.5), torch.ones(100)
-    outputs = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        outputs.append(layer(ones))
-    assert torch.equal(*outputs) and not torch.equal(layer(ones), outputs[0])
-    assert layer.eval()(ones) is ones
-    assert Dropout(0.0)(ones) is ones
-
-
 # --- padding ----------------------------------------------------------------------------------------------------------
 
 
@@ -257,7 +212,7 @@ def test_torch_semantics_are_torchs_own_defaults() -> None:
         nn.BatchNorm2d(4),
         nn.Conv2d(4, 4, 3, stride=2, padding=1),
         nn.MaxPool2d(2),
-        Dropout(0.25),
+        nn.Dropout(0.25),
         nn.Flatten(),
         nn.Linear(16, 6),
         nn.ReLU(),
