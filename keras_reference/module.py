@@ -16,6 +16,7 @@ from keras_reference.features import kept_features
 from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
 from keras_reference.pretrained import load_pretrained
 from keras_reference.transfer import Network, count_parameters, parameter_groups
+from keras_reference.weight_trace import TraceWeights
 from keras_reference.weights import load_network
 from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.common.plain import PlainDict
@@ -23,6 +24,7 @@ from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
 from lightning_vgg.experiment.settings import config_text, plain_settings
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec
 from lightning_vgg.images.dataset import load_dataset, refuse_other_images
+from lightning_vgg.runs import weight_trace
 from lightning_vgg.runs.folder import RunFolder, Watch
 from lightning_vgg.runs.tracking import wandb_arguments
 from lightning_vgg.weights.feature_store import say_features_are_not_kept
@@ -81,7 +83,8 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
     echo = None if bar or watch is not None else trainer.max_epochs
     recorder = RunRecorder(run, rates, len(dataset.train.labels), echo)
     # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
-    callbacks = [NextEpoch(batches), RefuseBadLoss(run, steps), recorder, keeper, *curves]
+    trace = [TraceWeights(run, network, done * steps)] if weight_trace.is_wanted() else []
+    callbacks = [NextEpoch(batches), RefuseBadLoss(run, steps), *trace, recorder, keeper, *curves]
     if watch is not None:
         callbacks.append(StopWhere(watch))
     for first, end, frozen in training.stages:

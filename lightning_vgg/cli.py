@@ -18,6 +18,7 @@ PROGRAM = Program(
         "features": (f"{_ROOM}.features", "write the backbone's features of all images"),
         "export": (f"{_ROOM}.export", "write a run's weights as a file that both frameworks can start from"),
         "compare": (f"{_ROOM}.compare", "train arms over several seeds, and report how they compare"),
+        "twin": (f"{_ROOM}.twin", "train once in both frameworks in float64: is it the same training?"),
         "report": (f"{_ROOM}.report", "report how runs compare: verdicts, curves, speed, in one HTML file"),
         "dashboard": (f"{_ROOM}.dashboard", "build the W&B project's workspace and report"),
         "tune": (f"{_ROOM}.tune", "search for the best settings of an experiment with Optuna"),

@@ -47,6 +47,10 @@ class CompareSpec:
         margin: difference of test accuracy, as a fraction, up to which arms count as equivalent; fixed beforehand.
         ladder: whether the parity ladder is measured, too.
         ablation: whether the effect of each default is measured, too.
+        twin: whether the experiment is trained by both frameworks in float64, too, where an arm is Keras's: are they
+            the same training?
+        twin_images: training images of the twin, at most as many as the experiment has.
+        twin_epochs: its epochs, likewise.
     """
 
     arms: dict[str, ArmSpec] = field(default_factory=default_arms)
@@ -55,6 +59,9 @@ class CompareSpec:
     margin: float = 0.01
     ladder: bool = True
     ablation: bool = True
+    twin: bool = True
+    twin_images: int = 2000
+    twin_epochs: int = 2
 
     def __post_init__(self) -> None:
         for name, arm in self.arms.items():
@@ -72,5 +79,7 @@ class CompareSpec:
             )
         if self.seeds < 1:
             raise ExperimentError(f"compare.seeds must be at least 1, not {self.seeds}")
+        if min(self.twin_images, self.twin_epochs) < 1:
+            raise ExperimentError("compare.twin_images and compare.twin_epochs must be at least 1")
         if not 0 < self.margin < 1:
             raise ExperimentError(f"compare.margin is a fraction such as 0.01, for one point, not {self.margin}")

@@ -7,14 +7,21 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
 import psutil
+from filelock import Timeout
 
+from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.locks import file_lock
+
+PROGRAMS = {"lightning": "lightning-vgg", "keras": "keras-reference"}
 _LOOK_EVERY = 0.2
 """Seconds."""
 _GRACE = 30.0
@@ -38,6 +45,11 @@ class Job:
     log: Path
     made: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def program(framework: str) -> str:
+    """The command line of a framework."""
+    return str(Path(sys.executable).parent / PROGRAMS[framework])
 
 
 class Watcher(Protocol):
@@ -123,3 +135,48 @@ def last_words(log: Path, status: int) -> str:
     message = re.search(r"^[\w-]+: error: (.*)", text, re.MULTILINE | re.DOTALL)
     words = message[1] if message else text.rpartition("\n")[2]
     return f"{ending}: {words}" if words else f"{ending}, without any output"
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt with the signal's number."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind either
+    raise KeyboardInterrupt(number)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Hold the folder for this process; yields the descriptor of a second lock, for its jobs to inherit.
+
+    A command that is killed cannot stop its jobs. They continue in their run folders and keep that lock, so a repeated
+    command waits for them, and finds their results. On Windows, where no lock is inherited, they
+    have to be ended by hand.
+
+    Raises:
+        ExperimentError: another process holds it.
+    """
+    descriptors: list[int] = []
+    of_jobs = file_lock(folder / ".jobs", on_acquired=descriptors.append)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(file_lock(folder / ".lock", timeout=0))
+        except Timeout:
+            raise ExperimentError(
+                f"another process is working on {folder}: wait for it, or give another --name"
+            ) from None
+        try:
+            held.enter_context(of_jobs.acquire(timeout=0))
+        except Timeout:
+            print("waiting for the trainings that a killed attempt left running", flush=True)
+            held.enter_context(of_jobs)
+        yield descriptors[0]

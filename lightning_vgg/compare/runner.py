@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-
-from filelock import Timeout
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.common.locks import file_lock
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.initial_weights import initial_weights
-from lightning_vgg.compare.jobs import Job, run_jobs
+from lightning_vgg.compare.jobs import PROGRAMS, Job, alone, interruptible, program, run_jobs
 from lightning_vgg.compare.plan import (
     Arm,
     ComparisonPlan,
@@ -29,13 +22,13 @@ from lightning_vgg.compare.plan import (
     read_plan,
     write_beginning,
 )
+from lightning_vgg.compare.twin import Twin, plan_twin, prepare
 from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.images.dataset import load_dataset
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
 
-PROGRAMS = {"lightning": "lightning-vgg", "keras": "keras-reference"}
 MEASURED = {"parity": (), "ablation": ("--ablate",)}
 """What is measured beside the runs -> flags of ``lightning-vgg parity``."""
 
@@ -59,23 +52,6 @@ def compare(plan: ComparisonPlan) -> tuple[Path, bool]:
         return publish(plan), complete
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt with the signal's number."""
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind either
-    raise KeyboardInterrupt(number)
-
-
 @dataclass(frozen=True)
 class ArmRun:
     """One training of a comparison: an arm with one seed."""
@@ -96,49 +72,52 @@ def carry_out(plan: ComparisonPlan) -> bool:
     classes = {arm.name: len(load_dataset(arm.experiment.data).class_names) for arm in plan.arms}
     with alone(plan.folder) as held:
         weights = initial_weights(plan, classes)
+        twin = twin_of(plan)
         write_beginning(plan)
         write_settings(plan)
         members = {
             member.job.name: member
             for member in (training(plan, arm, seed, weights[arm.name, seed]) for arm, seed in plan.members())
         }
-        jobs = [*measurements(plan), *(member.job for member in members.values())]  # the longest first
+        runs = {name: (member.run, member.arm.experiment.trainer.max_epochs) for name, member in members.items()}
+        jobs = list(measurements(plan))  # the longest first
+        if twin is not None:
+            for job, run in twin.jobs(share_of_machine(plan.jobs)):
+                jobs.append(job)
+                runs[job.name] = run, twin.experiment.trainer.max_epochs
+        jobs += [member.job for member in members.values()]
         todo = [job for job in jobs if not job.made()]
         for job in todo:
             if job.name in members:  # half a run that was stopped, or failed; its log stays until the next attempt
                 shutil.rmtree(members[job.name].run.path, ignore_errors=True)
-        runs = {name: (member.run, member.arm.experiment.trainer.max_epochs) for name, member in members.items()}
         with Display(len(jobs), len(jobs) - len(todo), runs) as display:
-            run_jobs(todo, plan.jobs, Keeper(plan, members, display), held)
+            run_jobs(todo, plan.jobs, Keeper(plan, members, twin, display), held)
         return all(job.made() for job in jobs)
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Hold the folder for this process; yields the descriptor of a second lock, for its jobs to inherit.
-
-    A command that is killed cannot stop its jobs. They continue in their run folders and keep that lock, so a repeated
-    command waits for them, and finds their results. On Windows, where no lock is inherited, they
-    have to be ended by hand.
-
-    Raises:
-        ExperimentError: another process holds it.
-    """
-    descriptors: list[int] = []
-    of_jobs = file_lock(folder / ".jobs", on_acquired=descriptors.append)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(file_lock(folder / ".lock", timeout=0))
-        except Timeout:
-            raise ExperimentError(
-                f"another process is working on {folder}: wait for it, or give another --name"
-            ) from None
-        try:
-            held.enter_context(of_jobs.acquire(timeout=0))
-        except Timeout:
-            print("waiting for the trainings that a killed attempt left running", flush=True)
-            held.enter_context(of_jobs)
-        yield descriptors[0]
+def twin_of(plan: ComparisonPlan) -> Twin | None:
+    """The experiment, with Keras's defaults, as a twin of a few images and epochs; none where no arm is Keras's."""
+    spec, experiment = plan.compare, plan.experiment
+    if not spec.twin or not any(arm.spec.framework == "keras" for arm in plan.arms):
+        return None
+    folder = plan.folder / "twin"
+    dataset = load_dataset(experiment.data)
+    images = min(spec.twin_images, len(dataset.train.labels) + len(dataset.val.labels))
+    epochs = min(spec.twin_epochs, experiment.trainer.max_epochs)
+    experiment = replace(
+        experiment,
+        data=replace(experiment.data, train_images=images),
+        trainer=replace(experiment.trainer, max_epochs=epochs),
+        model=replace(experiment.model, semantics="keras", semantics_except=[]),
+    )
+    names = {framework: f"{plan.folder.name}_twin-{framework}" for framework in PROGRAMS}
+    runs = {framework: RunFolder(plan.folder.with_name(name)) for framework, name in names.items()}
+    try:
+        twin = plan_twin(experiment, folder, runs)
+        prepare(twin, len(dataset.class_names))
+    except ExperimentError as error:
+        raise ExperimentError(f"compare.twin: {error}") from None
+    return twin
 
 
 def write_settings(plan: ComparisonPlan) -> None:
@@ -151,9 +130,8 @@ def write_settings(plan: ComparisonPlan) -> None:
 
 def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> ArmRun:
     run = plan.run(arm, seed)
-    program = Path(sys.executable).parent / PROGRAMS[arm.spec.framework]
     command = (
-        program,
+        program(arm.spec.framework),
         "fit",
         "-c",
         plan.folder / "arms" / f"{arm.name}.yaml",
@@ -177,14 +155,13 @@ def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> ArmRun:
 def measurements(plan: ComparisonPlan) -> Iterator[Job]:
     """The parity ladder and the ablation of the experiment, with the defaults of Keras."""
     wanted = {"parity": plan.compare.ladder, "ablation": plan.compare.ablation}
-    program = Path(sys.executable).parent / "lightning-vgg"
     for name, flags in MEASURED.items():
         if wanted[name]:
             made = plan.folder / f"{name}.json"
             yield Job(
                 name=name,
                 command=(
-                    str(program),
+                    program("lightning"),
                     "parity",
                     *flags,
                     "-c",
@@ -205,9 +182,12 @@ def measurements(plan: ComparisonPlan) -> Iterator[Job]:
 class Keeper:
     """Keeps comparison.json up to date while jobs run, and shows them."""
 
-    def __init__(self, plan: ComparisonPlan, members: Mapping[str, ArmRun], display: Display) -> None:
+    def __init__(
+        self, plan: ComparisonPlan, members: Mapping[str, ArmRun], twin: Twin | None, display: Display
+    ) -> None:
         self.plan = plan
         self.members = members
+        self.twin = twin
         self.display = display
         self.failures: list[PlainDict] = []
         self.write()
@@ -235,6 +215,8 @@ class Keeper:
         for member in self.members.values():
             if member.job.made():
                 arms[member.arm.name][str(member.seed)] = os.path.relpath(member.run.path, self.plan.folder)
+        if self.twin is not None and not self.twin.answer.exists():
+            self.twin.conclude()
         measured = {name: f"{name}.json" for name in MEASURED if (self.plan.folder / f"{name}.json").exists()}
         record = {
             "experiment": self.plan.experiment.experiment,
@@ -243,6 +225,7 @@ class Keeper:
             "arms": {name: runs for name, runs in arms.items() if runs},
             "failed": self.failures,
             **{name: measured.get(name) for name in MEASURED},
+            "twin": "twin/twin.json" if (self.plan.folder / "twin" / "twin.json").exists() else None,
         }
         with atomic_write(self.plan.folder / "comparison.json") as file:
             file.write(json.dumps(record, indent=2).encode() + b"\n")

@@ -5,6 +5,7 @@ Both frameworks build from this plan, so they cannot disagree about what the rec
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -89,6 +90,19 @@ class NetworkPlan:
     @property
     def trainable_parameters(self) -> int:
         return sum(layer.trainable_parameters for layer in self.layers)
+
+    def idle_biases(self) -> set[str]:
+        """The biases that a batch norm cancels entirely: their true gradient is 0, and Adam amplifies its rounding."""
+        idle = set()
+        for number, layer in enumerate(self.layers):
+            linear = isinstance(layer.layer, BatchNorm) or getattr(layer.layer, "activation", "") == "linear"
+            following = itertools.dropwhile(
+                lambda planned: isinstance(planned.layer, MaxPool | AveragePool | GlobalAveragePool),
+                self.layers[number + 1 :],
+            )
+            if linear and any(isinstance(planned.layer, BatchNorm) for planned in itertools.islice(following, 1)):
+                idle.add(f"{layer.name}.bias")
+        return idle
 
     def flattened_layers(self) -> dict[str, Shape]:
         """The layers that see flattened pixels, up to the first dense one, and the (H, W, C) that were flattened."""

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.svg import PAINT, chart
-from lightning_vgg.report.words import percent, points
+from lightning_vgg.report.words import percent, points, power_of_ten
 
 DASHES = ((), (7, 3), (2, 2.5), (9, 3, 2, 3), (4, 2), (1, 3))
 """Of the arms' lines in turn; the reference's is solid, and lies below the others."""
@@ -93,6 +93,23 @@ def curve_panel(
     axes.set_xlabel("epoch", loc="right")
     last = max(row["epoch"] for rows in curves.values() for row in rows)
     return f"{title} over {last} epoch{'s' if last > 1 else ''}; means of the last epoch: {', '.join(ends)}"
+
+
+@chart
+def twin_distances(figure: Figure, twin: PlainDict) -> str:
+    """How far apart the twins' weights are after each step, on logarithmic axes."""
+    axes = _axes(figure, 220)
+    steps, distances = np.array(twin["distances"]).T
+    axes.plot(steps, np.maximum(distances, 1e-17), color=PAINT["arm-1"])
+    axes.axhline(2.0**-53, color=PAINT["muted"], linewidth=1, linestyle=(0, (2, 3)))
+    axes.annotate("rounding of one number", (1, 2.0**-53), (2, 3), textcoords="offset points", fontsize=10)
+    axes.set(xscale="log", yscale="log", ylim=(1e-17, max(1e-8, 2 * distances.max())))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter(lambda tick, _: power_of_ten(tick).replace("1.0", "1"))
+    axes.minorticks_off()
+    figure.suptitle("Distance of the weights", x=0, ha="left")
+    axes.set_xlabel("step", loc="right")
+    return f"Distance of the twins' weights over {int(steps[-1])} steps; at the end {distances[-1]:.1e}"
 
 
 @chart

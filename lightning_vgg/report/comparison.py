@@ -56,6 +56,7 @@ class Comparison:
         arms: name -> seed -> finished run, in the order of display.
         failed: the runs without results.
         parity, ablation: what ``lightning-vgg parity`` and ``parity --ablate`` wrote by --json.
+        twin: what ``lightning-vgg twin`` wrote.
     """
 
     experiment: str
@@ -65,6 +66,7 @@ class Comparison:
     failed: list[FailedRun]
     parity: Path | None
     ablation: Path | None
+    twin: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
@@ -103,6 +105,7 @@ def read_comparison(path: Path) -> Comparison:
                 else:
                     arms.setdefault(arm, {})[int(seed)] = run
         parity, ablation = (folder / record[key] if record[key] else None for key in ("parity", "ablation"))
+        twin = folder / record["twin"] if record.get("twin") else None  # there were comparisons without
         experiment, margin, reference = (record[key] for key in ("experiment", "margin", "reference"))
     except OSError as error:
         raise ExperimentError(f"{path}: {error.strerror}") from None
@@ -110,7 +113,7 @@ def read_comparison(path: Path) -> Comparison:
         raise ExperimentError(
             f"{path} is damaged ({error!r}): run the comparison again, which keeps finished runs"
         ) from None
-    return Comparison(experiment, margin, reference, arms, failed, parity, ablation)
+    return Comparison(experiment, margin, reference, arms, failed, parity, ablation, twin)
 
 
 def gather_runs(runs: Sequence[RunFolder], margin: float) -> Comparison:

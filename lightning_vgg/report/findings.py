@@ -68,7 +68,9 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
     """
     arms = read_results(comparison)
     first = next(iter(arms[comparison.reference].values()))
-    found = list(verdicts(comparison, arms))
+    # A twin needs no statistics, and one seed would give none.
+    twin_alone = comparison.twin is not None and sum(map(len, arms.values())) == len(arms)
+    found = [] if twin_alone else list(verdicts(comparison, arms))
     return {
         "experiment": comparison.experiment,
         "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
@@ -91,10 +93,15 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
         "curves": {name: curves(members.values()) for name, members in arms.items()},
         "files": {
             name: path and os.path.relpath(path, folder)
-            for name, path in (("parity", comparison.parity), ("ablation", comparison.ablation))
+            for name, path in (
+                ("parity", comparison.parity),
+                ("ablation", comparison.ablation),
+                ("twin", comparison.twin),
+            )
         },
         "parity": read_json(comparison.parity, "rungs"),
         "ablation": read_json(comparison.ablation, "ablation"),
+        "twin": read_json(comparison.twin),
         "per_class": {name: per_class(members.values()) for name, members in arms.items()},
         "confusion": {name: sum_confusion(members.values()).tolist() for name, members in arms.items()},
         "calibration": {name: calibration(members.values()) for name, members in arms.items()},
@@ -202,8 +209,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
 
 
-def read_json(path: Path | None, key: str) -> Any:
-    """What is under the key of a JSON file; infinities become None. None where there is no file.
+def read_json(path: Path | None, key: str | None = None) -> Any:
+    """What a JSON file holds, under the key where one is given; infinities become None. None where there is no file.
 
     Raises:
         ExperimentError: the file is missing or damaged.
@@ -211,9 +218,10 @@ def read_json(path: Path | None, key: str) -> Any:
     if path is None:
         return None
     try:
-        return json.loads(path.read_text(), parse_constant=lambda constant: None)[key]
+        found = json.loads(path.read_text(), parse_constant=lambda constant: None)
+        return found if key is None else found[key]
     except (OSError, ValueError, KeyError) as error:
-        raise ExperimentError(f"{path} is damaged ({error!r}): write it again by lightning-vgg parity --json") from None
+        raise ExperimentError(f"{path} is damaged ({error!r}): repeat the command that wrote it") from None
 
 
 def per_class(results: Iterable[Result]) -> list[dict[str, float] | None]:

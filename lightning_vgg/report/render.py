@@ -12,6 +12,7 @@ from lightning_vgg.report import charts, words
 
 SECTIONS = {
     "verdict": "Verdict",
+    "twin": "The same training?",
     "curves": "Curves",
     "parity": "Parity ladder",
     "ablation": "Defaults, one at a time",

@@ -84,10 +84,13 @@ def listing(words: list[str]) -> str:
 def headline(findings: PlainDict) -> str:
     """The whole comparison in a sentence or two."""
     verdicts, reference = findings["verdicts"], findings["reference"]
+    twin = twin_headline(findings["twin"]) if findings["twin"] else ""
+    if not verdicts and twin:
+        return twin
     if not verdicts:
         return f"There is only one arm, {reference}, and nothing to compare it with."
     same = f"the test accuracy of {reference} to within {margin_points(findings['margin'])}"
-    sentences = []
+    sentences = [twin] if twin else []
     for kind in ("equivalent", "different", "undecided"):
         arms = [
             f"{verdict['arm']} ({points(verdict['difference'])} points)"
@@ -168,6 +171,38 @@ def _needed(seeds: int | None) -> str:
 
 def _count(seeds: int) -> str:
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def twin_headline(twin: PlainDict) -> str:
+    """Is it the same training?"""
+    images = f"{twin['images']:,} test images"
+    if twin["identical"]:
+        return f"The same training: both frameworks make the same prediction for every one of {images}."
+    return f"Not the same training: the frameworks predict differently for {_differing(twin):,} of {images}."
+
+
+def _differing(twin: PlainDict) -> int:
+    return int(twin["images"] - twin["same_predictions"])
+
+
+def twin_lines(twin: PlainDict) -> list[str]:
+    """The answer, and what it rests on."""
+    losses = " and ".join(f"{name.partition('_')[0]}" for name in twin["losses"])
+    weights, parted = twin["weights"], twin["parted"]
+    lines = [
+        twin_headline(twin),
+        f"Trained in float64 for {twin['epochs']:,} epoch{'s' if twin['epochs'] > 1 else ''}, {twin['steps']:,} steps, "
+        f"from the same weights, with the same batches and dropout masks. The {losses} losses after an epoch differ by "
+        f"at most {power_of_ten(max(twin['losses'].values()))} of their size; of the last weights, "
+        f"{weights['tensor']} differs most, by {power_of_ten(weights['distance'])} of its largest value.",
+    ]
+    if parted:
+        lines.append(
+            f"They part in step {parted['step']:,}, where {parted['tensor']} differs by "
+            f"{power_of_ten(parted['distance'])}: far more than rounding. lightning-vgg parity --locate names a layer "
+            "that computes something else."
+        )
+    return lines
 
 
 def ladder_summary(rungs: list[PlainDict]) -> str:

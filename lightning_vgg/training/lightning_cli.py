@@ -27,6 +27,7 @@ from lightning_vgg.experiment.parsing import ExplainsErrors, add_experiment_argu
 from lightning_vgg.experiment.settings import config_text, plain_settings, refuse_changes
 from lightning_vgg.experiment.specs import TrainerSpec
 from lightning_vgg.images.dataset import refuse_other_images
+from lightning_vgg.runs import weight_trace
 from lightning_vgg.runs.folder import RunFolder, test_lines
 from lightning_vgg.runs.machine import keep_freed_memory
 from lightning_vgg.runs.tracking import end_wandb_run, speed_summary, wandb_arguments
@@ -34,6 +35,7 @@ from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.pretrained import load_pretrained
+from lightning_vgg.training.weight_trace import TraceWeights
 from lightning_vgg.weights.pretrained import recorded_pretrained
 
 
@@ -175,11 +177,12 @@ class ExperimentCLI(LightningCLI):
         if bar is None:
             bar = sys.stderr.isatty()
         self.recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
+        trace = [TraceWeights(self.run)] if fitting and weight_trace.is_wanted() else []
         logger = config.trainer.logger
         if logger in (None, True):
             logger = self._wandb_logger() if fitting and not config.trainer.fast_dev_run else False
         return {
-            "callbacks": [*(config.trainer.callbacks or []), self.recorder],
+            "callbacks": [*(config.trainer.callbacks or []), *trace, self.recorder],
             "enable_progress_bar": bar,
             "enable_model_summary": fitting and bar,
             "logger": logger,
