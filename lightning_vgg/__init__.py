@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         report_runs,
         show_network,
         show_run,
+        train_twins,
         tune_settings,
     )
 
@@ -54,6 +55,7 @@ __all__ = [
     "report_runs",
     "show_network",
     "show_run",
+    "train_twins",
     "tune_settings",
 ]
 

@@ -289,6 +289,26 @@ def compare_arms(*settings: Settings) -> Path:
     return report
 
 
+def train_twins(*settings: Settings) -> PlainDict:
+    """Train an experiment once in each framework, in float64 and from the same weights: ``lightning-vgg twin``.
+
+    The same call continues where it was stopped.
+
+    Args:
+        settings: what to train.
+
+    Returns:
+        ``identical``: whether both make the same prediction for every test image; how far losses and weights differ;
+        ``parted``: the step in which the weights went apart, or None.
+
+    Raises:
+        ExperimentError: before anything is trained, if Keras does not implement a setting; later, if a process failed.
+    """
+    from lightning_vgg.compare.twin import read_twin, train_twin, twin_parser
+
+    return train_twin(read_twin(twin_parser(), as_arguments(*settings)))
+
+
 def report_runs(*runs: Run, margin: float | None = None) -> Path:
     """Write the report of how runs compare: ``lightning-vgg report``.
 

@@ -11,6 +11,7 @@ import yaml
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.compare.arms import ArmSpec, CompareSpec
+from lightning_vgg.compare.twin import Twin, plan_twin
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import (
@@ -70,6 +71,7 @@ class ComparisonPlan:
         compare: the arms, the seeds, the margin.
         arms: in the order of display.
         jobs: how many processes at once.
+        twin: the experiment with Keras's defaults as a twin; None where it is not wanted, or no arm is Keras's.
     """
 
     experiment: ExperimentSpec
@@ -77,6 +79,7 @@ class ComparisonPlan:
     compare: CompareSpec
     arms: tuple[Arm, ...]
     jobs: int
+    twin: Twin | None
 
     @property
     def group(self) -> str:
@@ -131,13 +134,31 @@ def read_plan(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
     if config.jobs < 1:
         raise ExperimentError(f"--jobs must be at least 1, not {config.jobs}")
     experiment, files = experiment_spec(config), config_files(args)
-    return ComparisonPlan(
+    plan = ComparisonPlan(
         experiment=replace(experiment, name=None),
         name=experiment.name or (files[-1].stem if files else "defaults"),
         compare=config.compare,
         arms=tuple(_plan_arm(name, arm, experiment) for name, arm in config.compare.arms.items()),
         jobs=config.jobs,
+        twin=None,
     )
+    return replace(plan, twin=_plan_twin(plan))
+
+
+def _plan_twin(plan: ComparisonPlan) -> Twin | None:
+    spec, experiment = plan.compare, plan.experiment
+    if not spec.twin or not any(arm.framework == "keras" for arm in spec.arms.values()):
+        return None
+    some = replace(
+        experiment,
+        model=replace(experiment.model, semantics="keras", semantics_except=[]),
+        data=replace(experiment.data, train_images=spec.twin_images),
+        trainer=replace(experiment.trainer, max_epochs=min(spec.twin_epochs, experiment.trainer.max_epochs)),
+    )
+    try:
+        return plan_twin(some, plan.folder / "twin", f"{plan.folder.name}_twin")
+    except ExperimentError as error:
+        raise ExperimentError(f"compare.twin: {error}") from None
 
 
 def _plan_arm(name: str, arm: ArmSpec, base: ExperimentSpec) -> Arm:

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.initial_weights import initial_weights
-from lightning_vgg.compare.jobs import PROGRAMS, Job, alone, interruptible, program, run_jobs
+from lightning_vgg.compare.jobs import Job, alone, interruptible, program, run_jobs
 from lightning_vgg.compare.plan import (
     Arm,
     ComparisonPlan,
@@ -22,7 +21,7 @@ from lightning_vgg.compare.plan import (
     read_plan,
     write_beginning,
 )
-from lightning_vgg.compare.twin import Twin, plan_twin, prepare
+from lightning_vgg.compare.twin import Twin, prepare
 from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.images.dataset import load_dataset
@@ -72,7 +71,7 @@ def carry_out(plan: ComparisonPlan) -> bool:
     classes = {arm.name: len(load_dataset(arm.experiment.data).class_names) for arm in plan.arms}
     with alone(plan.folder) as held:
         weights = initial_weights(plan, classes)
-        twin = twin_of(plan)
+        twin = prepare_twin(plan)
         write_beginning(plan)
         write_settings(plan)
         members = {
@@ -95,28 +94,15 @@ def carry_out(plan: ComparisonPlan) -> bool:
         return all(job.made() for job in jobs)
 
 
-def twin_of(plan: ComparisonPlan) -> Twin | None:
-    """The experiment, with Keras's defaults, as a twin of a few images and epochs; none where no arm is Keras's."""
-    spec, experiment = plan.compare, plan.experiment
-    if not spec.twin or not any(arm.spec.framework == "keras" for arm in plan.arms):
+def prepare_twin(plan: ComparisonPlan) -> Twin | None:
+    """The twin of the comparison, limited to the images that there are, and ready to be trained."""
+    if plan.twin is None:
         return None
-    folder = plan.folder / "twin"
-    dataset = load_dataset(experiment.data)
-    images = min(spec.twin_images, len(dataset.train.labels) + len(dataset.val.labels))
-    epochs = min(spec.twin_epochs, experiment.trainer.max_epochs)
-    experiment = replace(
-        experiment,
-        data=replace(experiment.data, train_images=images),
-        trainer=replace(experiment.trainer, max_epochs=epochs),
-        model=replace(experiment.model, semantics="keras", semantics_except=[]),
-    )
-    names = {framework: f"{plan.folder.name}_twin-{framework}" for framework in PROGRAMS}
-    runs = {framework: RunFolder(plan.folder.with_name(name)) for framework, name in names.items()}
-    try:
-        twin = plan_twin(experiment, folder, runs)
-        prepare(twin, len(dataset.class_names))
-    except ExperimentError as error:
-        raise ExperimentError(f"compare.twin: {error}") from None
+    experiment = plan.twin.experiment
+    dataset = load_dataset(replace(experiment.data, train_images=plan.experiment.data.train_images))
+    images = min(experiment.data.train_images or 0, len(dataset.train.labels) + len(dataset.val.labels))
+    twin = replace(plan.twin, experiment=replace(experiment, data=replace(experiment.data, train_images=images)))
+    prepare(twin, len(dataset.class_names))
     return twin
 
 

@@ -15,16 +15,17 @@ import numpy as np
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.extras import require
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.compare.arms import CompareSpec
 from lightning_vgg.compare.display import Display
-from lightning_vgg.compare.jobs import Job, alone, interruptible, program, run_jobs
+from lightning_vgg.compare.jobs import PROGRAMS, Job, alone, interruptible, program, run_jobs
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.parsing import ExplainingParser, config_files, experiment_spec, framework_free_parser
 from lightning_vgg.experiment.settings import config_text, dotted
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.dataset import load_dataset
-from lightning_vgg.report.words import twin_lines as twin_lines
 from lightning_vgg.runs import weight_trace
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
@@ -90,8 +91,40 @@ class Twin:
                 file.write(json.dumps(compare_twins(self.experiment, self.runs), indent=1).encode() + b"\n")
 
 
-def plan_twin(experiment: ExperimentSpec, folder: Path, runs: dict[str, RunFolder]) -> Twin:
+def twin_parser(program: str = "lightning-vgg twin") -> ExplainingParser:
+    parser = framework_free_parser(
+        program,
+        "Train an experiment by both command lines, Lightning's and Keras's, in float64 and from the same weights, and "
+        "say whether they end in the same prediction for every test image. Exit status 1 if not. The same command "
+        "continues where it was stopped.",
+    )
+    parser.epilog = (
+        "It trains on the CPU, also where there is a GPU: a GPU adds up in an order that may change from run to run. "
+        "The twin goes to runs/<experiment>/twin-<name>; by default the name is that of the last YAML file."
+    )
+    return parser
+
+
+def read_twin(parser: ExplainingParser, args: list[str]) -> Twin:
+    """The twin of a command line.
+
+    Raises:
+        ExperimentError: a setting is wrong, or Keras does not implement it; TensorFlow is not installed.
+    """
+    experiment, files = experiment_spec(parser.read(args)), config_files(args)
+    name = f"twin-{experiment.name or (files[-1].stem if files else 'defaults')}"
+    twin = plan_twin(experiment, experiment.root / "runs" / experiment.experiment / name)
+    require("tensorflow", "keras")
+    return twin
+
+
+def plan_twin(experiment: ExperimentSpec, folder: Path, name: str | None = None) -> Twin:
     """The twin of an experiment.
+
+    Args:
+        experiment: what is trained.
+        folder: for all but the two run folders.
+        name: with which those begin; None for the folder's.
 
     Raises:
         ExperimentError: Keras does not implement one of its settings, which is named.
@@ -100,6 +133,8 @@ def plan_twin(experiment: ExperimentSpec, folder: Path, runs: dict[str, RunFolde
     refuse_unimplemented(replace(experiment, model=model))
     trainer = replace(experiment.trainer, precision="64-true", logger=False, enable_progress_bar=False)
     weights = experiment.model.init_from or str(folder / "initial.safetensors")
+    parent = experiment.root / "runs" / experiment.experiment
+    runs = {framework: RunFolder(parent / f"{name or folder.name}_{framework}") for framework in PROGRAMS}
     started = replace(experiment, name=None, trainer=trainer, model=replace(experiment.model, init_from=weights))
     return Twin(started, folder, runs)
 
@@ -128,12 +163,12 @@ def prepare(twin: Twin, classes: int) -> None:
         file.write(text.encode())
 
 
-def train_twin(twin: Twin) -> None:
-    """Train whatever is not trained yet, side by side, and write the answer.
+def train_twin(twin: Twin) -> PlainDict:
+    """Train whatever is not trained yet, side by side, and return the answer, as in twin.json.
 
     Raises:
-        ExperimentError: images cannot be loaded, the network cannot be built, another process works on this twin, or
-            its folder holds another one.
+        ExperimentError: images cannot be loaded, the network cannot be built, another process works on this twin, its
+            folder holds another one, or a training failed.
         KeyboardInterrupt: with the signal's number.
     """
     classes = len(load_dataset(twin.experiment.data).class_names)
@@ -145,6 +180,11 @@ def train_twin(twin: Twin) -> None:
         with Display(len(jobs), len(jobs) - len(todo), runs) as display:
             run_jobs(todo, 2, display, held)
         twin.conclude()
+    if not twin.answer.exists():
+        raise ExperimentError(
+            f"one of the twins failed, as {twin.folder / 'logs'} says; the same command continues them"
+        )
+    return json.loads(twin.answer.read_text())
 
 
 def report_twin(twin: Twin) -> Path:
@@ -161,10 +201,11 @@ def report_twin(twin: Twin) -> Path:
 def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> PlainDict:
     """What is written to twin.json.
 
-    ``images`` of the test, and how many of them have the ``same_predictions``; ``epochs``, ``steps``; the largest
-    relative difference of each of the ``losses`` after an epoch; the largest distance of the last ``weights``, of which
-    ``tensor``; ``distances`` of the samples after some of the steps; and where that went above PARTED for the first
-    time, or null. A distance is max|difference| / max|value| of a tensor, that of the worst one.
+    ``identical``: all predictions are the same, and the weights have not parted. ``images`` of the test, and how many
+    of them have the ``same_predictions``; ``epochs``, ``steps``; the largest relative difference of each of the
+    ``losses`` after an epoch; the largest distance of the last ``weights``, of which ``tensor``; ``distances`` of the
+    samples after some of the steps; and where that went above PARTED for the first time, or null. A distance is
+    max|difference| / max|value| of a tensor, that of the worst one.
     """
     ours, theirs = runs["lightning"], runs["keras"]
     (_, logits), (_, other_logits) = ours.read_predictions(), theirs.read_predictions()
@@ -184,7 +225,7 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
         parted = {"step": step + 1, "tensor": names[tensor], "distance": float(worst[step])}
     shown = np.unique(np.geomspace(1, len(worst), POINTS).round().astype(int))
     return {
-        "identical": same == len(logits),
+        "identical": same == len(logits) and parted is None,
         "images": len(logits),
         "same_predictions": same,
         "epochs": len(histories),

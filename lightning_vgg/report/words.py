@@ -175,14 +175,13 @@ def _count(seeds: int) -> str:
 
 def twin_headline(twin: PlainDict) -> str:
     """Is it the same training?"""
-    images = f"{twin['images']:,} test images"
+    images, differing = f"{twin['images']:,} test images", twin["images"] - twin["same_predictions"]
+    same = "both frameworks make the same prediction for every one of"
     if twin["identical"]:
-        return f"The same training: both frameworks make the same prediction for every one of {images}."
-    return f"Not the same training: the frameworks predict differently for {_differing(twin):,} of {images}."
-
-
-def _differing(twin: PlainDict) -> int:
-    return int(twin["images"] - twin["same_predictions"])
+        return f"The same training: {same} {images}."
+    if not differing:
+        return f"Not the same training, although {same} {images}: the weights part in step {twin['parted']['step']:,}."
+    return f"Not the same training: the frameworks predict differently for {differing:,} of {images}."
 
 
 def twin_lines(twin: PlainDict) -> list[str]:

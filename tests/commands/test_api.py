@@ -36,6 +36,7 @@ FUNCTIONS = {
     "features": ["lightning_vgg.extract_features"],
     "export": ["lightning_vgg.export_weights"],
     "compare": ["lightning_vgg.compare_arms"],
+    "twin": ["lightning_vgg.train_twins"],
     "report": ["lightning_vgg.report_runs"],
     "dashboard": ["lightning_vgg.report.dashboard.save"],
     "tune": ["lightning_vgg.tune_settings"],

@@ -298,8 +298,9 @@ run.mkdir(parents=True)
 (run / "run.json").write_text(json.dumps(dict(test_acc=0.5)))
 """
 DRIVE = (
-    "import sys\nfrom lightning_vgg.compare import runner as command\nfrom lightning_vgg.commands.compare import main\n"
-    "command.PROGRAMS = dict.fromkeys(('lightning', 'keras'), sys.argv[1])\n"
+    "import sys\nfrom lightning_vgg.compare import jobs, runner as command\n"
+    "from lightning_vgg.commands.compare import main\n"
+    "jobs.PROGRAMS = dict.fromkeys(('lightning', 'keras'), sys.argv[1])\n"
     "command.initial_weights = lambda plan, classes: {(arm.name, seed): '' for arm, seed in plan.members()}\n"
     "command.publish = lambda plan: print('published')\n"
     "main('compare', sys.argv[2:])"
@@ -312,7 +313,7 @@ def fake_comparison(folder: Path, seeds: int) -> list[str]:
     fake.write_text(FAKE.format(python=sys.executable))
     fake.chmod(0o755)
     (folder / "slow").touch()
-    flags = ("--data.source", "digits", "--compare.ladder", "false", "--compare.ablation", "false")
+    flags = ["--data.source", "digits", *(f"--compare.{name}=false" for name in ("ladder", "ablation", "twin"))]
     return [sys.executable, "-c", DRIVE, str(fake), *flags, "--seeds", str(seeds)]
 
 
@@ -422,6 +423,8 @@ def test_comparison_json_names_what_is_finished_and_what_failed_with_its_last_wo
     assert (failure["arm"], failure["seed"], failure["log"]) == ("broken", 3, "logs/broken_seed3.log")
     assert failure["message"].startswith('exit status 2: Parser key "trainer.precision":')
     assert (record["parity"], record["ablation"]) == (None, None)
+    answer = json.loads((trained.folder / record["twin"]).read_text())
+    assert (answer["identical"], answer["images"], answer["epochs"]) == (True, 360, 2)
 
 
 @pytest.mark.slow
@@ -452,7 +455,7 @@ def test_a_repeat_keeps_what_is_finished_and_tries_again_what_failed(
     assert {path: path.stat().st_mtime_ns for path in trained.root.rglob("history.csv")} == before
     output = capsys.readouterr().out
     assert output.startswith("broken seed 3: started\nbroken seed 3: FAILED, exit status 2: ")
-    assert "(4 of 4)" in output and "keras" not in output.replace(str(trained.root), "")
+    assert "(6 of 6)" in output and "keras" not in output.replace(str(trained.root), "")
 
 
 def logged_names(records: list[dict[str, Any]]) -> set[str]:
