@@ -55,7 +55,6 @@ class RunRecorder(Checkpoint):
         self.images_per_second: list[float] = []
         self.startup_seconds: float | None = None
         self.best: tuple[float, int] | None = None  # accuracy and step
-        self.generators: list[PlainDict] = []  # of each process
         self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
         self.bad_step: Tensor | None = None
 
