@@ -111,12 +111,7 @@ def _arithmetic(side: Side, precision: Precision) -> AbstractContextManager[obje
 
 
 def _compare(
-    pair: Pair,
-    precision: str,
-    arm: str,
-    points: list[int],
-    reference: Sequence[_Snapshot],
-    other: Sequence[_Snapshot],
+    pair: Pair, precision: str, arm: str, points: list[int], reference: Sequence[_Snapshot], other: Sequence[_Snapshot]
 ) -> Horizon:
     snapshots = list(zip(reference, other, strict=True))
     apart = [

@@ -47,6 +47,7 @@ class CompareSpec:
         margin: difference of test accuracy, as a fraction, up to which arms count as equivalent; fixed beforehand.
         ladder: whether the parity ladder is measured, too.
         ablation: whether the effect of each default is measured, too.
+        horizon: whether it is measured, too, how long the frameworks stay together in each precision.
         twin: whether the experiment is trained by both frameworks in float64, too, where an arm is Keras's: are they
             the same training?
         twin_images: training images of the twin, at most as many as the experiment has.
@@ -59,6 +60,7 @@ class CompareSpec:
     margin: float = 0.01
     ladder: bool = True
     ablation: bool = True
+    horizon: bool = True
     twin: bool = True
     twin_images: int = 2000
     twin_epochs: int = 2

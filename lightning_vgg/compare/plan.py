@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "compare.seeds",
     "compare.ladder",
     "compare.ablation",
+    "compare.horizon",
     "compare.twin",
     "compare.twin_images",
     "compare.twin_epochs",

@@ -28,7 +28,7 @@ from lightning_vgg.images.dataset import load_dataset
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
 
-MEASURED = {"parity": (), "ablation": ("--ablate",)}
+MEASURED = {"parity": (), "ablation": ("--ablate",), "horizon": ("--horizon",)}
 """What is measured beside the runs -> flags of ``lightning-vgg parity``."""
 
 
@@ -139,8 +139,9 @@ def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> ArmRun:
 
 
 def measurements(plan: ComparisonPlan) -> Iterator[Job]:
-    """The parity ladder and the ablation of the experiment, with the defaults of Keras."""
-    wanted = {"parity": plan.compare.ladder, "ablation": plan.compare.ablation}
+    """The parity ladder, the ablation and the horizon of the experiment, with the defaults of Keras."""
+    spec = plan.compare
+    wanted = {"parity": spec.ladder, "ablation": spec.ablation, "horizon": spec.horizon}
     for name, flags in MEASURED.items():
         if wanted[name]:
             made = plan.folder / f"{name}.json"

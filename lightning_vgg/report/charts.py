@@ -112,6 +112,36 @@ def twin_distances(figure: Figure, twin: PlainDict) -> str:
     return f"Distance of the twins' weights over {int(steps[-1])} steps; at the end {distances[-1]:.1e}"
 
 
+HORIZON_PAINTS = {"Keras": "arm-1", "one ulp": "muted"}
+"""Of the arms of the horizon; wrong defaults share a third colour."""
+
+
+@chart
+def horizon_panel(figure: Figure, horizons: Sequence[PlainDict], quantity: str) -> str:
+    """How far trainings are from Lightning's, after each step, in one precision, on logarithmic axes.
+
+    Args:
+        figure: to draw on.
+        horizons: of that precision, one an arm.
+        quantity: ``weights``, a distance, or ``predictions``, a share of the test images.
+    """
+    axes = _axes(figure, 190, NARROW)
+    lowest = {"weights": 1e-17, "predictions": 1e-4}[quantity]
+    for number, each in enumerate(horizons):
+        paint = PAINT[HORIZON_PAINTS.get(each["arm"], "arm-2")]
+        values = np.maximum(each[quantity], lowest)
+        axes.plot(each["steps"], values, color=paint, linestyle=(0, _dashes(number) or None))
+    axes.set(xscale="log", yscale="log", ylim=(lowest, 3))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter(lambda tick, _: power_of_ten(tick).replace("1.0", "1"))
+    axes.minorticks_off()
+    title = {"weights": "weights", "predictions": "other predictions"}[quantity]
+    figure.suptitle(f"{horizons[0]['precision']}: {title}", x=0, ha="left")
+    axes.set_xlabel("step", loc="right")
+    ends = ", ".join(f"{each['arm']} {each[quantity][-1]:.1e}" for each in horizons)
+    return f"{horizons[0]['precision']}, {title} after {horizons[0]['steps'][-1]} steps: {ends}"
+
+
 @chart
 def class_dots(
     figure: Figure,

@@ -57,6 +57,7 @@ class Comparison:
         failed: the runs without results.
         parity, ablation: what ``lightning-vgg parity`` and ``parity --ablate`` wrote by --json.
         twin: what ``lightning-vgg twin`` wrote.
+        horizon: what ``parity --horizon`` wrote.
     """
 
     experiment: str
@@ -67,6 +68,7 @@ class Comparison:
     parity: Path | None
     ablation: Path | None
     twin: Path | None = None
+    horizon: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
@@ -105,7 +107,8 @@ def read_comparison(path: Path) -> Comparison:
                 else:
                     arms.setdefault(arm, {})[int(seed)] = run
         parity, ablation = (folder / record[key] if record[key] else None for key in ("parity", "ablation"))
-        twin = folder / record["twin"] if record.get("twin") else None  # there were comparisons without
+        # There were comparisons without these two.
+        twin, horizon = (folder / record[key] if record.get(key) else None for key in ("twin", "horizon"))
         experiment, margin, reference = (record[key] for key in ("experiment", "margin", "reference"))
     except OSError as error:
         raise ExperimentError(f"{path}: {error.strerror}") from None
@@ -113,7 +116,7 @@ def read_comparison(path: Path) -> Comparison:
         raise ExperimentError(
             f"{path} is damaged ({error!r}): run the comparison again, which keeps finished runs"
         ) from None
-    return Comparison(experiment, margin, reference, arms, failed, parity, ablation, twin)
+    return Comparison(experiment, margin, reference, arms, failed, parity, ablation, twin, horizon)
 
 
 def gather_runs(runs: Sequence[RunFolder], margin: float) -> Comparison:

@@ -97,11 +97,13 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
                 ("parity", comparison.parity),
                 ("ablation", comparison.ablation),
                 ("twin", comparison.twin),
+                ("horizon", comparison.horizon),
             )
         },
         "parity": read_json(comparison.parity, "rungs"),
         "ablation": read_json(comparison.ablation, "ablation"),
         "twin": read_json(comparison.twin),
+        "horizon": read_json(comparison.horizon, "horizon"),
         "per_class": {name: per_class(members.values()) for name, members in arms.items()},
         "confusion": {name: sum_confusion(members.values()).tolist() for name, members in arms.items()},
         "calibration": {name: calibration(members.values()) for name, members in arms.items()},

@@ -13,6 +13,7 @@ from lightning_vgg.report import charts, words
 SECTIONS = {
     "verdict": "Verdict",
     "twin": "The same training?",
+    "horizon": "How long do they stay together?",
     "curves": "Curves",
     "parity": "Parity ladder",
     "ablation": "Defaults, one at a time",
@@ -80,6 +81,13 @@ def _view(findings: PlainDict) -> PlainDict:
         "idle_defaults": [
             row["switch"].replace("_", " ") for row in findings["ablation"] or () if not row["distances"][-1]
         ],
+        "wrong_defaults": list(
+            dict.fromkeys(
+                each["arm"].replace("_", " ")
+                for each in findings["horizon"] or ()
+                if each["arm"] not in charts.HORIZON_PAINTS
+            )
+        ),
         "shown_classes": _shown_classes(findings),
         "most_classes": MOST_CLASSES,
         "agreement": agreement | {(other, one): each for (one, other), each in agreement.items()},

@@ -204,6 +204,33 @@ def twin_lines(twin: PlainDict) -> list[str]:
     return lines
 
 
+def horizon_rows(horizons: list[PlainDict]) -> dict[str, list[PlainDict]]:
+    """Precision -> its arms."""
+    rows: dict[str, list[PlainDict]] = {}
+    for each in horizons:
+        rows.setdefault(each["precision"], []).append(each)
+    return rows
+
+
+def horizon_summary(horizons: list[PlainDict]) -> list[str]:
+    """For each precision: on how many predictions Keras and Lightning differ, and on how many by rounding alone."""
+    sentences = []
+    for precision, arms in horizon_rows(horizons).items():
+        found = {each["arm"]: each for each in arms}
+        sentences.append(
+            f"In {precision}, after {arms[0]['steps'][-1]:,} steps, Keras and Lightning differ on "
+            f"{_differing(found['Keras'])}; Lightning and itself, moved by one unit in the last place, on "
+            f"{_differing(found['one ulp'])}."
+        )
+    return sentences
+
+
+def _differing(horizon: PlainDict) -> str:
+    if horizon["half"] is None:
+        return "no prediction"
+    return f"{percent(horizon['predictions'][-1], 1)} of the predictions (half of them since step {horizon['half']:,})"
+
+
 def ladder_summary(rungs: list[PlainDict]) -> str:
     """How many rungs passed, and which failed."""
     failed = [f"{rung['name']} ({rung['precision']})" for rung in rungs if not rung["passed"]]
