@@ -111,6 +111,8 @@ def make_comparison(folder: Path) -> Path:
             arms.setdefault(arm, {})[str(seed)] = name
     (folder / "parity.json").write_text(json.dumps({"rungs": RUNGS, "passed": False}))
     (folder / "ablation.json").write_text(json.dumps({"ablation": ABLATION}))
+    (folder / "twin.json").write_text(json.dumps(TWIN))
+    (folder / "horizon.json").write_text(json.dumps({"horizon": HORIZON}))
     record = {
         "experiment": "made",
         "margin": 0.05,
@@ -119,6 +121,8 @@ def make_comparison(folder: Path) -> Path:
         "failed": [{"arm": "keras", "seed": 4, "message": "killed by SIGKILL: <out of memory>", "log": "logs/k4.log"}],
         "parity": "parity.json",
         "ablation": "ablation.json",
+        "twin": "twin.json",
+        "horizon": "horizon.json",
     }
     (folder / "comparison.json").write_text(json.dumps(record))
     return folder / "comparison.json"
@@ -148,4 +152,32 @@ RUNGS = [
 ABLATION = [
     {"switch": "batch_norm_momentum", "distances": [9.0, 5.8, 1.6], "loss_change": 0.0},
     {"switch": "clip_epsilon", "distances": [0.0, 0.0, 0.0], "loss_change": 0.0},
+]
+TWIN = {
+    "identical": True,
+    "images": 200,
+    "same_predictions": 200,
+    "epochs": 2,
+    "steps": 26,
+    "losses": {"train_loss": 3e-15, "val_loss": 2e-14},
+    "weights": {"distance": 4e-13, "tensor": "block1.conv1.bias"},
+    "parted": None,
+    "distances": [[1, 2e-14], [5, 3e-14], [26, 4e-13]],
+}
+HORIZON = [
+    {
+        "precision": precision,
+        "arm": arm,
+        "steps": [1, 10, 100],
+        "weights": [distance, 10 * distance, 100 * distance],
+        "predictions": [0.0, share / 2, share],
+        "half": 10 if share else None,
+    }
+    for precision, arm, distance, share in (
+        ("float64", "Keras", 1e-15, 0.0),
+        ("float64", "one ulp", 1e-15, 0.0),
+        ("float64", "batch_norm_variance", 1e-5, 0.1),
+        ("float32", "Keras", 1e-4, 0.3),
+        ("float32", "one ulp", 1e-5, 0.25),
+    )
 ]

@@ -125,7 +125,7 @@ def horizon_panel(figure: Figure, horizons: Sequence[PlainDict], quantity: str) 
         horizons: of that precision, one an arm.
         quantity: ``weights``, a distance, or ``predictions``, a share of the test images.
     """
-    axes = _axes(figure, 190, NARROW)
+    axes = _axes(figure, 200)
     lowest = {"weights": 1e-17, "predictions": 1e-4}[quantity]
     for number, each in enumerate(horizons):
         paint = PAINT[HORIZON_PAINTS.get(each["arm"], "arm-2")]

@@ -152,7 +152,8 @@ def test_the_page_is_self_contained_and_every_picture_has_a_text(page: str) -> N
     assert reader.scripts == 0
     assert reader.mute == []
     assert "url(" not in page and "@import" not in page
-    assert page.count('role="img"') == 2 + 4 + 1 + 3 + 3  # differences, curves, classes, confusions, calibration
+    # Differences, twin, horizon, curves, classes, confusions, calibration.
+    assert page.count('role="img"') == 2 + 1 + 4 + 4 + 1 + 3 + 3
 
 
 def test_failed_runs_are_named_and_text_is_escaped(folder: Path, page: str) -> None:
@@ -184,13 +185,29 @@ def test_the_text_report_says_the_same(folder: Path, findings: dict[str, Any]) -
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1, table
 
 
+def test_twin_and_horizon_are_shown_and_the_twin_comes_first(page: str, folder: Path) -> None:
+    first = "The same training: both frameworks make the same prediction for every one of 200 test images."
+    assert page.index(first) < page.index("matches the test accuracy")
+    assert (
+        "differ by at most 2.0e−14 of their size; of the last weights, block1.conv1.bias differs most, by 4.0e−13"
+        in page
+    )
+    assert 'aria-label="Distance of the twins&#39; weights over 26 steps; at the end 4.0e-13"' in page
+    assert "In float64, after 100 steps, Keras and Lightning differ on no prediction; Lightning and itself" in page
+    assert "differ on 30.0 % of the predictions (half of them since step 10)" in page
+    assert page.count('aria-label="float64, weights after 100 steps: Keras 1.0e-13, one ulp 1.0e-13, batch_norm') == 1
+    assert "The others have one wrong default: batch norm variance." in page
+    text = (folder / "report.md").read_text()
+    assert first in text and "From `twin.json`." in text and "From `horizon.json`." in text
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", "keras")
     for _ in range(2):  # the second time there is a folder report/, too
         assert cli.run(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
-    assert page.count("Not measured.") == 2
+    assert page.count("Not measured.") == 4
     assert "One seed does not show how much of this is chance" in page
 
 
@@ -248,7 +265,7 @@ def test_verdicts_in_words(values: dict[str, Any], words: str) -> None:
 
 def test_the_headline_never_calls_an_undecided_arm_equal() -> None:
     verdicts = [verdict(arm=kind, verdict=kind) for kind in ("equivalent", "different", "undecided")]
-    said = headline({"verdicts": verdicts, "reference": "r", "margin": 0.01})
+    said = headline({"verdicts": verdicts, "reference": "r", "margin": 0.01, "twin": None})
     assert said == (
         "equivalent (+0.20 points) matches the test accuracy of r to within ±1 point. "
         "different (+0.20 points) differs from r in test accuracy. "
