@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from parity_tests.ablation import Ablation
-    from parity_tests.ladder import Rung
+    from parity_tests.ladder import Report, Rung
 
 
 def main(command: str, args: list[str]) -> None:
@@ -52,23 +51,32 @@ def main(command: str, args: list[str]) -> None:
 
 def _climb(experiment: ExperimentSpec) -> PlainDict:
     from lightning_vgg.images.dataset import load_dataset
+    from parity_tests.ladder import Rung, failed
     from parity_tests.transfer_ladder import ladder_of
 
     started = time.monotonic()
-    rungs = []
+    found = []
     console = wide_console()
     dataset = load_dataset(experiment.data)
     with console.status("climbing") as status:
-        for rung in ladder_of(experiment, dataset).rungs():
-            rungs.append(rung)
+        for report in ladder_of(experiment, dataset).rungs():
+            found.append(report)
             if not console.is_terminal:
-                print(f"{time.monotonic() - started:5.0f} s  {rung.name}, {rung.precision}", flush=True)
-            status.update(f"{len(rungs)} rungs climbed, last: {rung.name}, {rung.precision}")
+                print(f"{time.monotonic() - started:5.0f} s  {report.name}, {report.precision}", flush=True)
+            status.update(f"{len(found)} rungs climbed, last: {report.name}, {report.precision}")
+    rungs = [report for report in found if isinstance(report, Rung)]
+    reported = [report for report in found if not isinstance(report, Rung)]
     console.print(ladder_table(rungs))
-    failed = [rung for rung in rungs if not rung.passed]
+    console.print(reported_table(reported))
+    failures = failed(rungs)
     seconds = time.monotonic() - started
-    console.print(f"{len(rungs) - len(failed)} of {len(rungs)} rungs passed, {seconds:.0f} s", highlight=False)
-    return {"rungs": [rung.as_dict() for rung in rungs], "passed": not failed, "seconds": seconds}
+    console.print(f"{len(rungs) - len(failures)} of {len(rungs)} rungs passed, {seconds:.0f} s", highlight=False)
+    return {
+        "rungs": [rung.as_dict() for rung in rungs],
+        "reported": [report.as_dict() for report in reported],
+        "passed": not failures,
+        "seconds": seconds,
+    }
 
 
 def _ablate(experiment: ExperimentSpec) -> PlainDict:
@@ -91,18 +99,33 @@ def wide_console() -> Console:
 
 
 def ladder_table(rungs: list[Rung]) -> Table:
+    table = _table("Parity of Lightning and Keras", ("limit", "verdict"))
+    for rung in rungs:
+        verdict = "[green]passed" if rung.passed else "[bold red]FAILED"
+        table.add_row(*_cells(rung), f"{rung.limit:.1e}", verdict)
+    return table
+
+
+def reported_table(reports: list[Report]) -> Table:
+    table = _table("Decided by rounding alone, so without a verdict", ())
+    for report in reports:
+        table.add_row(*_cells(report))
+    return table
+
+
+def _table(title: str, more: tuple[str, ...]) -> Table:
     from rich.table import Table
 
-    table = Table(title="Parity of Lightning and Keras")
-    for column in ("rung", "precision", "measured", "limit", "1 ulp in torch", "ratio", "worst tensor", "verdict"):
+    table = Table(title=title)
+    for column in ("rung", "precision", "worst tensor", "measured", "torch to itself", "ratio", *more):
         table.add_column(column, justify="left" if column in ("rung", "precision", "worst tensor") else "right")
-    for rung in rungs:
-        control = "" if rung.control is None else f"{rung.control:.1e}"
-        ratio = f"{rung.measured / rung.control:.2g}" if rung.control else ""
-        limit = "" if math.isinf(rung.limit) else f"{rung.limit:.1e}"
-        verdict = ("[green]passed" if limit else "reported") if rung.passed else "[bold red]FAILED"
-        table.add_row(rung.name, rung.precision, f"{rung.measured:.1e}", limit, control, ratio, rung.worst, verdict)
     return table
+
+
+def _cells(report: Report) -> list[str]:
+    control = "" if report.control is None else f"{report.control:.1e}"
+    ratio = f"{report.measured / report.control:.2g}" if report.control else ""
+    return [report.name, report.precision, report.worst, f"{report.measured:.1e}", control, ratio]
 
 
 def ablation_table(found: list[Ablation]) -> Table:
