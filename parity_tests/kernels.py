@@ -50,7 +50,10 @@ def written_out() -> Iterator[None]:
         yield
 
 
-OTHER_KERNELS: tuple[Callable[[], AbstractContextManager[None]], ...] = (channels_first, written_out)
+Kernels = Callable[[], AbstractContextManager[None]]
+
+OTHER_KERNELS: tuple[Kernels, ...] = (channels_first, written_out)
+"""The last one rounds most like TensorFlow: batch norm's formula matters more than any order of additions."""
 
 
 def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -67,7 +70,7 @@ def _convolution(
     *dilation_and_groups: object,
 ) -> Tensor:
     patches = F.unfold(images, weight.shape[2:], padding=padding, stride=stride)
-    outputs = _linear(patches.transpose(1, 2).flatten(0, 1), weight.flatten(1), bias)
+    outputs = F.linear(patches.transpose(1, 2).flatten(0, 1), weight.flatten(1), bias)
     height = (images.shape[2] + 2 * padding[0] - weight.shape[2]) // stride[0] + 1
     return outputs.view(len(images), height, -1, len(weight)).permute(0, 3, 1, 2)
 

@@ -102,18 +102,18 @@ def _instead(target: str, wrong: object) -> Plant:
 
 def _torch_steps_with(change: Callable[[OptimizerSpec, Any], tuple[OptimizerSpec, Any]]) -> Plant:
     """The Lightning side alone trains with another optimizer or other rates."""
-    right = TorchSide.steps
+    right = TorchSide.updates
 
     def wrong(
         self: TorchSide,
-        batches: Sequence[Batch],
+        backwards: Sequence[Callable[[], None]],
         optimizer: OptimizerSpec,
         rates: Sequence[float],
-        clip: float | None = None,
-    ) -> Any:
-        return right(self, batches, *change(optimizer, rates), clip)
+        clip: float | None,
+    ) -> Iterator[None]:
+        return right(self, backwards, *change(optimizer, rates), clip)
 
-    return _instead("parity_tests.pair.TorchSide.steps", wrong)
+    return _instead("parity_tests.pair.TorchSide.updates", wrong)
 
 
 def _loss_of_clipped_probabilities(self: KerasSide, logits: Any, batch: Batch) -> np.ndarray:

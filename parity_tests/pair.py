@@ -124,12 +124,35 @@ class TorchSide:
         self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
     ) -> Iterator[None]:
         """Train batch after batch, at a learning rate each; yields after each step."""
+        return self.updates(
+            [lambda batch=batch: self._loss(batch).backward() for batch in batches], optimizer, rates, clip
+        )
+
+    def steps_by(
+        self, gradients: Sequence[Tensors], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        """The same by given gradients, in torch's names and layouts."""
+
+        def give(gradients: Tensors) -> None:
+            for name, parameter in self.network.named_parameters():
+                parameter.grad = torch.from_numpy(gradients[name].copy())
+
+        return self.updates([lambda each=each: give(each) for each in gradients], optimizer, rates, clip)
+
+    def updates(
+        self,
+        backwards: Sequence[Callable[[], None]],
+        optimizer: OptimizerSpec,
+        rates: Sequence[float],
+        clip: float | None,
+    ) -> Iterator[None]:
+        """A step after each of ``backwards``, which leave gradients in the parameters."""
         stepper = build_optimizer(self.network, optimizer, self.semantics)
-        for batch, rate in zip(batches, rates, strict=True):
+        for backward, rate in zip(backwards, rates, strict=True):
             for group in stepper.param_groups:
                 group["lr"] = rate
             stepper.zero_grad()
-            self._loss(batch).backward()
+            backward()
             if clip is not None:
                 clip_gradients(self.network.parameters(), clip, self.semantics.clip_epsilon)
             stepper.step()
@@ -220,6 +243,18 @@ class KerasSide:
             self.model.compile(stepper, self.loss_function, jit_compile=False)
             for batch in batches:
                 self.model.train_on_batch(batch.for_keras, batch.labels)
+                yield
+
+    def steps_by(
+        self, gradients: Sequence[Tensors], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        variables = self.model.trainable_variables
+        with keras_precision(self.precision):
+            stepper = keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, variables)
+            holder = keras_blocks.build_network(self.plan)
+            for each in gradients:
+                load_tensors("gradients", model_tensors(holder, self.plan), each | statistics(self.tensors()))
+                stepper.apply([variable.value for variable in holder.trainable_variables], variables)
                 yield
 
 

@@ -93,7 +93,7 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
             name: path and os.path.relpath(path, folder)
             for name, path in (("parity", comparison.parity), ("ablation", comparison.ablation))
         },
-        "parity": read_json(comparison.parity, "rungs"),
+        "parity": read_ladder(comparison.parity),
         "ablation": read_json(comparison.ablation, "ablation"),
         "per_class": {name: per_class(members.values()) for name, members in arms.items()},
         "confusion": {name: sum_confusion(members.values()).tolist() for name, members in arms.items()},
@@ -202,8 +202,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
 
 
-def read_json(path: Path | None, key: str) -> Any:
+def read_ladder(path: Path | None) -> list[PlainDict] | None:
+    """The rungs, then what has no verdict, with a limit of None; earlier files have that among the rungs already."""
+    rungs = read_json(path, "rungs")
+    if rungs is None:
+        return None
+    return [*rungs, *({**report, "limit": None} for report in read_json(path, "reported", []))]
+
+
+def read_json(path: Path | None, key: str, otherwise: Any = None) -> Any:
     """What is under the key of a JSON file; infinities become None. None where there is no file.
+
+    ``otherwise`` takes the place of a key that may be missing.
 
     Raises:
         ExperimentError: the file is missing or damaged.
@@ -211,7 +221,8 @@ def read_json(path: Path | None, key: str) -> Any:
     if path is None:
         return None
     try:
-        return json.loads(path.read_text(), parse_constant=lambda constant: None)[key]
+        content = json.loads(path.read_text(), parse_constant=lambda constant: None)
+        return content[key] if otherwise is None else content.get(key, otherwise)
     except (OSError, ValueError, KeyError) as error:
         raise ExperimentError(f"{path} is damaged ({error!r}): write it again by lightning-vgg parity --json") from None
 
