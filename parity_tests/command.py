@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from parity_tests.ablation import Ablation
-    from parity_tests.ladder import Rung
+    from parity_tests.horizon import Horizon
+    from parity_tests.ladder import Report, Rung
 
 
 def main(command: str, args: list[str]) -> None:
@@ -34,14 +35,20 @@ def main(command: str, args: list[str]) -> None:
     parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
     parser.add_argument("--ablate", type=bool, default=False, help="measure instead how much each default matters")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
-    args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
+    parser.add_argument(
+        "--horizon", type=bool, default=False, help="measure instead how long the trainings stay together"
+    )
+    args = [f"{arg}=true" if arg in ("--ablate", "--horizon") else arg for arg in args]
     config = parser.read(args)
     require("tensorflow", "keras")
     # Whichever defaults Lightning is to follow, Keras follows its own.
     experiment = experiment_spec(config)
     model = replace(experiment.model, semantics="keras", semantics_except=[])
     refuse_unimplemented(replace(experiment, model=model))
-    figures = (_ablate if config.ablate else _climb)(experiment)
+    if (config.ablate or config.horizon) and model.backbone is not None:
+        raise ExperimentError("parity --ablate and --horizon know only networks without model.backbone: leave it out")
+    measure = _ablate if config.ablate else _measure_horizons if config.horizon else _climb
+    figures = measure(experiment)
     if config.json is not None:
         with atomic_write(Path(config.json)) as file:
             file.write(json.dumps(figures, indent=2).encode() + b"\n")
@@ -52,23 +59,32 @@ def main(command: str, args: list[str]) -> None:
 
 def _climb(experiment: ExperimentSpec) -> PlainDict:
     from lightning_vgg.images.dataset import load_dataset
+    from parity_tests.ladder import Rung, failed
     from parity_tests.transfer_ladder import ladder_of
 
     started = time.monotonic()
-    rungs = []
+    found = []
     console = wide_console()
     dataset = load_dataset(experiment.data)
     with console.status("climbing") as status:
-        for rung in ladder_of(experiment, dataset).rungs():
-            rungs.append(rung)
+        for report in ladder_of(experiment, dataset).rungs():
+            found.append(report)
             if not console.is_terminal:
-                print(f"{time.monotonic() - started:5.0f} s  {rung.name}, {rung.precision}", flush=True)
-            status.update(f"{len(rungs)} rungs climbed, last: {rung.name}, {rung.precision}")
+                print(f"{time.monotonic() - started:5.0f} s  {report.name}, {report.precision}", flush=True)
+            status.update(f"{len(found)} rungs climbed, last: {report.name}, {report.precision}")
+    rungs = [report for report in found if isinstance(report, Rung)]
+    reported = [report for report in found if not isinstance(report, Rung)]
     console.print(ladder_table(rungs))
-    failed = [rung for rung in rungs if not rung.passed]
+    console.print(reported_table(reported))
+    failures = failed(rungs)
     seconds = time.monotonic() - started
-    console.print(f"{len(rungs) - len(failed)} of {len(rungs)} rungs passed, {seconds:.0f} s", highlight=False)
-    return {"rungs": [rung.as_dict() for rung in rungs], "passed": not failed, "seconds": seconds}
+    console.print(f"{len(rungs) - len(failures)} of {len(rungs)} rungs passed, {seconds:.0f} s", highlight=False)
+    return {
+        "rungs": [rung.as_dict() for rung in rungs],
+        "reported": [report.as_dict() for report in reported],
+        "passed": not failures,
+        "seconds": seconds,
+    }
 
 
 def _ablate(experiment: ExperimentSpec) -> PlainDict:
@@ -83,6 +99,21 @@ def _ablate(experiment: ExperimentSpec) -> PlainDict:
     return {"ablation": [vars(ablation) for ablation in found]}
 
 
+def _measure_horizons(experiment: ExperimentSpec) -> PlainDict:
+    from lightning_vgg.images.dataset import load_dataset
+    from parity_tests.horizon import measure_horizons
+
+    console, found = wide_console(), []
+    with console.status("training side by side") as status:
+        for horizon in measure_horizons(experiment, load_dataset(experiment.data)):
+            found.append(horizon)
+            status.update(f"{horizon.precision}, {horizon.arm}")
+            if not console.is_terminal:
+                print(f"{horizon.precision}, {horizon.arm}", flush=True)
+    console.print(horizon_table(found))
+    return {"horizon": [vars(horizon) for horizon in found]}
+
+
 def wide_console() -> Console:
     """As wide as the terminal; into a file or a pipe, as wide as the tables."""
     from rich.console import Console
@@ -91,17 +122,48 @@ def wide_console() -> Console:
 
 
 def ladder_table(rungs: list[Rung]) -> Table:
+    table = _table("Parity of Lightning and Keras", ("limit", "verdict"))
+    for rung in rungs:
+        verdict = "[green]passed" if rung.passed else "[bold red]FAILED"
+        table.add_row(*_cells(rung), f"{rung.limit:.1e}", verdict)
+    return table
+
+
+def reported_table(reports: list[Report]) -> Table:
+    table = _table("Decided by rounding alone, so without a verdict", ())
+    for report in reports:
+        table.add_row(*_cells(report))
+    return table
+
+
+def _table(title: str, more: tuple[str, ...]) -> Table:
     from rich.table import Table
 
-    table = Table(title="Parity of Lightning and Keras")
-    for column in ("rung", "precision", "measured", "limit", "1 ulp in torch", "ratio", "worst tensor", "verdict"):
+    table = Table(title=title)
+    for column in ("rung", "precision", "worst tensor", "measured", "torch to itself", "ratio", *more):
         table.add_column(column, justify="left" if column in ("rung", "precision", "worst tensor") else "right")
-    for rung in rungs:
-        control = "" if rung.control is None else f"{rung.control:.1e}"
-        ratio = f"{rung.measured / rung.control:.2g}" if rung.control else ""
-        limit = "" if math.isinf(rung.limit) else f"{rung.limit:.1e}"
-        verdict = ("[green]passed" if limit else "reported") if rung.passed else "[bold red]FAILED"
-        table.add_row(rung.name, rung.precision, f"{rung.measured:.1e}", limit, control, ratio, rung.worst, verdict)
+    return table
+
+
+def _cells(report: Report) -> list[str]:
+    control = "" if report.control is None else f"{report.control:.1e}"
+    ratio = f"{report.measured / report.control:.2g}" if report.control else ""
+    return [report.name, report.precision, report.worst, f"{report.measured:.1e}", control, ratio]
+
+
+def horizon_table(found: list[Horizon]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"How far trainings are from Lightning's after {found[0].steps[-1]} steps",
+        caption="weights: max|difference| / max|reference| of the worst tensor",
+    )
+    for column in ("precision", "training", "weights, 1 step", "weights, end", "other predictions", "half of them by"):
+        table.add_column(column, justify="left" if column in ("precision", "training") else "right")
+    for each in found:
+        half = "" if each.half is None else f"step {each.half}"
+        distances = (f"{each.weights[0]:.1e}", f"{each.weights[-1]:.1e}")
+        table.add_row(each.precision, each.arm, *distances, f"{each.predictions[-1]:.1%}", half)
     return table
 
 

@@ -1,14 +1,14 @@
 """How long do two trainings stay together? The distance of their weights and predictions, step by step.
 
-Beside Keras and Lightning stands Lightning and itself with every weight moved by one unit in the last place: rounding
-alone. In float32 and bfloat16 a network amplifies it until it is as large as the weights, in float64 it stays small for
-thousands of steps. A wrong default is apart from the first step on.
+Beside Keras and Lightning stands rounding alone: Lightning and itself, with every weight moved by one unit in the last
+place at the start, and by other kernels at every step. In float32 and bfloat16 a network amplifies it until it is as
+large as the weights, in float64 it stays small for thousands of steps. A wrong default is apart from the first step on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +17,22 @@ import torch
 from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
+from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.weights import load_tensors
 from parity_tests.distance import distance
+from parity_tests.kernels import written_out
 from parity_tests.ladder import Ladder, evenly
-from parity_tests.pair import Batch, Pair, Precision, Side, Tensors, TorchSide, parameters, without_idle_biases
+from parity_tests.pair import (
+    Batch,
+    Pair,
+    Precision,
+    Side,
+    Tensors,
+    TorchSide,
+    parameters,
+    weights_dtype,
+    without_idle_biases,
+)
 
 STEPS = 200
 POINTS = 24
@@ -65,49 +77,68 @@ def measure_horizons(experiment: ExperimentSpec, dataset: Dataset, steps: int = 
     ladder = Ladder(experiment, dataset)
     points = [int(point) for point in np.unique(np.geomspace(1, steps, POINTS).round())]
     for precision in PRECISIONS:
-        dtype = "float64" if precision == "float64" else "float32"
-        batches = ladder.batches(steps, dtype)
+        dtype = weights_dtype(precision)
         part = evenly(dataset.test, TESTED)
         images = normalize(part.images, dataset.normalization, np.dtype(dtype))
         test = Batch(images, part.labels, mask_keys=np.zeros(len(part.labels), np.int64))
+        course = _Course(ladder.spec, ladder.batches(steps, dtype), test, points, precision)
         pair = ladder.pair(precision)
-        others: dict[str, Side] = {"Keras": pair.keras, "one ulp": pair.torch.twin(nudge=0)}
-        others |= {switch: _with_switch(pair, switch, precision) for switch in WRONG_DEFAULTS}
-
-        def train(side: Side) -> list[_Snapshot]:
-            return list(_snapshots(side, ladder.spec, batches, test, points, precision))  # noqa: B023
-
-        reference = train(pair.torch)
+        others: dict[str, Side] = {
+            "Keras": pair.keras,
+            "one ulp": _nudged(pair.torch),
+            "other kernels": pair.torch.twin(),
+            **{switch: _with_switch(pair, switch) for switch in WRONG_DEFAULTS},
+        }
+        reference = course.run(pair.torch)
         for arm, side in others.items():
-            found = _compare(pair, precision, arm, points, reference, train(side))
+            found = _compare(pair, precision, arm, points, reference, course.run(side, arm == "other kernels"))
             if arm not in WRONG_DEFAULTS or found.weights[-1]:
                 yield found
 
 
-def _with_switch(pair: Pair, switch: str, precision: Precision) -> TorchSide:
+@dataclass(frozen=True)
+class _Course:
+    """What every arm goes through."""
+
+    spec: ModelSpec
+    batches: Sequence[Batch]
+    test: Batch
+    points: Sequence[int]
+    precision: Precision
+
+    def run(self, side: Side, other_kernels: bool = False) -> list[_Snapshot]:
+        """Train; a snapshot at each of the points."""
+        training = side.steps(self.batches, self.spec.optimizer, self.spec.learning_rates(len(self.batches)))
+        found = []
+        for step in range(1, len(self.batches) + 1):
+            with ExitStack() as arithmetic:
+                if self.precision == "bfloat16" and isinstance(side, TorchSide):
+                    arithmetic.enter_context(torch.autocast("cpu", torch.bfloat16))
+                if other_kernels:
+                    arithmetic.enter_context(written_out())
+                next(training)
+                if step in self.points:
+                    found.append(_Snapshot(parameters(side.tensors()), side.logits(self.test).argmax(1)))
+        return found
+
+
+def _nudged(side: TorchSide) -> TorchSide:
+    """A copy with every weight one unit in the last place up or down."""
+    twin = side.twin()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in twin.network.parameters():
+        up = torch.rand(parameter.shape, generator=generator) < 0.5
+        parameter.data = torch.nextafter(parameter.data, torch.where(up, torch.inf, -torch.inf).to(parameter))
+    return twin
+
+
+def _with_switch(pair: Pair, switch: str) -> TorchSide:
     """Lightning from the same weights, with one of PyTorch's defaults."""
-    spec = replace(pair.spec, semantics_except=[switch])
-    side = TorchSide(spec, pair.plan, precision)
+    side = pair.torch.twin()
+    side.semantics = replace(pair.spec, semantics_except=[switch]).resolved_semantics
+    side.network = build_network(pair.plan, side.semantics).to(next(side.network.parameters()).dtype)
     load_tensors("torch's network", side.network, pair.torch.tensors())
     return side
-
-
-def _snapshots(
-    side: Side, spec: ModelSpec, batches: Sequence[Batch], test: Batch, points: Sequence[int], precision: Precision
-) -> Iterator[_Snapshot]:
-    rates = spec.learning_rates(len(batches))
-    training = side.steps(batches, spec.optimizer, rates)
-    for step in range(1, len(batches) + 1):
-        with _arithmetic(side, precision):
-            next(training)
-            if step in points:
-                yield _Snapshot(parameters(side.tensors()), side.logits(test).argmax(1))
-
-
-def _arithmetic(side: Side, precision: Precision) -> AbstractContextManager[object]:
-    if precision == "bfloat16" and isinstance(side, TorchSide):
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
 
 
 def _compare(

@@ -1,20 +1,19 @@
 """The rungs: each measures how far the two frameworks differ in one respect, with a limit.
 
-In float64 only the order of additions sets two right implementations apart, and a rung passes below a gate set
-beforehand. Fifty steps can lead past it, so a control is measured there: torch against itself with every weight moved
-by one unit in the last place (ulp) and the images of every batch in reverse, which changes nothing but the order of
-additions; a rung may reach ten times that, too.
+Only the order of additions sets two right implementations apart. How far, a control says: torch against itself, the
+same arithmetic by other kernels (`kernels`). A rung passes below a gate set beforehand, or below ten times its control.
 
-In float32 the control stands beside every rung. A ReLU whose input changes sign by rounding moves gradients by far more
-than either; where one is found between the frameworks the distance is reported, not gated. So it is after fifty
-steps, where chaos decides, and after one step of Adam in a network with batch norm.
+In float32 rounding can turn round what a gradient depends on, the sign of a ReLU's input or the largest pixel of a
+window, and then moves it by far more. So gradients and one step are measured on a batch where nothing turns. Fifty
+steps in float32 are decided by chaos; they are reported beside their control, without a verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,12 +27,14 @@ from lightning_vgg.images.dataset import Dataset, Split
 from parity_tests.collected_batches import evaluation_batches, training_batches
 from parity_tests.distance import Distance, distance
 from parity_tests.evaluate import keras_scores, lightning_scores
+from parity_tests.kernels import OTHER_KERNELS, Kernels
 from parity_tests.pair import (
     Batch,
     Pair,
     Precision,
     Side,
     Tensors,
+    TorchSide,
     damped_scales,
     initial_tensors,
     parameters,
@@ -42,9 +43,15 @@ from parity_tests.pair import (
 )
 from parity_tests.whole_run import histories
 
+Measured = TypeVar("Measured")
+
 MARGIN = 10.0
 """The limit of a rung, as a multiple of the control."""
 BATCH = 32
+SMALL_BATCHES = 8, 4, 2
+"""Images in those tried in float32: the fewer, the fewer ReLUs whose input lies at zero but for rounding."""
+CANDIDATES = 8
+"""Batches of each size."""
 STEPS = 50
 EVALUATED = 200
 
@@ -60,32 +67,56 @@ OPTIMIZERS = {
 
 
 @dataclass(frozen=True)
-class Rung:
-    """What a rung found.
+class Report:
+    """A distance without a verdict.
 
     Attributes:
-        name: of the rung.
+        name: of what was measured.
         precision: float64, float32, or exact where nothing may differ.
         measured: the distance.
         worst: the tensor that lies farthest apart.
-        limit: the largest distance that passes; infinite where the distance is reported, not gated.
-        control: torch to itself with every weight moved by one ulp, where measured; of one batch, the largest of three;
-            of fifty steps, with their images in reverse, too.
+        control: the largest distance of torch to itself by other kernels, where measured.
     """
 
     name: str
     precision: str
     measured: float
     worst: str
+    control: float | None
+
+    def as_dict(self) -> PlainDict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Rung(Report):
+    """A distance and the largest one that passes."""
+
     limit: float
-    control: float | None = None
 
     @property
     def passed(self) -> bool:
         return self.measured <= self.limit
 
     def as_dict(self) -> PlainDict:
-        return {**asdict(self), "passed": self.passed}
+        return {**super().as_dict(), "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class SmallBatch:
+    """A batch for float32.
+
+    Attributes:
+        size: images in it.
+        number: among the candidates of that size.
+        flips: gradients that take another path in Keras.
+        own_flips: those that do so in torch by other kernels.
+    """
+
+    size: int
+    number: int
+    flips: int
+    own_flips: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +139,28 @@ GATES = {
 """Set beforehand, from throw-away ports of a VGG of six convolutions: five to a hundred times what those measured."""
 
 
+def search_small_batch(flips: Callable[[int, int], tuple[int, int]]) -> SmallBatch:
+    """The first on which no gradient takes another path; else one where torch agrees with itself; else any.
+
+    Where a right port flips something, other kernels of torch do so, too, about as often. If these agree with torch on
+    half of all candidates and Keras on none, it is not rounding, and the search ends.
+
+    Args:
+        flips: size and number of a candidate -> gradients with another path in Keras, and in torch by other kernels.
+    """
+    found = []
+    for size in SMALL_BATCHES:
+        for number in range(CANDIDATES):
+            small = SmallBatch(size, number, *flips(size, number))
+            if not (small.flips or small.own_flips):
+                return small
+            found.append(small)
+            steady = [small for small in found if not small.own_flips]
+            if 2 * len(steady) >= CANDIDATES * len(SMALL_BATCHES):
+                return min(steady, key=lambda small: small.flips)
+    return min(found, key=lambda small: (small.own_flips == 0, small.own_flips + small.flips))
+
+
 class Ladder:
     """All rungs for one experiment.
 
@@ -122,9 +175,10 @@ class Ladder:
         self.dataset = dataset
         self.classes = len(dataset.class_names)
         self.image_size, self.channels = experiment.image_size, 3
+        self.seed = experiment.seed_everything
 
-    def rungs(self) -> Iterator[Rung]:
-        """Climb; each rung is yielded as soon as it is measured."""
+    def rungs(self) -> Iterator[Report]:
+        """Climb; each rung, or report, is yielded as soon as it is measured."""
         yield self.specification()
         yield self.initialization()
         yield self.preprocessing()
@@ -133,6 +187,8 @@ class Ladder:
         for precision in ("float64", "float32"):
             yield self.forward(precision)
             yield self.loss(precision)
+            if precision == "float32":
+                yield self.steady_gradients()
             yield self.gradients(precision)
             yield self.frozen(precision)
             yield self.clipping(precision)
@@ -147,20 +203,38 @@ class Ladder:
         return OPTIMIZERS if own in OPTIMIZERS.values() else {**OPTIMIZERS, "own": own}
 
     def pair(self, precision: Precision) -> Pair:
-        return Pair(self.spec, self.image_size, self.classes, precision, self.channels)
+        return Pair(self.spec, self.image_size, self.classes, precision, self.seed, self.channels)
 
-    def batches(self, count: int, precision: Precision) -> list[Batch]:
+    def batches(self, count: int, precision: Precision, size: int = BATCH) -> list[Batch]:
         """``count`` batches of the training images, again from the start where there are too few."""
         images, labels = self.dataset.train
-        order = np.resize(draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index, count * BATCH)
+        order = draw_epoch(self.seed, 0, len(labels), images.shape[1], AugmentationSpec()).index
         return [
             Batch(
                 normalize(images[rows], self.dataset.normalization, np.dtype(precision)),
                 labels[rows],
-                mask_keys(seed=0, epoch=step, images=rows),
+                mask_keys(self.seed, step, rows),
             )
-            for step, rows in enumerate(np.split(order, count))
+            for step, rows in enumerate(np.split(np.resize(order, count * size), count))
         ]
+
+    @cached_property
+    def small_batch(self) -> SmallBatch:
+        """For float32."""
+        return self.search(self.pair("float32").flips)
+
+    def search(self, flips: Callable[[Batch], tuple[int, int]]) -> SmallBatch:
+        """Search the batches of this experiment; ``flips`` counts in Keras, and in torch by other kernels."""
+        return search_small_batch(lambda size, number: flips(self.candidate(size, number)))
+
+    def candidate(self, size: int, number: int) -> Batch:
+        return self.batches(CANDIDATES, "float32", size)[number]
+
+    def batch(self, precision: Precision) -> Batch:
+        """The one on which gradients are measured."""
+        if precision == "float64":
+            return self.batches(1, precision)[0]
+        return self.candidate(self.small_batch.size, self.small_batch.number)
 
     # What must be equal exactly
 
@@ -177,7 +251,7 @@ class Ladder:
 
     def initialization(self) -> Rung:
         """Spread of each tensor's initial values, in standard errors apart: by chance alone it stays below 5."""
-        ours, theirs = initial_tensors(self.spec, self.image_size, self.classes)
+        ours, theirs = initial_tensors(self.spec, self.image_size, self.classes, self.seed)
         worst = Distance(0.0, "")
         for name, tensor in ours.items():
             other = theirs[name]
@@ -187,7 +261,7 @@ class Ladder:
                 # The variance of a sample variance of uniform numbers is 0.8 σ⁴/n.
                 apart = abs(np.log(tensor.var() / other.var())) / np.sqrt(2 * 0.8 / tensor.size)
             worst = max(worst, Distance(float(apart), name))
-        return Rung("initialization (standard errors)", "float32", worst.value, worst.tensor, limit=5.0)
+        return Rung("initialization (standard errors)", "float32", *worst, control=None, limit=5.0)
 
     def preprocessing(self) -> Rung:
         """The evaluation batch of either side, bit for bit."""
@@ -219,95 +293,111 @@ class Ladder:
 
         return self._rung("loss", precision, GATES["loss"], losses)
 
-    def gradients(self, precision: Precision) -> Rung:
-        (batch,) = self.batches(1, precision)
-        return self._rung("gradients", precision, GATES["gradients"], lambda side: side.gradients(batch), damped=True)
+    def steady_gradients(self) -> Report:
+        """Whether there is a batch on which rounding flips no sign and no maximum, in float32."""
+        small = self.small_batch
+        name = f"flipped signs, {small.size} images"
+        if small.own_flips:
+            return Report(f"{name}: none is steady", "float32", small.flips, "", small.own_flips)
+        return Rung(name, "float32", small.flips, "", control=0.0, limit=0.0)
+
+    def gradients(self, precision: Precision) -> Report:
+        batch = self.batch(precision)
+        rung = self._rung("gradients", precision, GATES["gradients"], lambda side: side.gradients(batch), damped=True)
+        return self._gated_if_steady(rung, precision)
 
     def dropout(self) -> Rung:
         """What each dropout layer makes of ones: the same masks, bit for bit, and the same factor for what is kept."""
         pair, (batch,) = self.pair("float64"), self.batches(1, "float64")
         return exact("dropout", distance(pair.torch.kept_units(batch), pair.keras.kept_units(batch)))
 
-    def frozen(self, precision: Precision) -> Rung:
-        """Three steps with the first block frozen: it must stay as it is, statistics included."""
-        batches, rates = self.batches(3, precision), [2.0**-7] * 3
-        first = next(iter(self.pair(precision).plan.blocks))
+    def frozen(self, precision: Precision) -> Report:
+        """Three steps with the first block frozen (in float32 one): it must stay as it is, statistics included."""
+        pair = self.pair(precision)
+        first = next(iter(pair.plan.blocks))
+        pair.torch.freeze(first)
+        pair.keras.freeze(first)
+        small = self.search(pair.flips) if precision == "float32" else None
+        batches = [self.candidate(small.size, small.number)] if small else self.batches(3, precision)
 
         def trained(side: Side) -> Tensors:
             before = {name: value for name, value in side.tensors().items() if name.startswith(f"{first}.")}
-            side.freeze(first)
-            for _ in side.steps(batches, OPTIMIZERS["sgd"][0], rates):
+            for _ in side.steps(batches, OPTIMIZERS["sgd"][0], [2.0**-7] * len(batches)):
                 pass
             after = side.tensors()
             moved = any(not np.array_equal(after[name], value) for name, value in before.items())
             return after | {"frozen tensors that moved": np.array(float("nan") if moved else 1.0)}
 
-        return self._rung(f"frozen {first}, 3 steps", precision, GATES["sgd"], trained)
+        name = f"frozen {first}, {len(batches)} step{'s' * (len(batches) > 1)}"
+        rung = compare(name, precision, GATES["sgd"], measured(pair, trained, controlled=small is not None))
+        return without_verdict(rung) if small and small.own_flips else rung
 
-    def clipping(self, precision: Precision) -> Rung:
+    def clipping(self, precision: Precision) -> Report:
         """One step with the gradients' common norm clipped to about a hundredth of itself."""
-        batches, optimizer = self.batches(1, precision), OPTIMIZERS["sgd"][0]
-        rates = [1.0]  # so that the step is as large as the clipped gradient
+        optimizer, batch = OPTIMIZERS["sgd"][0], self.batch(precision)
 
         def moved(side: Side) -> Tensors:
-            before = parameters(side.tensors())
-            list(side.steps(batches, optimizer, rates, clip=2.0**-6))
-            step = {name: value - before[name] for name, value in parameters(side.tensors()).items()}
-            return without_idle_biases(step, side.plan)
+            return without_idle_biases(movement(side, batch, optimizer, clip=2.0**-6), side.plan)
 
-        return self._rung("global-norm clipping", precision, GATES["clipping"], moved)
+        rung = self._rung("global-norm clipping", precision, GATES["clipping"], moved)
+        return self._gated_if_steady(rung, precision)
 
-    def steps(self, name: str, precision: Precision) -> Iterator[Rung]:
-        """Parameters after one step and after fifty, and the batch-norm statistics after fifty."""
+    def steps(self, name: str, precision: Precision) -> Iterator[Report]:
+        """One step and fifty: rungs in float64; in float32 rungs of one step, reports of fifty."""
+        if precision == "float64":
+            yield from self._trajectory(name, precision)
+        else:
+            yield from self.one_step(name)
+            for rung in self._trajectory(name, precision):
+                yield without_verdict(rung)
+
+    def one_step(self, name: str) -> Iterator[Report]:
+        """What one step moves, and the batch-norm statistics after it, in float32.
+
+        At a rate of 1, so that the step is as large as what it is made of, and not lost in the weights' rounding. Adam
+        divides each gradient by its own size: where that is almost nothing its rounding becomes a whole step, so only
+        entries count whose gradient is at least a hundredth of the largest.
+        """
+        optimizer, _ = self.optimizers()[name]
+        batch, pair = self.batch("float32"), self.pair("float32")
+        gradients = pair.torch.twin().gradients(batch)
+        scales = {name: float(np.abs(value).max()) for name, value in gradients.items()}
+        scales |= damped_scales(gradients, pair.plan)
+        counted = {name: np.abs(value) >= scales[name] / 100 for name, value in gradients.items()}
+
+        def stepped(side: Side) -> Tensors:
+            step = movement(side, batch, optimizer)
+            if optimizer.name != "sgd":
+                step = {name: np.where(counted[name], value, 0) for name, value in step.items()}
+            return step | statistics(side.tensors())
+
+        sides = measured(pair, stepped, controlled=True)
+        for rung in step_rungs(f"{name}, 1 step", "float32", optimizer, sides, pair.plan):
+            yield self._gated_if_steady(rung, "float32")
+
+    def _trajectory(self, name: str, precision: Precision) -> list[Rung]:
+        """Parameters and batch-norm statistics after one step (in float64) and after fifty."""
         optimizer, schedule = self.optimizers()[name]
         rates = ModelSpec(optimizer=optimizer, schedule=schedule).learning_rates(STEPS)
         batches = self.batches(STEPS, precision)
         pair = self.pair(precision)
+        stops = {0: "1 step", STEPS - 1: f"{STEPS} steps"} if precision == "float64" else {STEPS - 1: f"{STEPS} steps"}
 
-        def trajectory(side: Side, batches: list[Batch]) -> tuple[Tensors, Tensors]:
-            steps = side.steps(batches, optimizer, rates)
-            next(steps)
-            first = side.tensors()
-            for _ in steps:
-                pass
-            return first, side.tensors()
+        def snapshots(side: Side) -> list[Tensors]:
+            steps = enumerate(side.steps(batches, optimizer, rates))
+            return [without_idle_biases(side.tensors(), side.plan) for step, _ in steps if step in stops]
 
-        twin = pair.torch.twin(nudge=0)  # fifty steps are dear, so there is one
-        sides = [trajectory(pair.torch, batches), trajectory(pair.keras, batches)]
-        found = self._trajectory_rungs(name, precision, optimizer, pair.plan, sides)
+        def rungs(sides: list[list[Tensors]]) -> list[Rung]:
+            labels = [f"{name}, {label}" for label in stops.values()]
+            stopped = zip(labels, zip(*sides, strict=True), strict=True)
+            return [rung for label, then in stopped for rung in step_rungs(label, precision, optimizer, then)]
+
+        twin = pair.torch.twin()
+        sides = [snapshots(pair.torch), snapshots(pair.keras)]
         # In float64 the gate tells enough, unless the network amplifies every rounding in fifty steps.
-        if precision == "float32" or not all(rung.passed for rung in found):
-            # Every step adds up anew, and torch one image after the other: a nudge at the start alone would be a tenth
-            # of what the order of additions moves (lesson's network, 50 steps of SGD: 1.7e-13 against 1.9e-12).
-            sides.append(trajectory(twin, [batch.backwards() for batch in batches]))
-            found = self._trajectory_rungs(name, precision, optimizer, pair.plan, sides)
-        yield from found
-
-    def _trajectory_rungs(
-        self,
-        name: str,
-        precision: Precision,
-        optimizer: OptimizerSpec,
-        plan: NetworkPlan,
-        sides: Sequence[tuple[Tensors, Tensors]],
-    ) -> list[Rung]:
-        """Rungs of the tensors after the first and the last step: torch's, Keras's, then those of nudged copies."""
-        found = []
-        for when, label in enumerate(("1 step", f"{STEPS} steps")):
-            for part, what, gate in (
-                (parameters, label, GATES["adam" if optimizer.name != "sgd" else "sgd"]),
-                (statistics, f"{label}, statistics", GATES["batch norm statistics"]),
-            ):
-                reference, other, *nudged = (without_idle_biases(part(side[when]), plan) for side in sides)
-                if not reference:
-                    continue
-                control = max((distance(reference, twin).value for twin in nudged), default=None)
-                rung = verdict(f"{name}, {what}", precision, gate, distance(reference, other), control)
-                # Where a batch norm makes a gradient nearly 0, Adam divides its rounding by its own size.
-                amplified = optimizer.name != "sgd" and bool(statistics(sides[0][when]))
-                chaotic = precision == "float32" and (when == 1 or amplified)
-                found.append(replace(rung, limit=float("inf")) if chaotic else self._unless_kinks(rung))
-        return found
+        if precision == "float32" or not all(rung.passed for rung in rungs(sides)):
+            sides += controls(twin, snapshots, OTHER_KERNELS[-1:])  # fifty steps are dear, so there is one
+        return rungs(sides)
 
     def evaluation(self) -> Rung:
         """Loss and accuracy of the test images by either side's own loop, float64; the last batch is a smaller one."""
@@ -322,29 +412,63 @@ class Ladder:
         """One epoch of 500 images by either command line, float64: the histories, and the test of 200 images."""
         some = replace(self.dataset, train=evenly(self.dataset.train, 500), test=evenly(self.dataset.test, EVALUATED))
         found = distance(*histories(replace(self.experiment, data=replace(self.data, batch_size=64)), some))
-        return Rung("whole run, 1 epoch", "float64", *found, limit=1e-10)
+        return Rung("whole run, 1 epoch", "float64", *found, control=None, limit=1e-10)
 
     def _rung(
         self, name: str, precision: Precision, gate: Gate, measure: Callable[[Side], Tensors], damped: bool = False
     ) -> Rung:
-        """How far ``measure`` of the two sides lies apart; in float32, beside three nudged copies of torch's."""
+        """How far ``measure`` of the two sides lies apart; in float32, beside the controls."""
         pair = self.pair(precision)
-        twins = [measure(pair.torch.twin(nudge)) for nudge in range(3)] if precision == "float32" else []
-        ours, theirs = measure(pair.torch), measure(pair.keras)
-        scales = damped_scales(ours, pair.plan) if damped else None
-        control = max((distance(ours, twin, scales).value for twin in twins), default=None)
-        return self._unless_kinks(verdict(name, precision, gate, distance(ours, theirs, scales), control))
+        sides = measured(pair, measure, controlled=precision == "float32")
+        return compare(name, precision, gate, sides, damped_scales(sides[0], pair.plan) if damped else None)
 
-    def _unless_kinks(self, rung: Rung) -> Rung:
-        """A float32 rung that lies too far: only reported where rounding changed the sign of a ReLU's input."""
-        if rung.passed or rung.precision != "float32" or not self.flipped_kinks:
-            return rung
-        return replace(rung, limit=float("inf"), worst=f"{rung.worst} ({self.flipped_kinks} kinks flipped)")
+    def _gated_if_steady(self, rung: Rung, precision: Precision) -> Report:
+        return without_verdict(rung) if precision == "float32" and self.small_batch.own_flips else rung
 
-    @cached_property
-    def flipped_kinks(self) -> int:
-        """Activations of the first batch that are 0 in one framework and not in the other, float32."""
-        return self.pair("float32").flipped_kinks(*self.batches(1, "float32"))
+
+def movement(side: Side, batch: Batch, optimizer: OptimizerSpec, clip: float | None = None) -> Tensors:
+    """What one step at a learning rate of 1 adds to the parameters."""
+    before = parameters(side.tensors())
+    list(side.steps([batch], optimizer, [1.0], clip))
+    return {name: value - before[name] for name, value in parameters(side.tensors()).items()}
+
+
+def measured(pair: Pair, measure: Callable[[Side], Tensors], controlled: bool) -> list[Tensors]:
+    """torch's, Keras's, and if wanted the controls'."""
+    twin = pair.torch.twin()  # measuring may train the side
+    sides = [measure(pair.torch), measure(pair.keras)]
+    return sides + (controls(twin, measure) if controlled else [])
+
+
+def controls(
+    side: TorchSide, measure: Callable[[Side], Measured], others: Sequence[Kernels] = OTHER_KERNELS
+) -> list[Measured]:
+    """What torch measures by other kernels."""
+    found = []
+    for kernels in others:
+        with kernels():
+            found.append(measure(side.twin()))
+    return found
+
+
+def step_rungs(
+    label: str,
+    precision: Precision,
+    optimizer: OptimizerSpec,
+    sides: Sequence[Tensors],
+    damped: NetworkPlan | None = None,
+) -> Iterator[Rung]:
+    """Of parameters, and of batch-norm statistics if there are any; ``damped``: the plan, where steps are compared."""
+    scales = damped_scales(parameters(sides[0]), damped) if damped else None
+    gate = GATES["sgd" if optimizer.name == "sgd" else "adam"]
+    yield compare(label, precision, gate, [parameters(side) for side in sides], scales)
+    if statistics(sides[0]):
+        parts = [statistics(side) for side in sides]
+        yield compare(f"{label}, statistics", precision, GATES["batch norm statistics"], parts)
+
+
+def failed(reports: Iterable[Report]) -> list[Rung]:
+    return [report for report in reports if isinstance(report, Rung) and not report.passed]
 
 
 def evenly(part: Split, count: int) -> Split:
@@ -357,10 +481,25 @@ def shapes(tensors: Tensors) -> Tensors:
     return {name: np.array(tensor.shape) for name, tensor in tensors.items()}
 
 
+def compare(
+    name: str, precision: Precision, gate: Gate, sides: Sequence[Tensors], scales: dict[str, float] | None = None
+) -> Rung:
+    """A rung of what torch and Keras measure, and perhaps the controls."""
+    reference, other, *others = sides
+    control = max((distance(reference, each, scales).value for each in others), default=None)
+    return verdict(name, precision, gate, distance(reference, other, scales), control)
+
+
 def verdict(name: str, precision: Precision, gate: Gate, found: Distance, control: float | None) -> Rung:
     limit = gate.float64 if precision == "float64" else gate.float32
-    return Rung(name, precision, found.value, found.tensor, max(limit, MARGIN * (control or 0.0)), control)
+    if control is not None and np.isfinite(control):  # else a tensor is not a number in torch itself
+        limit = max(limit, MARGIN * control)
+    return Rung(name, precision, *found, control, limit)
 
 
 def exact(name: str, found: Distance) -> Rung:
-    return Rung(name, "exact", found.value, found.tensor, limit=0.0)
+    return Rung(name, "exact", *found, control=None, limit=0.0)
+
+
+def without_verdict(rung: Rung) -> Report:
+    return Report(rung.name, rung.precision, rung.measured, rung.worst, rung.control)

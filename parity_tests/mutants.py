@@ -27,11 +27,11 @@ from lightning_vgg.training.optim import ParameterGroup
 from lightning_vgg.training.transfer import Backbone as TorchBackbone
 from lightning_vgg.training.transfer import parameter_groups
 from parity_tests.frameworks import keras
-from parity_tests.ladder import Ladder, Rung
-from parity_tests.pair import Batch, KerasSide, TorchSide
+from parity_tests.ladder import Ladder, Report
+from parity_tests.pair import Batch, KerasSide, Precision, TorchSide
 from parity_tests.transfer_ladder import TransferLadder
 
-Climb = Callable[[Ladder], Iterator[Rung]]
+Climb = Callable[[Ladder, Precision], Iterator[Report]]
 Plant = Callable[[], AbstractContextManager[object]]
 
 
@@ -45,6 +45,7 @@ class Mutant:
         switches: semantics that the Lightning side gets wrong.
         plant: the fault as a patch.
         spec: how the experiment differs from the plain one, where the fault needs it.
+        float32: whether it is large enough to be caught in float32, too.
     """
 
     name: str
@@ -52,37 +53,38 @@ class Mutant:
     switches: tuple[str, ...] = ()
     plant: Plant = nullcontext
     spec: Callable[[ModelSpec], ModelSpec] = field(default=lambda spec: spec)
+    float32: bool = False
 
 
-def _one(rung: Callable[[Ladder], Rung]) -> Climb:
-    return lambda ladder: iter([rung(ladder)])
+def _one(rung: Callable[[Ladder, Precision], Report]) -> Climb:
+    return lambda ladder, precision: iter([rung(ladder, precision)])
 
 
 @cache
 def _steps(name: str) -> Climb:
     """One and the same for an optimizer, so that its rungs without a fault are climbed once for all mutants."""
-    return lambda ladder: ladder.steps(name, "float64")
+    return lambda ladder, precision: ladder.steps(name, precision) if precision == "float64" else ladder.one_step(name)
 
 
-def _on_backbone(climb: Callable[[TransferLadder], Iterator[Rung]]) -> Climb:
-    def climb_it(ladder: Ladder) -> Iterator[Rung]:
+def _on_backbone(climb: Callable[[TransferLadder, Precision], Iterator[Report]]) -> Climb:
+    def climb_it(ladder: Ladder, precision: Precision) -> Iterator[Report]:
         assert isinstance(ladder, TransferLadder)
-        return climb(ladder)
+        return climb(ladder, precision)
 
     return climb_it
 
 
-_FORWARD = _one(lambda ladder: ladder.forward("float64"))
-_LOSS = _one(lambda ladder: ladder.loss("float64"))
-_DROPOUT = _one(lambda ladder: ladder.dropout())
-_FROZEN = _one(lambda ladder: ladder.frozen("float64"))
-_CLIPPING = _one(lambda ladder: ladder.clipping("float64"))
-_EVALUATION = _one(lambda ladder: ladder.evaluation())
-_PREPROCESSING = _one(lambda ladder: ladder.preprocessing())
-_AUGMENTATION = _one(lambda ladder: ladder.augmentation())
-_RESIZE = _on_backbone(lambda ladder: iter([ladder.resize("float64")]))
-_EMBEDDINGS = _on_backbone(lambda ladder: ladder.embeddings("float64"))
-_FINE_TUNING = _on_backbone(lambda ladder: ladder.fine_tuning("float64"))
+_FORWARD = _one(Ladder.forward)
+_LOSS = _one(Ladder.loss)
+_DROPOUT = _one(lambda ladder, precision: ladder.dropout())
+_FROZEN = _one(Ladder.frozen)
+_CLIPPING = _one(Ladder.clipping)
+_EVALUATION = _one(lambda ladder, precision: ladder.evaluation())
+_PREPROCESSING = _one(lambda ladder, precision: ladder.preprocessing())
+_AUGMENTATION = _one(lambda ladder, precision: ladder.augmentation())
+_RESIZE = _on_backbone(lambda ladder, precision: iter([ladder.resize(precision)]))
+_EMBEDDINGS = _on_backbone(TransferLadder.embeddings)
+_FINE_TUNING = _on_backbone(TransferLadder.fine_tuning)
 
 
 def _recipe(conv_block: str) -> Callable[[ModelSpec], ModelSpec]:
@@ -100,18 +102,18 @@ def _instead(target: str, wrong: object) -> Plant:
 
 def _torch_steps_with(change: Callable[[OptimizerSpec, Any], tuple[OptimizerSpec, Any]]) -> Plant:
     """The Lightning side alone trains with another optimizer or other rates."""
-    right = TorchSide.steps
+    right = TorchSide.updates
 
     def wrong(
         self: TorchSide,
-        batches: Sequence[Batch],
+        backwards: Sequence[Callable[[], None]],
         optimizer: OptimizerSpec,
         rates: Sequence[float],
-        clip: float | None = None,
-    ) -> Any:
-        return right(self, batches, *change(optimizer, rates), clip)
+        clip: float | None,
+    ) -> Iterator[None]:
+        return right(self, backwards, *change(optimizer, rates), clip)
 
-    return _instead("parity_tests.pair.TorchSide.steps", wrong)
+    return _instead("parity_tests.pair.TorchSide.updates", wrong)
 
 
 def _loss_of_clipped_probabilities(self: KerasSide, logits: Any, batch: Batch) -> np.ndarray:
@@ -193,43 +195,48 @@ def _nothing_frozen() -> Iterator[None]:
 _PARAMETER_GROUPS = "parity_tests.transfer_ladder.parameter_groups"
 
 MUTANTS = [
-    Mutant("torch's epsilon, torch's formula", _steps("adam"), ("adam_epsilon", "adam_formula")),
-    Mutant("Keras's epsilon, torch's formula", _steps("adam"), ("adam_formula",)),
+    Mutant("torch's epsilon, torch's formula", _steps("adam"), ("adam_epsilon", "adam_formula"), float32=True),
+    Mutant("Keras's epsilon, torch's formula", _steps("adam"), ("adam_formula",), float32=True),
     Mutant("betas that float32 rounds", _steps("adam"), plant=_instead("keras_reference.optim.exact", float)),
-    Mutant("unbiased running variance", _steps("sgd"), ("batch_norm_variance",)),
-    Mutant("torch's batch-norm epsilon", _FORWARD, ("batch_norm_epsilon",)),
-    Mutant("torch's batch-norm momentum", _steps("sgd"), ("batch_norm_momentum",)),
+    Mutant("unbiased running variance", _steps("sgd"), ("batch_norm_variance",), float32=True),
+    Mutant("torch's batch-norm epsilon", _FORWARD, ("batch_norm_epsilon",), float32=True),
+    Mutant("torch's batch-norm momentum", _steps("sgd"), ("batch_norm_momentum",), float32=True),
     Mutant(
         "strided convolution padded on both sides",
         _FORWARD,
         ("strided_padding",),
         spec=_recipe("conv(stride 2) - batch norm"),
+        float32=True,
     ),
-    Mutant("weight decay in the gradient", _steps("nesterov"), ("weight_decay",)),
-    Mutant("AdamW with torch's decay", _steps("own"), ("adamw_decay",), spec=_optimizer(name="adamw")),
+    Mutant("weight decay in the gradient", _steps("nesterov"), ("weight_decay",), float32=True),
+    Mutant("AdamW with torch's decay", _steps("own"), ("adamw_decay",), spec=_optimizer(name="adamw"), float32=True),
     Mutant("velocity without the rate, rate moving", _steps("nesterov"), ("sgd_velocity",)),
     Mutant("1e-6 added to the clipped norm", _CLIPPING, ("clip_epsilon",)),
     Mutant(
         "each tensor clipped by itself",
         _CLIPPING,
         plant=_instead("parity_tests.pair.clip_gradients", _clip_each_tensor),
+        float32=True,
     ),
-    Mutant("torch's initialization", _one(Ladder.initialization), ("initialization",)),
+    Mutant("torch's initialization", _one(lambda ladder, precision: ladder.initialization()), ("initialization",)),
     Mutant(
         "flattened in Keras's order (H, W, C)",
         _FORWARD,
         plant=_instead("keras_reference.weights.reorder_flattened", lambda tensor, shape, to_keras: tensor),
+        float32=True,
     ),
     Mutant(
         "probabilities clipped in the loss",
         _LOSS,
         plant=_instead("parity_tests.pair.KerasSide.loss_of", _loss_of_clipped_probabilities),
+        float32=True,
     ),
     Mutant(
         "label smoothing forgotten",
         _LOSS,
         plant=_instead("parity_tests.pair.TorchSide.loss_of", _loss_of_hard_labels),
         spec=lambda spec: replace(spec, label_smoothing=0.1),
+        float32=True,
     ),
     Mutant(
         "one wrong momentum",
@@ -245,11 +252,13 @@ MUTANTS = [
         "decay of biases and batch norm",
         _steps("adamw"),
         plant=_torch_steps_with(lambda optimizer, rates: (replace(optimizer, decay_all=True), rates)),
+        float32=True,
     ),
     Mutant(
         "frozen batch norm keeps counting",
         _FROZEN,
         plant=_instead("parity_tests.pair.TorchSide.freeze", _freeze_weights_alone),
+        float32=True,
     ),
     Mutant(
         "dropout without the factor 1/(1 - rate)",
@@ -271,12 +280,14 @@ MUTANTS = [
         _FORWARD,
         spec=_recipe("conv(leaky relu) - maxpool"),
         plant=_activation("leaky relu", nn.LeakyReLU),
+        float32=True,
     ),
     Mutant(
         "GELU by tanh",
         _FORWARD,
         spec=_recipe("conv(gelu) - maxpool"),
         plant=_activation("gelu", lambda: nn.GELU(approximate="tanh")),
+        float32=True,
     ),
     Mutant(
         "channels swapped",
@@ -315,9 +326,12 @@ MUTANTS = [
         _EMBEDDINGS,
         plant=_instead("keras_reference.transfer.Backbone.tensors", _tensors_as_they_lie),
         spec=_on_a_backbone,
+        float32=True,
     ),
-    Mutant("resized with antialiasing", _RESIZE, plant=_resized(antialias=True), spec=_on_a_backbone),
-    Mutant("resized between the corners", _RESIZE, plant=_resized(align_corners=True), spec=_on_a_backbone),
+    Mutant("resized with antialiasing", _RESIZE, plant=_resized(antialias=True), spec=_on_a_backbone, float32=True),
+    Mutant(
+        "resized between the corners", _RESIZE, plant=_resized(align_corners=True), spec=_on_a_backbone, float32=True
+    ),
     Mutant(
         "maximum taken for the average",
         _EMBEDDINGS,
@@ -325,8 +339,9 @@ MUTANTS = [
             "lightning_vgg.training.transfer.Backbone.pool", lambda self, hidden: hidden.amax((2, 3), keepdim=True)
         ),
         spec=_on_a_backbone,
+        float32=True,
     ),
-    Mutant("frozen layers train", _FINE_TUNING, plant=_nothing_frozen, spec=_on_a_backbone),
+    Mutant("frozen layers train", _FINE_TUNING, plant=_nothing_frozen, spec=_on_a_backbone, float32=True),
     Mutant(
         "one rate for all blocks",
         _FINE_TUNING,
@@ -334,6 +349,7 @@ MUTANTS = [
             _PARAMETER_GROUPS, lambda *plan: [each._replace(rate_factor=1.0) for each in parameter_groups(*plan)]
         ),
         spec=_on_a_backbone,
+        float32=True,
     ),
 ]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -21,15 +22,17 @@ from keras_reference.splitmix64 import as_words
 from keras_reference.weights import load_tensors, model_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, plan_network
-from lightning_vgg.experiment.recipe import AveragePool, BatchNorm, Conv, Dense, Dropout, GlobalAveragePool, MaxPool
+from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, MaxPool
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.frameworks import keras
+from parity_tests.kernels import OTHER_KERNELS
 
-Precision = Literal["float64", "float32"]
+Precision = Literal["float64", "float32", "bfloat16"]
+"""bfloat16: activations alone; weights are float32."""
 Tensors = dict[str, np.ndarray]
 
 _STATISTICS = ("running_mean", "running_var")
@@ -43,10 +46,6 @@ class Batch:
     labels: np.ndarray
     mask_keys: np.ndarray
 
-    def backwards(self) -> Batch:
-        """The same images, the last one first."""
-        return Batch(self.images[::-1].copy(), self.labels[::-1].copy(), self.mask_keys[::-1].copy())
-
     @property
     def for_keras(self) -> tuple[np.ndarray, np.ndarray]:
         """What a training model in Keras takes."""
@@ -59,20 +58,18 @@ class TorchSide:
     All tensors, batch-norm statistics included, start from random values, so that none is trivially 0 or 1.
     """
 
-    def __init__(self, spec: ModelSpec, plan: NetworkPlan, precision: Precision) -> None:
+    def __init__(self, spec: ModelSpec, plan: NetworkPlan, precision: Precision, seed: int) -> None:
         self.plan, self.label_smoothing = plan, spec.label_smoothing
         self.semantics = spec.resolved_semantics
         self.frozen_block: str | None = None
-        torch.manual_seed(0)
-        self.network: nn.Module = build_network(plan, self.semantics).to(getattr(torch, precision))
-        randomize(self.network)
+        torch.manual_seed(seed)
+        self.network: nn.Module = build_network(plan, self.semantics).to(getattr(torch, weights_dtype(precision)))
+        randomize(self.network, seed + 1)
 
-    def twin(self, nudge: int | None = None) -> TorchSide:
-        """A copy; ``nudge`` seeds a step of one ulp up or down for every weight."""
+    def twin(self) -> TorchSide:
+        """A copy."""
         twin = copy(self)
         twin.network = deepcopy(self.network)
-        if nudge is not None:
-            nudge_parameters(twin.network, nudge)
         return twin
 
     def tensors(self) -> Tensors:
@@ -88,7 +85,8 @@ class TorchSide:
         """(B, classes), in evaluation mode."""
         self.network.eval()
         with torch.no_grad():
-            return self.network(_nchw(batch.images)).numpy()
+            logits = self.network(_nchw(batch.images))
+        return (logits.float() if logits.dtype == torch.bfloat16 else logits).numpy()
 
     def loss(self, batch: Batch) -> np.ndarray:
         """The training loss, in training mode."""
@@ -110,39 +108,53 @@ class TorchSide:
         }
 
     def activations(self, batch: Batch) -> Tensors:
-        """What convolutions and dense layers put out in training mode, channels last; the statistics stay."""
-        outputs: Tensors = {}
+        """What `gradient_paths` looks at, in training mode; the statistics stay."""
         twin = self.twin()
-        for name in _kinked(self.plan):
-            twin.network.get_submodule(name).register_forward_hook(
-                lambda module, inputs, output, name=name: outputs.update({name: output.detach().numpy()})
-            )
-        twin.loss(batch)
-        return {name: np.moveaxis(output, 1, -1) for name, output in outputs.items()}
+        return torch_activations(twin.network, self.plan, self.plan.layers, lambda: twin.loss(batch))
 
     def kept_units(self, batch: Batch) -> Tensors:
         """What each dropout layer makes of ones, channels last."""
         set_mask_keys(self.network, torch.from_numpy(batch.mask_keys))
-        kept, flattened = {}, self.plan.flattened_layers()
+        kept = {}
         for planned in _dropped(self.plan):
             ones = torch.from_numpy(np.moveaxis(_ones(batch, planned), -1, 1))
-            units = np.moveaxis(self.network.get_submodule(planned.name).train()(ones).numpy(), 1, -1)
-            if planned.name in flattened:
-                height, width, channels = flattened[planned.name]
-                units = units.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(units.shape)
-            kept[planned.name] = units
+            units = self.network.get_submodule(planned.name).train()(ones).numpy()
+            kept[planned.name] = _as_keras_has_it(planned, self.plan, units)
         return kept
 
     def steps(
         self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
     ) -> Iterator[None]:
         """Train batch after batch, at a learning rate each; yields after each step."""
+        return self.updates(
+            [lambda batch=batch: self._loss(batch).backward() for batch in batches], optimizer, rates, clip
+        )
+
+    def steps_by(
+        self, gradients: Sequence[Tensors], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        """The same by given gradients, in torch's names and layouts."""
+
+        def give(gradients: Tensors) -> None:
+            for name, parameter in self.network.named_parameters():
+                parameter.grad = torch.from_numpy(gradients[name].copy())
+
+        return self.updates([lambda each=each: give(each) for each in gradients], optimizer, rates, clip)
+
+    def updates(
+        self,
+        backwards: Sequence[Callable[[], None]],
+        optimizer: OptimizerSpec,
+        rates: Sequence[float],
+        clip: float | None,
+    ) -> Iterator[None]:
+        """A step after each of ``backwards``, which leave gradients in the parameters."""
         stepper = build_optimizer(self.network, optimizer, self.semantics)
-        for batch, rate in zip(batches, rates, strict=True):
+        for backward, rate in zip(backwards, rates, strict=True):
             for group in stepper.param_groups:
                 group["lr"] = rate
             stepper.zero_grad()
-            self._loss(batch).backward()
+            backward()
             if clip is not None:
                 clip_gradients(self.network.parameters(), clip, self.semantics.clip_epsilon)
             stepper.step()
@@ -202,12 +214,19 @@ class KerasSide:
         return parameters(keras_tensors(model_tensors(holder, self.plan)))
 
     def activations(self, batch: Batch) -> Tensors:
-        names = _kinked(self.plan)
-        probe = Classifier(self.model.input, {n: self.model.get_layer(n.replace(".", "_")).output for n in names})
         before = self.tensors()
-        outputs = probe(batch.for_keras, training=True)
+        outputs = self._probe(batch.for_keras, training=True)
         load_tensors("itself", model_tensors(self.model, self.plan), before)
-        return {name: np.asarray(outputs[name]) for name in names}
+        return {name: np.asarray(output) for name, output in outputs.items()}
+
+    @cached_property
+    def _probe(self) -> keras.Model:
+        layers = {planned: self.model.get_layer(layer_name(planned)) for planned in forks(self.plan.layers)}
+        outputs = {
+            planned.name: layer.input if isinstance(planned.layer, MaxPool) else layer.output
+            for planned, layer in layers.items()
+        }
+        return Classifier(self.model.input, outputs)
 
     def kept_units(self, batch: Batch) -> Tensors:
         kept = {}
@@ -228,6 +247,18 @@ class KerasSide:
                 self.model.train_on_batch(batch.for_keras, batch.labels)
                 yield
 
+    def steps_by(
+        self, gradients: Sequence[Tensors], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+    ) -> Iterator[None]:
+        variables = self.model.trainable_variables
+        with keras_precision(self.precision):
+            stepper = keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, variables)
+            holder = keras_blocks.build_network(self.plan)
+            for each in gradients:
+                load_tensors("gradients", model_tensors(holder, self.plan), each | statistics(self.tensors()))
+                stepper.apply([variable.value for variable in holder.trainable_variables], variables)
+                yield
+
 
 Side = TorchSide | KerasSide
 
@@ -236,22 +267,94 @@ class Pair:
     """The network of ``spec`` in torch and in Keras with the same weights."""
 
     def __init__(
-        self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision, channels: int = 3
+        self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision, seed: int, channels: int = 3
     ) -> None:
         self.spec = spec
         self.plan = plan_network(self.spec.network, image_size, num_classes, channels)
-        self.torch = TorchSide(self.spec, self.plan, precision)
+        self.torch = TorchSide(self.spec, self.plan, precision, seed)
         self.keras = KerasSide(self.spec, self.plan, precision, self.torch.tensors())
 
-    def flipped_kinks(self, batch: Batch) -> int:
-        """Activations of convolutions and dense layers that are 0 in one framework and not in the other."""
-        ours, theirs = self.torch.activations(batch), self.keras.activations(batch)
-        return sum(int(((ours[name] == 0) != (theirs[name] == 0)).sum()) for name in _kinked(self.plan))
+    def flips(self, batch: Batch) -> tuple[int, int]:
+        """How many gradients take another path in Keras than in torch; and in torch by other kernels."""
+        return count_flips(self.plan.layers, self.torch.activations, self.keras.activations, batch, batch)
 
 
-def _kinked(plan: NetworkPlan) -> list[str]:
-    """The layers that carry an activation."""
-    return [layer.name for layer in plan.layers if isinstance(layer.layer, Conv | Dense)]
+def count_flips(
+    layers: Iterable[PlannedLayer],
+    ours: Callable[[Batch], Tensors],
+    theirs: Callable[[Batch], Tensors],
+    batch: Batch,
+    their_batch: Batch,
+) -> tuple[int, int]:
+    """Between the activations in torch and in Keras; and between torch's and those by other kernels."""
+    reference = gradient_paths(layers, ours(batch))
+    others = [gradient_paths(layers, theirs(their_batch))]
+    for kernels in OTHER_KERNELS:
+        with kernels():
+            others.append(gradient_paths(layers, ours(batch)))
+    counts = [sum(int((path != other[name]).sum()) for name, path in reference.items()) for other in others]
+    return counts[0], max(counts[1:])
+
+
+def torch_activations(
+    network: nn.Module, plan: NetworkPlan, layers: Iterable[PlannedLayer], run: Callable[[], object]
+) -> Tensors:
+    """What `gradient_paths` looks at while ``network`` runs, channels last."""
+    found: Tensors = {}
+
+    def note(planned: PlannedLayer, value: torch.Tensor) -> None:
+        found[planned.name] = _as_keras_has_it(planned, plan, value.detach().numpy())
+
+    hooks = [
+        network.get_submodule(planned.name).register_forward_hook(
+            lambda module, inputs, output, planned=planned: note(
+                planned, inputs[0] if isinstance(planned.layer, MaxPool) else output
+            )
+        )
+        for planned in forks(layers)
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _as_keras_has_it(planned: PlannedLayer, plan: NetworkPlan, values: np.ndarray) -> np.ndarray:
+    """A layer's output, (B, C, H, W) -> (B, H, W, C); flattened pixels in that order, too."""
+    flattened = plan.flattened_layers()
+    if planned.name not in flattened or isinstance(planned.layer, Dense):
+        return np.moveaxis(values, 1, -1)
+    height, width, channels = flattened[planned.name]
+    return values.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(values.shape)
+
+
+def gradient_paths(layers: Iterable[PlannedLayer], activations: Tensors) -> Tensors:
+    """What rounding can turn round: the signs of what ReLUs put out, and which pixel of a window a max pool takes."""
+    return {
+        planned.name: _largest(activations[planned.name], planned.layer)
+        if isinstance(planned.layer, MaxPool)
+        else np.sign(activations[planned.name])
+        for planned in forks(layers)
+    }
+
+
+def _largest(images: np.ndarray, pool: MaxPool) -> np.ndarray:
+    """The place of the largest pixel in every window of images (B, H, W, C); of equal ones the first."""
+    windows = np.lib.stride_tricks.sliding_window_view(images, (pool.size, pool.size), (1, 2))
+    step = pool.stride or pool.size
+    windows = windows[:, ::step, ::step]
+    return windows.reshape(*windows.shape[:4], -1).argmax(-1)
+
+
+def forks(layers: Iterable[PlannedLayer]) -> list[PlannedLayer]:
+    """The layers whose gradient depends on a comparison."""
+    kinked = ("relu", "leaky relu")
+    return [
+        planned
+        for planned in layers
+        if isinstance(planned.layer, MaxPool)
+        or getattr(planned.layer, "activation", getattr(planned.layer, "name", "")) in kinked
+    ]
 
 
 def _dropped(plan: NetworkPlan) -> list[PlannedLayer]:
@@ -262,20 +365,12 @@ def _ones(batch: Batch, planned: PlannedLayer) -> np.ndarray:
     return np.ones((len(batch.labels), *planned.input_shape), batch.images.dtype)
 
 
-def nudge_parameters(network: nn.Module, seed: int) -> None:
-    """Move every weight one ulp up or down."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        up = torch.rand(parameter.shape, generator=generator) < 0.5
-        parameter.data = torch.nextafter(parameter.data, torch.where(up, torch.inf, -torch.inf).to(parameter))
-
-
-def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int) -> tuple[Tensors, Tensors]:
+def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int, seed: int) -> tuple[Tensors, Tensors]:
     """Freshly initialized, by torch and by Keras, each from its own random generator."""
     plan = plan_network(spec.network, image_size, num_classes)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     ours = network_tensors(build_network(plan, spec.resolved_semantics))
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     return ours, keras_tensors(model_tensors(keras_blocks.build_network(plan), plan))
 
 
@@ -288,23 +383,9 @@ def parameters(tensors: Tensors) -> Tensors:
 
 
 def without_idle_biases(tensors: Tensors, plan: NetworkPlan) -> Tensors:
-    """Leave out biases that a batch norm cancels entirely: their true gradient is 0, and Adam amplifies its noise."""
-    idle = set()
-    for layer, following in zip(plan.layers, plan.layers[1:], strict=False):
-        linear = isinstance(layer.layer, BatchNorm) or getattr(layer.layer, "activation", "") == "linear"
-        if linear and _meets_norm(plan, following):
-            idle.add(f"{layer.name}.bias")
+    """Leave out biases that a batch norm cancels: their true gradient is 0, and Adam amplifies its noise."""
+    idle = plan.idle_biases()
     return {name: value for name, value in tensors.items() if name not in idle}
-
-
-def _meets_norm(plan: NetworkPlan, layer: PlannedLayer) -> bool:
-    """Whether a batch norm comes next, or after nothing but layers through which a constant passes unchanged."""
-    for following in plan.layers[plan.layers.index(layer) :]:
-        if isinstance(following.layer, BatchNorm):
-            return True
-        if not isinstance(following.layer, MaxPool | AveragePool | GlobalAveragePool):
-            return False
-    return False
 
 
 def damped_scales(gradients: Tensors, plan: NetworkPlan) -> dict[str, float]:
@@ -319,9 +400,9 @@ def damped_scales(gradients: Tensors, plan: NetworkPlan) -> dict[str, float]:
     return {name: largest for name, value in gradients.items() if value.ndim == 1 and name.rpartition(".")[0] in before}
 
 
-def randomize(network: nn.Module) -> None:
+def randomize(network: nn.Module, seed: int) -> None:
     """Random biases, batch-norm weights and statistics; kernels stay as initialized."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
         if tensor.ndim != 1:
             continue
@@ -334,13 +415,17 @@ def randomize(network: nn.Module) -> None:
 def keras_precision(precision: Precision) -> Iterator[None]:
     """Keras's float type for the layers, optimizers and metrics made inside."""
     before = keras.config.floatx()
-    keras.config.set_floatx(precision)
-    keras.config.set_dtype_policy(precision)
+    keras.config.set_floatx(weights_dtype(precision))
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else precision)
     try:
         yield
     finally:
         keras.config.set_floatx(before)
         keras.config.set_dtype_policy(before)
+
+
+def weights_dtype(precision: Precision) -> Literal["float64", "float32"]:
+    return "float64" if precision == "float64" else "float32"
 
 
 def _nchw(images: np.ndarray) -> torch.Tensor:

@@ -11,8 +11,9 @@ import pytest
 from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.dataset import Dataset, Split, load_dataset
-from parity_tests.ladder import Rung
+from parity_tests.ladder import Rung, failed
 from parity_tests.mutants import MUTANTS, Climb, Mutant, plain_spec
+from parity_tests.pair import Precision
 from parity_tests.transfer_ladder import ladder_of
 
 pytestmark = pytest.mark.slow
@@ -31,26 +32,39 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def failures_without_fault(dataset: Dataset) -> Callable[[Climb, ModelSpec], list[Rung]]:
+def failures_without_fault(dataset: Dataset) -> Callable[[Climb, ModelSpec, Precision], list[Rung]]:
     """The rungs of a climb that fail; each is climbed once for an experiment, though several mutants share it."""
-    found: dict[tuple[Climb, str], list[Rung]] = {}
+    found: dict[tuple[Climb, str, Precision], list[Rung]] = {}
 
-    def failures(climb: Climb, spec: ModelSpec) -> list[Rung]:
-        if (climb, repr(spec)) not in found:
-            rungs = climb(ladder_of(ExperimentSpec(model=spec, data=DATA), dataset))
-            found[climb, repr(spec)] = [rung for rung in rungs if not rung.passed]
-        return found[climb, repr(spec)]
+    def failures(climb: Climb, spec: ModelSpec, precision: Precision) -> list[Rung]:
+        key = (climb, repr(spec), precision)
+        if key not in found:
+            rungs = [*climb(ladder_of(ExperimentSpec(model=spec, data=DATA), dataset), precision)]
+            assert all(isinstance(rung, Rung) for rung in rungs)
+            found[key] = failed(rungs)
+        return found[key]
 
     return failures
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    ("mutant", "precision"),
+    [
+        pytest.param(mutant, precision, id=f"{mutant.name}, {precision}")
+        for mutant in MUTANTS
+        for precision in ("float64", "float32")
+        if precision == "float64" or mutant.float32
+    ],
+)
 def test_planted_fault_is_caught_and_without_it_the_rungs_pass(
-    mutant: Mutant, dataset: Dataset, failures_without_fault: Callable[[Climb, ModelSpec], list[Rung]]
+    mutant: Mutant,
+    precision: Precision,
+    dataset: Dataset,
+    failures_without_fault: Callable[[Climb, ModelSpec, Precision], list[Rung]],
 ) -> None:
     spec = mutant.spec(plain_spec())
-    assert failures_without_fault(mutant.climb, spec) == []
+    assert failures_without_fault(mutant.climb, spec, precision) == []
     wrong = replace(spec, semantics_except=[*spec.semantics_except, *mutant.switches])
     with mutant.plant():
-        rungs = mutant.climb(ladder_of(ExperimentSpec(model=wrong, data=DATA), dataset))
-        assert not all(rung.passed for rung in rungs), "no rung catches it"
+        rungs = mutant.climb(ladder_of(ExperimentSpec(model=wrong, data=DATA), dataset), precision)
+        assert failed(rungs), "no rung catches it"

@@ -22,7 +22,7 @@ from lightning_vgg.experiment.specs import (
 )
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
-from parity_tests.ladder import Rung
+from parity_tests.ladder import Report, Rung, failed
 from parity_tests.transfer_ladder import TransferLadder
 from parity_tests.whole_run import histories
 
@@ -51,9 +51,9 @@ def experiment_on(source: Path, **settings: object) -> ExperimentSpec:
     return ExperimentSpec(model=model, data=DATA)
 
 
-def failures(rungs: list[Rung]) -> list[Rung]:
+def failures(rungs: list[Report]) -> list[Rung]:
     assert rungs
-    return [rung for rung in rungs if not rung.passed]
+    return failed(rungs)
 
 
 @pytest.mark.parametrize("pooling", ["flatten", "average", "max"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from keras_reference import optim as keras_optim
+from keras_reference.blocks import layer_name
 from keras_reference.data import Preprocess
+from keras_reference.dropout import Classifier
 from keras_reference.pretrained import load_pretrained as keras_pretrained
 from keras_reference.transfer import Network, Resize
 from keras_reference.transfer import count_parameters as keras_count
@@ -21,6 +23,7 @@ from keras_reference.weights import load_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
 from lightning_vgg.experiment.draws import draw_epoch, mask_keys
+from lightning_vgg.experiment.recipe import MaxPool
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
@@ -33,8 +36,33 @@ from lightning_vgg.training.transfer import count_parameters as torch_count
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
 from parity_tests.frameworks import keras
-from parity_tests.ladder import BATCH, GATES, OPTIMIZERS, STEPS, Gate, Ladder, Rung, exact, shapes, verdict
-from parity_tests.pair import Batch, Precision, Tensors, keras_precision, nudge_parameters, randomize
+from parity_tests.kernels import OTHER_KERNELS
+from parity_tests.ladder import (
+    BATCH,
+    GATES,
+    OPTIMIZERS,
+    STEPS,
+    Gate,
+    Ladder,
+    Report,
+    Rung,
+    compare,
+    exact,
+    search_small_batch,
+    shapes,
+    verdict,
+    without_verdict,
+)
+from parity_tests.pair import (
+    Batch,
+    Precision,
+    Tensors,
+    count_flips,
+    forks,
+    keras_precision,
+    randomize,
+    torch_activations,
+)
 
 EMBEDDED = 256
 """Images whose embeddings are compared."""
@@ -58,7 +86,7 @@ class TransferPair:
         keras: the same layers.
     """
 
-    def __init__(self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision) -> None:
+    def __init__(self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision, seed: int) -> None:
         assert spec.backbone is not None
         self.spec, self.precision = spec, precision
         self.semantics = spec.resolved_semantics
@@ -66,9 +94,9 @@ class TransferPair:
         theirs = keras_pretrained(spec.backbone, image_size)
         self.plan = ours.plan
         head = plan_model(spec, image_size, num_classes, self.plan)
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         torch_head = build_network(head, self.semantics)
-        randomize(torch_head)
+        randomize(torch_head, seed + 1)
         dtype = getattr(torch, precision)
         self.torch_network: nn.Module = on_backbone(Backbone(ours), torch_head).to(dtype)
         with keras_precision(precision):
@@ -112,18 +140,56 @@ class TransferPair:
             outputs["pooled"] = self.keras.backbone.pool(hidden)
             return keras.Model(inputs, outputs)
 
-    def nudged(self) -> TransferPair:
-        """A pair whose torch network is a copy with every weight moved by one ulp."""
-        twin = copy(self)
-        twin.torch_network = deepcopy(self.torch_network)
-        nudge_parameters(twin.torch_network, seed=0)
-        return twin
+    def flips(self, ours: Batch, theirs: Batch, frozen: int) -> tuple[int, int]:
+        """How many gradients above the frozen layers take another path in Keras; and in torch by other kernels."""
+        backbone = [replace(layer, name=f"backbone.{layer.name}") for layer in self.plan.layers[frozen:]]
+        layers = [*backbone, *self.keras.plan.layers]
+        probe = self._keras_probe(frozen)
+        before = keras_tensors(self.keras.tensors())
+
+        def torch_paths(batch: Batch) -> Tensors:
+            network = self._frozen_copy(frozen, batch)
+            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
+            return torch_activations(network, self.keras.plan, layers, lambda: network(images))
+
+        def keras_paths(batch: Batch) -> Tensors:
+            outputs = probe(batch.for_keras, training=True)
+            load_tensors("itself", self.keras.tensors(), before)
+            return {name: np.asarray(output) for name, output in outputs.items()}
+
+        return count_flips(layers, torch_paths, keras_paths, ours, theirs)
+
+    def _keras_probe(self, frozen: int) -> keras.Model:
+        """Preprocessed images and mask keys -> what `gradient_paths` looks at."""
+        backbone, head = self.keras.backbone, self.keras.head
+        assert backbone is not None
+        backbone.freeze(frozen)
+        with keras_precision(self.precision):
+            inputs = backbone.inputs()
+            hidden, outputs = backbone(inputs, 0, frozen, frozen), {}
+            for planned, layer in [*zip(self.plan.layers, backbone.layers, strict=True)][frozen:]:
+                before, hidden = hidden, layer(hidden)
+                if forks([planned]):
+                    outputs[f"backbone.{planned.name}"] = before if isinstance(planned.layer, MaxPool) else hidden
+            of_head = {planned.name: head.get_layer(layer_name(planned)) for planned in forks(self.keras.plan.layers)}
+            if of_head:
+                values = {
+                    name: layer.input if isinstance(layer, keras.layers.MaxPooling2D) else layer.output
+                    for name, layer in of_head.items()
+                }
+                outputs |= keras.Model(head.input, values)(backbone.pool(hidden))
+            return Classifier(inputs, outputs)
+
+    def _frozen_copy(self, frozen: int, batch: Batch) -> nn.Module:
+        """torch's network in training mode, which drops by the keys of a batch."""
+        network = deepcopy(self.torch_network).train()
+        network.get_submodule("backbone").freeze(frozen)
+        set_mask_keys(network, torch.from_numpy(batch.mask_keys))
+        return network
 
     def torch_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
-        network = deepcopy(self.torch_network).train()
-        network.get_submodule("backbone").freeze(plan.frozen_layers(0))
+        network = self._frozen_copy(plan.frozen_layers(0), batch)
         stepper = build_optimizer(network, optimizer, self.semantics, parameter_groups(network, plan))
-        set_mask_keys(network, torch.from_numpy(batch.mask_keys))
         logits = network(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
         F.cross_entropy(logits, torch.from_numpy(batch.labels)).backward()
         stepper.step()
@@ -159,7 +225,7 @@ class TransferLadder(Ladder):
         super().__init__(experiment, dataset)
         self.plan = pretrained.plan
 
-    def rungs(self) -> Iterator[Rung]:
+    def rungs(self) -> Iterator[Report]:
         yield self.specification()
         yield self.preprocessing()
         yield self.augmentation()
@@ -171,20 +237,22 @@ class TransferLadder(Ladder):
         yield self.whole_run()
 
     def transfer_pair(self, precision: Precision) -> TransferPair:
-        return TransferPair(self.spec, self.data.image_size, self.classes, precision)
+        return TransferPair(self.spec, self.data.image_size, self.classes, precision, self.seed)
 
-    def images(self, count: int, precision: Precision, preprocess: Preprocess | None = None) -> list[Batch]:
+    def images(
+        self, count: int, precision: Precision, preprocess: Preprocess | None = None, size: int = BATCH
+    ) -> list[Batch]:
         """Batches of training images for either side: normalized, or as ``preprocess`` makes them of the pixels."""
         images, labels = self.dataset.train
-        order = draw_epoch(0, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
+        order = draw_epoch(self.seed, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
         preprocess = preprocess or (lambda pixels: normalize(pixels, self.dataset.normalization, np.dtype(precision)))
-        parts = np.split(order, range(BATCH, len(order), BATCH))
-        return [Batch(preprocess(images[rows]), labels[rows], mask_keys(0, 0, rows)) for rows in parts]
+        parts = np.split(order, range(size, len(order), size))
+        return [Batch(preprocess(images[rows]), labels[rows], mask_keys(self.seed, 0, rows)) for rows in parts]
 
-    def keras_images(self, pair: TransferPair, count: int) -> list[Batch]:
+    def keras_images(self, pair: TransferPair, count: int, size: int = BATCH) -> list[Batch]:
         assert pair.keras.backbone is not None
         preprocess = pair.keras.backbone.preprocess(self.dataset.normalization, pair.precision)
-        return self.images(count, pair.precision, preprocess)
+        return self.images(count, pair.precision, preprocess, size)
 
     def specification(self) -> Rung:
         pair = self.transfer_pair("float32")
@@ -220,38 +288,50 @@ class TransferLadder(Ladder):
         """What every layer makes of real images: a rung a block, and one for the pooled end."""
         pair = self.transfer_pair(precision)
         extractor = pair.keras_extractor()
-        twin = pair.nudged() if precision == "float32" else None
-        apart, nudged = _Apart(), _Apart()
+        apart, others = _Apart(), _Apart()
         for ours, theirs in zip(self.images(EMBEDDED, precision), self.keras_images(pair, EMBEDDED), strict=True):
             reference = pair.torch_layers(ours.images)
             apart.add(reference, {name: np.asarray(value) for name, value in extractor(theirs.images).items()})
-            if twin is not None:
-                nudged.add(reference, twin.torch_layers(ours.images))
-        controls = nudged.by_block()
+            if precision == "float32":
+                for kernels in OTHER_KERNELS:
+                    with kernels():
+                        others.add(reference, pair.torch_layers(ours.images))
+        controls = others.by_block()
         for block, found in apart.by_block().items():
-            control = controls[block].value if twin is not None else None
+            control = controls[block].value if controls else None
             yield verdict(f"embeddings, {block}", precision, EMBEDDINGS, found, control)
 
-    def fine_tuning(self, precision: Precision) -> Iterator[Rung]:
+    def fine_tuning(self, precision: Precision) -> Iterator[Report]:
         """One step with the lower half of the layers frozen, each block above at a rate of its own."""
         pair = self.transfer_pair(precision)
         half = len(pair.plan.layers) // 2
         plan = replace(pair.plan, frozen=((0, half),), rate_factor=0.5, layer_decay=0.5)
         (ours, *_), (theirs, *_) = self.images(BATCH, precision), self.keras_images(pair, BATCH)
+        small = None
+        if precision == "float32":
+            small = search_small_batch(lambda size, number: pair.flips(*self.candidates(pair, size, number), half))
+            ours, theirs = self.candidates(pair, small.size, small.number)
         lower = tuple(f"backbone.{layer.name}." for layer in plan.layers[:half])
         before = pair.torch_tensors()
-        for name in ("sgd", "adam"):
+        for name in ("sgd", "adam") if precision == "float64" else ("sgd",):
             optimizer = OPTIMIZERS[name][0]
             sides = [pair.torch_step(ours, optimizer, plan), pair.keras_step(theirs, optimizer, plan)]
-            control = None
-            if precision == "float32":
-                control = distance(sides[0], pair.nudged().torch_step(ours, optimizer, plan)).value
+            if small is not None:
+                for kernels in OTHER_KERNELS:
+                    with kernels():
+                        sides.append(pair.torch_step(ours, optimizer, plan))
             for side in sides:
                 moved = [key for key in side if key.startswith(lower) and not np.array_equal(side[key], before[key])]
                 side["frozen tensors that moved"] = np.array(float("nan") if moved else 1.0)
-            yield verdict(f"{name}, half frozen, 1 step", precision, GATES[name], distance(*sides), control)
+            rung = compare(f"{name}, half frozen, 1 step", precision, GATES[name], sides)
+            yield without_verdict(rung) if small is not None and small.own_flips else rung
 
-    def head_training(self, precision: Precision) -> Iterator[Rung]:
+    def candidates(self, pair: TransferPair, size: int, number: int) -> tuple[Batch, Batch]:
+        """The small batch of that number, as torch and as Keras reads it."""
+        count = size * (number + 1)
+        return self.images(count, "float32", size=size)[number], self.keras_images(pair, count, size)[number]
+
+    def head_training(self, precision: Precision) -> Iterator[Report]:
         """The head's own ladder, on the same embeddings in both."""
         pair = self.transfer_pair("float32")
         count = min(BATCH * STEPS, len(self.dataset.train.labels))
@@ -301,9 +381,9 @@ class HeadLadder(Ladder):
         """The experiment's, or Adam, which is among those always tried."""
         return next(reversed(self.optimizers())) if "own" in self.optimizers() else "adam"
 
-    def batches(self, count: int, precision: Precision) -> list[Batch]:
-        rows = np.resize(np.arange(len(self.labels)), count * BATCH)
+    def batches(self, count: int, precision: Precision, size: int = BATCH) -> list[Batch]:
+        rows = np.resize(np.arange(len(self.labels)), count * size)
         return [
-            Batch(self.embeddings[part].astype(precision), self.labels[part], mask_keys(0, step, part))
+            Batch(self.embeddings[part].astype(precision), self.labels[part], mask_keys(self.seed, step, part))
             for step, part in enumerate(np.split(rows, count))
         ]

@@ -112,7 +112,7 @@ def twin_distances(figure: Figure, twin: PlainDict) -> str:
     return f"Distance of the twins' weights over {int(steps[-1])} steps; at the end {distances[-1]:.1e}"
 
 
-HORIZON_PAINTS = {"Keras": "arm-1", "one ulp": "muted"}
+HORIZON_PAINTS = {"Keras": "arm-1", "one ulp": "muted", "other kernels": "muted"}
 """Of the arms of the horizon; wrong defaults share a third colour."""
 
 

@@ -100,7 +100,7 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
                 ("horizon", comparison.horizon),
             )
         },
-        "parity": read_json(comparison.parity, "rungs"),
+        "parity": read_ladder(comparison.parity),
         "ablation": read_json(comparison.ablation, "ablation"),
         "twin": read_json(comparison.twin),
         "horizon": read_json(comparison.horizon, "horizon"),
@@ -211,8 +211,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
 
 
-def read_json(path: Path | None, key: str | None = None) -> Any:
+def read_ladder(path: Path | None) -> list[PlainDict] | None:
+    """The rungs, then what has no verdict, with a limit of None; earlier files have that among the rungs already."""
+    rungs = read_json(path, "rungs")
+    if rungs is None:
+        return None
+    return [*rungs, *({**report, "limit": None} for report in read_json(path, "reported", []))]
+
+
+def read_json(path: Path | None, key: str | None = None, otherwise: Any = None) -> Any:
     """What a JSON file holds, under the key where one is given; infinities become None. None where there is no file.
+
+    ``otherwise`` takes the place of a key that may be missing.
 
     Raises:
         ExperimentError: the file is missing or damaged.
@@ -220,8 +230,10 @@ def read_json(path: Path | None, key: str | None = None) -> Any:
     if path is None:
         return None
     try:
-        found = json.loads(path.read_text(), parse_constant=lambda constant: None)
-        return found if key is None else found[key]
+        content = json.loads(path.read_text(), parse_constant=lambda constant: None)
+        if key is None:
+            return content
+        return content[key] if otherwise is None else content.get(key, otherwise)
     except (OSError, ValueError, KeyError) as error:
         raise ExperimentError(f"{path} is damaged ({error!r}): repeat the command that wrote it") from None
 

@@ -233,7 +233,7 @@ def _differing(horizon: PlainDict) -> str:
 
 def ladder_summary(rungs: list[PlainDict]) -> str:
     """How many rungs passed, and which failed."""
-    failed = [f"{rung['name']} ({rung['precision']})" for rung in rungs if not rung["passed"]]
+    failed = [f"{rung['name']} ({rung['precision']})" for rung in rungs if _failed(rung)]
     gated = sum(rung["limit"] is not None for rung in rungs)
     reported = len(rungs) - gated
     summary = f"{gated - len(failed)} of {gated} rungs with a gate passed"
@@ -271,9 +271,14 @@ def ladder_rows(rungs: list[PlainDict]) -> list[PlainDict]:
 def ladder_verdict(row: PlainDict) -> str:
     """failed, passed, or reported where there is no gate."""
     rungs = [rung for rung in (row["float64"], row["float32"]) if rung]
-    if not all(rung["passed"] for rung in rungs):
+    if any(_failed(rung) for rung in rungs):
         return "failed"
     return "reported" if all(rung["limit"] is None for rung in rungs) else "passed"
+
+
+def _failed(rung: PlainDict) -> bool:
+    """What is reported has no verdict."""
+    return rung["limit"] is not None and not rung["passed"]
 
 
 def common_confusions(matrix: list[list[int]], class_names: list[str], most: int = 5) -> list[str]:
