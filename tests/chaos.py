@@ -47,6 +47,7 @@ COMPARED = {
         "reference": "as-keras",
         "ladder": False,
         "ablation": False,
+        "horizon": False,
         "arms": {
             "as-keras": {"framework": "lightning"},
             "as-torch": {"framework": "lightning", "settings": {"model.semantics": "torch"}},

@@ -27,6 +27,8 @@ from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.machine import share_of_machine
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
+MEASURED = ("ladder", "ablation", "horizon")
+"""What a comparison measures beside its runs, in minutes."""
 
 # --- what a comparison is ---------------------------------------------------------------------------------------------
 
@@ -313,7 +315,7 @@ def fake_comparison(folder: Path, seeds: int) -> list[str]:
     fake.write_text(FAKE.format(python=sys.executable))
     fake.chmod(0o755)
     (folder / "slow").touch()
-    flags = ["--data.source", "digits", *(f"--compare.{name}=false" for name in ("ladder", "ablation", "twin"))]
+    flags = ["--data.source", "digits", "--compare.twin=false", *(f"--compare.{name}=false" for name in MEASURED)]
     return [sys.executable, "-c", DRIVE, str(fake), *flags, "--seeds", str(seeds)]
 
 
@@ -406,7 +408,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "model": {"network": {"filters": [4], "units": [4]}},
         "data": {"source": "digits", "image_size": 8, "train_images": 200, "batch_size": 60},
         "trainer": {"max_epochs": 2, "default_root_dir": str(root)},
-        "compare": {"seeds": 1, "reference": "keras", "ladder": False, "ablation": False, "arms": ARMS},
+        "compare": {"seeds": 1, "reference": "keras", **dict.fromkeys(MEASURED, False), "arms": ARMS},
     }
     (root / "my.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     args = ["-c", str(root / "my.yaml"), "--jobs", "2"]
@@ -422,7 +424,7 @@ def test_comparison_json_names_what_is_finished_and_what_failed_with_its_last_wo
     (failure,) = record["failed"]
     assert (failure["arm"], failure["seed"], failure["log"]) == ("broken", 3, "logs/broken_seed3.log")
     assert failure["message"].startswith('exit status 2: Parser key "trainer.precision":')
-    assert (record["parity"], record["ablation"]) == (None, None)
+    assert (record["parity"], record["ablation"], record["horizon"]) == (None, None, None)
     answer = json.loads((trained.folder / record["twin"]).read_text())
     assert (answer["identical"], answer["images"], answer["epochs"]) == (True, 360, 2)
 
