@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
@@ -23,24 +24,31 @@ if TYPE_CHECKING:
 
     from parity_tests.ablation import Ablation
     from parity_tests.ladder import Report, Rung
+    from parity_tests.locate import Finding
 
 
 def main(command: str, args: list[str]) -> None:
     parser = framework_free_parser(
         f"lightning-vgg {command}",
-        "Measure, rung by rung, how far Lightning and Keras differ on an experiment. Exit status 1 if a rung fails.",
+        "Measure, rung by rung, how far Lightning and Keras differ on an experiment. Exit status 1 if a rung fails, or "
+        "--locate finds a culprit.",
     )
     parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
     parser.add_argument("--ablate", type=bool, default=False, help="measure instead how much each default matters")
+    parser.add_argument(
+        "--locate", type=bool, default=False, help="measure each layer and stage alone: where do they part?"
+    )
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
-    args = ["--ablate=true" if arg == "--ablate" else arg for arg in args]
+    args = [f"{arg}=true" if arg in ("--ablate", "--locate") else arg for arg in args]
     config = parser.read(args)
     require("tensorflow", "keras")
     # Whichever defaults Lightning is to follow, Keras follows its own.
     experiment = experiment_spec(config)
     model = replace(experiment.model, semantics="keras", semantics_except=[])
     refuse_unimplemented(replace(experiment, model=model))
-    figures = (_ablate if config.ablate else _climb)(experiment)
+    if config.ablate and config.locate:
+        raise ExperimentError("--ablate and --locate are two measurements: give one of them")
+    figures = (_ablate if config.ablate else _locate if config.locate else _climb)(experiment)
     if config.json is not None:
         with atomic_write(Path(config.json)) as file:
             file.write(json.dumps(figures, indent=2).encode() + b"\n")
@@ -91,6 +99,27 @@ def _ablate(experiment: ExperimentSpec) -> PlainDict:
     return {"ablation": [vars(ablation) for ablation in found]}
 
 
+def _locate(experiment: ExperimentSpec) -> PlainDict:
+    from lightning_vgg.images.dataset import load_dataset
+    from parity_tests.locate import locate
+    from parity_tests.transfer_ladder import ladder_of
+
+    found = []
+    console = wide_console()
+    with console.status("measuring") as status:
+        for finding in locate(ladder_of(experiment, load_dataset(experiment.data))):
+            found.append(finding)
+            status.update(f"{len(found)} quantities measured, last: {finding.where}, {finding.quantity}")
+    console.print(located_table(found))
+    culprit = next((finding for finding in found if finding.is_culprit), None)
+    console.print(f"first culprit: {culprit}" if culprit else "no culprit", highlight=False, soft_wrap=True)
+    return {
+        "located": [finding.as_dict() for finding in found],
+        "culprit": None if culprit is None else str(culprit),
+        "passed": culprit is None,
+    }
+
+
 def wide_console() -> Console:
     """As wide as the terminal; into a file or a pipe, as wide as the tables."""
     from rich.console import Console
@@ -126,6 +155,20 @@ def _cells(report: Report) -> list[str]:
     control = "" if report.control is None else f"{report.control:.1e}"
     ratio = f"{report.measured / report.control:.2g}" if report.control else ""
     return [report.name, report.precision, report.worst, f"{report.measured:.1e}", control, ratio]
+
+
+def located_table(found: list[Finding]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title="Each layer and stage by itself, float64", caption="difference / largest value, on torch's input"
+    )
+    for column in ("where", "quantity", "measured", "limit", ""):
+        table.add_column(column, justify="right" if column in ("measured", "limit") else "left")
+    for finding in found:
+        words = f"[bold red]{finding.relation}" if finding.is_culprit else ""
+        table.add_row(finding.where, finding.quantity, f"{finding.measured:.1e}", f"{finding.limit:.1e}", words)
+    return table
 
 
 def ablation_table(found: list[Ablation]) -> Table:
