@@ -242,9 +242,9 @@ class TransferLadder(Ladder):
     def images(
         self, count: int, precision: Precision, preprocess: Preprocess | None = None, size: int = BATCH
     ) -> list[Batch]:
-        """Batches of training images for either side: normalized, or as ``preprocess`` makes them of the pixels."""
+        """Of ``count`` training images, for either side: normalized, or as ``preprocess`` makes them of the pixels."""
         images, labels = self.dataset.train
-        order = draw_epoch(self.seed, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
+        order = np.resize(draw_epoch(self.seed, 0, len(labels), images.shape[1], AugmentationSpec()).index, count)
         preprocess = preprocess or (lambda pixels: normalize(pixels, self.dataset.normalization, np.dtype(precision)))
         parts = np.split(order, range(size, len(order), size))
         return [Batch(preprocess(images[rows]), labels[rows], mask_keys(self.seed, 0, rows)) for rows in parts]
