@@ -355,10 +355,12 @@ def measure_parity(*settings: Settings) -> PlainDict:
     It takes minutes, in a process of its own, where both frameworks compute on the CPU, in float64 and float32.
 
     Args:
-        settings: what to train; ``{"ablate": True}`` measures instead how much each default matters.
+        settings: what to train; ``{"ablate": True}`` measures instead how much each default matters, and
+            ``{"locate": True}`` each layer and stage by itself.
 
     Returns:
-        ``rungs``, each with what was measured and its limit, and ``passed``; or ``ablation``.
+        ``rungs``, each with what was measured and its limit, ``reported`` without a limit, and ``passed``; or
+        ``ablation``; or ``located``, the ``culprit`` in words or None, and ``passed``.
 
     Raises:
         ExperimentError: the ladder could not be measured.

@@ -25,29 +25,37 @@ if TYPE_CHECKING:
     from parity_tests.ablation import Ablation
     from parity_tests.horizon import Horizon
     from parity_tests.ladder import Report, Rung
+    from parity_tests.locate import Finding
 
 
 def main(command: str, args: list[str]) -> None:
     parser = framework_free_parser(
         f"lightning-vgg {command}",
-        "Measure, rung by rung, how far Lightning and Keras differ on an experiment. Exit status 1 if a rung fails.",
+        "Measure, rung by rung, how far Lightning and Keras differ on an experiment. Exit status 1 if a rung fails, or "
+        "--locate finds a culprit.",
     )
     parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
     parser.add_argument("--ablate", type=bool, default=False, help="measure instead how much each default matters")
+    parser.add_argument(
+        "--locate", type=bool, default=False, help="measure each layer and stage alone: where do they part?"
+    )
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     parser.add_argument(
         "--horizon", type=bool, default=False, help="measure instead how long the trainings stay together"
     )
-    args = [f"{arg}=true" if arg in ("--ablate", "--horizon") else arg for arg in args]
+    args = [f"{arg}=true" if arg in _MEASUREMENTS else arg for arg in args]
     config = parser.read(args)
     require("tensorflow", "keras")
     # Whichever defaults Lightning is to follow, Keras follows its own.
     experiment = experiment_spec(config)
     model = replace(experiment.model, semantics="keras", semantics_except=[])
     refuse_unimplemented(replace(experiment, model=model))
-    if (config.ablate or config.horizon) and model.backbone is not None:
+    wanted = [measure for flag, measure in _MEASUREMENTS.items() if config[flag.removeprefix("--")]]
+    if len(wanted) > 1:
+        raise ExperimentError(f"{', '.join(_MEASUREMENTS)} are measurements of their own: give one of them")
+    measure = wanted[0] if wanted else _climb
+    if measure in (_ablate, _measure_horizons) and model.backbone is not None:
         raise ExperimentError("parity --ablate and --horizon know only networks without model.backbone: leave it out")
-    measure = _ablate if config.ablate else _measure_horizons if config.horizon else _climb
     figures = measure(experiment)
     if config.json is not None:
         with atomic_write(Path(config.json)) as file:
@@ -114,6 +122,30 @@ def _measure_horizons(experiment: ExperimentSpec) -> PlainDict:
     return {"horizon": [vars(horizon) for horizon in found]}
 
 
+def _locate(experiment: ExperimentSpec) -> PlainDict:
+    from lightning_vgg.images.dataset import load_dataset
+    from parity_tests.locate import locate
+    from parity_tests.transfer_ladder import ladder_of
+
+    found = []
+    console = wide_console()
+    with console.status("measuring") as status:
+        for finding in locate(ladder_of(experiment, load_dataset(experiment.data))):
+            found.append(finding)
+            status.update(f"{len(found)} quantities measured, last: {finding.where}, {finding.quantity}")
+    console.print(located_table(found))
+    culprit = next((finding for finding in found if finding.is_culprit), None)
+    console.print(f"first culprit: {culprit}" if culprit else "no culprit", highlight=False, soft_wrap=True)
+    return {
+        "located": [finding.as_dict() for finding in found],
+        "culprit": None if culprit is None else str(culprit),
+        "passed": culprit is None,
+    }
+
+
+_MEASUREMENTS = {"--ablate": _ablate, "--locate": _locate, "--horizon": _measure_horizons}
+
+
 def wide_console() -> Console:
     """As wide as the terminal; into a file or a pipe, as wide as the tables."""
     from rich.console import Console
@@ -164,6 +196,20 @@ def horizon_table(found: list[Horizon]) -> Table:
         half = "" if each.half is None else f"step {each.half}"
         distances = (f"{each.weights[0]:.1e}", f"{each.weights[-1]:.1e}")
         table.add_row(each.precision, each.arm, *distances, f"{each.predictions[-1]:.1%}", half)
+    return table
+
+
+def located_table(found: list[Finding]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title="Each layer and stage by itself, float64", caption="difference / largest value, on torch's input"
+    )
+    for column in ("where", "quantity", "measured", "limit", ""):
+        table.add_column(column, justify="right" if column in ("measured", "limit") else "left")
+    for finding in found:
+        words = f"[bold red]{finding.relation}" if finding.is_culprit else ""
+        table.add_row(finding.where, finding.quantity, f"{finding.measured:.1e}", f"{finding.limit:.1e}", words)
     return table
 
 

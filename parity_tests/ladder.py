@@ -176,6 +176,7 @@ class Ladder:
         self.classes = len(dataset.class_names)
         self.image_size, self.channels = experiment.image_size, 3
         self.seed = experiment.seed_everything
+        self.lively = replace(self.data, augmentation=AugmentationSpec(flip=True, shift=4, cutout=8))
 
     def rungs(self) -> Iterator[Report]:
         """Climb; each rung, or report, is yielded as soon as it is measured."""
@@ -273,8 +274,7 @@ class Ladder:
 
     def augmentation(self) -> Rung:
         """Two epochs of training batches of either side, bit for bit: order, flips, shifts and cutout."""
-        lively = replace(self.data, augmentation=AugmentationSpec(flip=True, shift=4, cutout=8))
-        found = distance(*training_batches(lively, self.dataset, self.keras_preprocess()))
+        found = distance(*training_batches(self.lively, self.dataset, self.keras_preprocess()))
         return exact("order and augmentation", found)
 
     # What may differ by rounding
@@ -286,7 +286,7 @@ class Ladder:
     def loss(self, precision: Precision) -> Rung:
         """Training mode; once more with logits so large that clipped probabilities would show."""
         (batch,) = self.batches(1, precision)
-        sure = 40 * np.eye(self.classes)[(batch.labels + 1) % self.classes].astype(precision)
+        sure = sure_logits(batch, self.classes)
 
         def losses(side: Side) -> Tensors:
             return {"loss": side.loss(batch), "of sure logits": side.loss_of(sure, batch)}
@@ -400,13 +400,16 @@ class Ladder:
         return rungs(sides)
 
     def evaluation(self) -> Rung:
-        """Loss and accuracy of the test images by either side's own loop, float64; the last batch is a smaller one."""
+        """Loss and accuracy of the test images by either side's own loop, float64."""
+        return verdict("evaluation", "float64", GATES["loss"], distance(*self.scores()), None)
+
+    def scores(self) -> tuple[Tensors, Tensors]:
+        """torch's and Keras's, of batches of which the last is a smaller one."""
         part = Split(self.dataset.test.images[:EVALUATED], self.dataset.test.labels[:EVALUATED])
         data = replace(self.data, eval_batch_size=EVALUATED // 3 - 1)
         pair = self.pair("float64")
         dataset = replace(self.dataset, val=part)
-        found = distance(lightning_scores(pair, data, dataset), keras_scores(pair, data, dataset))
-        return verdict("evaluation", "float64", GATES["loss"], found, None)
+        return lightning_scores(pair, data, dataset), keras_scores(pair, data, dataset)
 
     def whole_run(self) -> Rung:
         """One epoch of 500 images by either command line, float64: the histories, and the test of 200 images."""
@@ -424,6 +427,11 @@ class Ladder:
 
     def _gated_if_steady(self, rung: Rung, precision: Precision) -> Report:
         return without_verdict(rung) if precision == "float32" and self.small_batch.own_flips else rung
+
+
+def sure_logits(batch: Batch, classes: int) -> np.ndarray:
+    """(B, classes), all for one wrong class."""
+    return 40 * np.eye(classes)[(batch.labels + 1) % classes].astype(batch.images.dtype)
 
 
 def movement(side: Side, batch: Batch, optimizer: OptimizerSpec, clip: float | None = None) -> Tensors:

@@ -27,7 +27,7 @@ from lightning_vgg.training.optim import ParameterGroup
 from lightning_vgg.training.transfer import Backbone as TorchBackbone
 from lightning_vgg.training.transfer import parameter_groups
 from parity_tests.frameworks import keras
-from parity_tests.ladder import Ladder, Report
+from parity_tests.ladder import OPTIMIZERS, Ladder, Report
 from parity_tests.pair import Batch, KerasSide, Precision, TorchSide
 from parity_tests.transfer_ladder import TransferLadder
 
@@ -42,6 +42,8 @@ class Mutant:
     Attributes:
         name: what is wrong.
         climb: the rungs that must catch it (one is enough) and that pass without it.
+        place: where `locate` must find it, ``kind of layer: quantity`` or ``stage: quantity``; ``*`` is anything.
+        words: how it must say the two are related, where that is a simple thing.
         switches: semantics that the Lightning side gets wrong.
         plant: the fault as a patch.
         spec: how the experiment differs from the plain one, where the fault needs it.
@@ -50,10 +52,12 @@ class Mutant:
 
     name: str
     climb: Climb
+    place: str
     switches: tuple[str, ...] = ()
     plant: Plant = nullcontext
     spec: Callable[[ModelSpec], ModelSpec] = field(default=lambda spec: spec)
     float32: bool = False
+    words: str = ""
 
 
 def _one(rung: Callable[[Ladder, Precision], Report]) -> Climb:
@@ -93,6 +97,11 @@ def _recipe(conv_block: str) -> Callable[[ModelSpec], ModelSpec]:
 
 def _optimizer(**values: object) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: replace(spec, optimizer=OptimizerSpec(**values))
+
+
+def _trained_by(name: str) -> Callable[[ModelSpec], ModelSpec]:
+    optimizer, schedule = OPTIMIZERS[name]
+    return lambda spec: replace(spec, optimizer=optimizer, schedule=schedule)
 
 
 def _instead(target: str, wrong: object) -> Plant:
@@ -195,45 +204,106 @@ def _nothing_frozen() -> Iterator[None]:
 _PARAMETER_GROUPS = "parity_tests.transfer_ladder.parameter_groups"
 
 MUTANTS = [
-    Mutant("torch's epsilon, torch's formula", _steps("adam"), ("adam_epsilon", "adam_formula"), float32=True),
-    Mutant("Keras's epsilon, torch's formula", _steps("adam"), ("adam_formula",), float32=True),
-    Mutant("betas that float32 rounds", _steps("adam"), plant=_instead("keras_reference.optim.exact", float)),
-    Mutant("unbiased running variance", _steps("sgd"), ("batch_norm_variance",), float32=True),
-    Mutant("torch's batch-norm epsilon", _FORWARD, ("batch_norm_epsilon",), float32=True),
-    Mutant("torch's batch-norm momentum", _steps("sgd"), ("batch_norm_momentum",), float32=True),
+    Mutant(
+        "torch's epsilon, torch's formula",
+        _steps("adam"),
+        "optimizer: *, step 1",
+        ("adam_epsilon", "adam_formula"),
+        float32=True,
+    ),
+    Mutant("Keras's epsilon, torch's formula", _steps("adam"), "optimizer: *, step 1", ("adam_formula",), float32=True),
+    Mutant(
+        "betas that float32 rounds",
+        _steps("adam"),
+        "optimizer: *, step 1",
+        plant=_instead("keras_reference.optim.exact", float),
+    ),
+    Mutant(
+        "unbiased running variance",
+        _steps("sgd"),
+        "batch_norm: running variance",
+        ("batch_norm_variance",),
+        float32=True,
+        words="= n/(n-1)",
+    ),
+    Mutant(
+        "torch's batch-norm epsilon",
+        _FORWARD,
+        "batch_norm: output in evaluation",
+        ("batch_norm_epsilon",),
+        float32=True,
+    ),
+    Mutant(
+        "torch's batch-norm momentum",
+        _steps("sgd"),
+        "batch_norm: running mean",
+        ("batch_norm_momentum",),
+        float32=True,
+        words="another momentum: 0.9 instead of 0.99",
+    ),
     Mutant(
         "strided convolution padded on both sides",
         _FORWARD,
+        "conv: output before the activation",
         ("strided_padding",),
         spec=_recipe("conv(stride 2) - batch norm"),
         float32=True,
     ),
-    Mutant("weight decay in the gradient", _steps("nesterov"), ("weight_decay",), float32=True),
-    Mutant("AdamW with torch's decay", _steps("own"), ("adamw_decay",), spec=_optimizer(name="adamw"), float32=True),
-    Mutant("velocity without the rate, rate moving", _steps("nesterov"), ("sgd_velocity",)),
-    Mutant("1e-6 added to the clipped norm", _CLIPPING, ("clip_epsilon",)),
+    Mutant(
+        "weight decay in the gradient",
+        _steps("nesterov"),
+        "optimizer: *, step 1",
+        ("weight_decay",),
+        float32=True,
+        spec=_trained_by("nesterov"),
+    ),
+    Mutant(
+        "AdamW with torch's decay",
+        _steps("own"),
+        "optimizer: *, step 1",
+        ("adamw_decay",),
+        spec=_optimizer(name="adamw"),
+        float32=True,
+    ),
+    Mutant(
+        "velocity without the rate, rate moving",
+        _steps("nesterov"),
+        "optimizer: *, step 2",
+        ("sgd_velocity",),
+        spec=_trained_by("nesterov"),
+    ),
+    Mutant("1e-6 added to the clipped norm", _CLIPPING, "clipping: *", ("clip_epsilon",)),
     Mutant(
         "each tensor clipped by itself",
         _CLIPPING,
+        "clipping: *",
         plant=_instead("parity_tests.pair.clip_gradients", _clip_each_tensor),
         float32=True,
     ),
-    Mutant("torch's initialization", _one(lambda ladder, precision: ladder.initialization()), ("initialization",)),
+    Mutant(
+        "torch's initialization",
+        _one(lambda ladder, precision: ladder.initialization()),
+        "initialization: *",
+        ("initialization",),
+    ),
     Mutant(
         "flattened in Keras's order (H, W, C)",
         _FORWARD,
+        "dense: output before the activation",
         plant=_instead("keras_reference.weights.reorder_flattened", lambda tensor, shape, to_keras: tensor),
         float32=True,
     ),
     Mutant(
         "probabilities clipped in the loss",
         _LOSS,
+        "loss: value of sure logits",
         plant=_instead("parity_tests.pair.KerasSide.loss_of", _loss_of_clipped_probabilities),
         float32=True,
     ),
     Mutant(
         "label smoothing forgotten",
         _LOSS,
+        "loss: value",
         plant=_instead("parity_tests.pair.TorchSide.loss_of", _loss_of_hard_labels),
         spec=lambda spec: replace(spec, label_smoothing=0.1),
         float32=True,
@@ -241,43 +311,56 @@ MUTANTS = [
     Mutant(
         "one wrong momentum",
         _steps("sgd"),
+        "optimizer: *, step 2",
         plant=_torch_steps_with(lambda optimizer, rates: (replace(optimizer, momentum=0.876), rates)),
+        spec=_trained_by("sgd"),
     ),
     Mutant(
         "schedule one step early",
         _steps("nesterov"),
+        "optimizer: *, step 1",
         plant=_torch_steps_with(lambda optimizer, rates: (optimizer, np.append(rates[1:], rates[-1]))),
+        spec=_trained_by("nesterov"),
+        words="= the rate of the next step",
     ),
     Mutant(
         "decay of biases and batch norm",
         _steps("adamw"),
+        "optimizer: *bias, step 1",
         plant=_torch_steps_with(lambda optimizer, rates: (replace(optimizer, decay_all=True), rates)),
         float32=True,
+        spec=_trained_by("adamw"),
     ),
     Mutant(
         "frozen batch norm keeps counting",
         _FROZEN,
+        "frozen layers: *.running_mean",
         plant=_instead("parity_tests.pair.TorchSide.freeze", _freeze_weights_alone),
         float32=True,
     ),
     Mutant(
         "dropout without the factor 1/(1 - rate)",
         _DROPOUT,
+        "dropout: mask",
         plant=_instead("lightning_vgg.training.dropout.kept", _kept_without_factor),
+        words="= 1 - rate",
     ),
     Mutant(
         "dropout counts units as (C, H, W)",
         _DROPOUT,
+        "dropout: mask",
         plant=_instead("lightning_vgg.training.dropout.kept", _kept_in_torchs_order),
     ),
     Mutant(
         "all layers drop by one key",
         _DROPOUT,
+        "dropout: mask",
         plant=_instead("lightning_vgg.training.dropout.layer_key", lambda name: 0),
     ),
     Mutant(
         "torch's slope of leaky ReLU",
         _FORWARD,
+        "conv: output in evaluation",
         spec=_recipe("conv(leaky relu) - maxpool"),
         plant=_activation("leaky relu", nn.LeakyReLU),
         float32=True,
@@ -285,6 +368,7 @@ MUTANTS = [
     Mutant(
         "GELU by tanh",
         _FORWARD,
+        "conv: output in evaluation",
         spec=_recipe("conv(gelu) - maxpool"),
         plant=_activation("gelu", lambda: nn.GELU(approximate="tanh")),
         float32=True,
@@ -292,59 +376,90 @@ MUTANTS = [
     Mutant(
         "channels swapped",
         _PREPROCESSING,
+        "preprocessing: images",
         plant=_instead("keras_reference.data.normalize", lambda images, *rest: normalize(images[..., ::-1], *rest)),
+        words="the channels in reverse order",
     ),
     Mutant(
         "the same draws in every epoch",
         _AUGMENTATION,
+        "batches of epoch 2: images",
         plant=_instead("keras_reference.data.draw_epoch", lambda seed, epoch, *rest: draw_epoch(seed, 0, *rest)),
     ),
     Mutant(
         "mean over batches, the smaller last one alike",
         _EVALUATION,
+        "evaluation: val_loss",
         plant=_instead("lightning_vgg.training.module.Scores.update", _weigh_batches_alike),
     ),
     Mutant(
         "last partial batch dropped",
         _EVALUATION,
+        "evaluation: val_loss",
         plant=_instead("lightning_vgg.training.data.EvalLoader.__len__", lambda self: self.count // self.batch_size),
     ),
     Mutant(
         "RGB for weights that read BGR",
         _PREPROCESSING,
+        "preprocessing: images",
         plant=_instead("keras_reference.transfer.Backbone.preprocess", _preprocess_as_rgb),
         spec=_on_a_backbone,
+        words="the channels in reverse order",
     ),
     Mutant(
         "torchvision's preprocessing for Keras's weights",
         _PREPROCESSING,
+        "preprocessing: images",
         plant=_torchvisions_preprocessing,
+        words="another mean or scale of each channel",
         spec=_on_a_backbone,
     ),
     Mutant(
         "first kernel not turned around",
         _EMBEDDINGS,
+        "conv: output before the activation",
         plant=_instead("keras_reference.transfer.Backbone.tensors", _tensors_as_they_lie),
         spec=_on_a_backbone,
         float32=True,
     ),
-    Mutant("resized with antialiasing", _RESIZE, plant=_resized(antialias=True), spec=_on_a_backbone, float32=True),
     Mutant(
-        "resized between the corners", _RESIZE, plant=_resized(align_corners=True), spec=_on_a_backbone, float32=True
+        "resized with antialiasing",
+        _RESIZE,
+        "resize: *",
+        plant=_resized(antialias=True),
+        spec=_on_a_backbone,
+        float32=True,
+    ),
+    Mutant(
+        "resized between the corners",
+        _RESIZE,
+        "resize: *",
+        plant=_resized(align_corners=True),
+        spec=_on_a_backbone,
+        float32=True,
     ),
     Mutant(
         "maximum taken for the average",
         _EMBEDDINGS,
+        "pooling: output",
         plant=_instead(
             "lightning_vgg.training.transfer.Backbone.pool", lambda self, hidden: hidden.amax((2, 3), keepdim=True)
         ),
         spec=_on_a_backbone,
         float32=True,
     ),
-    Mutant("frozen layers train", _FINE_TUNING, plant=_nothing_frozen, spec=_on_a_backbone, float32=True),
+    Mutant(
+        "frozen layers train",
+        _FINE_TUNING,
+        "frozen layers: *",
+        plant=_nothing_frozen,
+        spec=_on_a_backbone,
+        float32=True,
+    ),
     Mutant(
         "one rate for all blocks",
         _FINE_TUNING,
+        "learning-rate groups: *",
         plant=_instead(
             _PARAMETER_GROUPS, lambda *plan: [each._replace(rate_factor=1.0) for each in parameter_groups(*plan)]
         ),

@@ -21,7 +21,7 @@ from keras_reference.dropout import Classifier, drop_by
 from keras_reference.splitmix64 import as_words
 from keras_reference.weights import load_tensors, model_tensors
 from keras_reference.weights import network_tensors as keras_tensors
-from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, plan_network
+from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape, plan_network
 from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, MaxPool
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.training.blocks import build_network
@@ -242,7 +242,8 @@ class KerasSide:
         """By Keras's own ``train_on_batch``."""
         with keras_precision(self.precision):
             stepper = keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, self.model.trainable_variables)
-            self.model.compile(stepper, self.loss_function, jit_compile=False)
+            # Tracing a graph takes longer than a single step.
+            self.model.compile(stepper, self.loss_function, jit_compile=False, run_eagerly=len(batches) == 1)
             for batch in batches:
                 self.model.train_on_batch(batch.for_keras, batch.labels)
                 yield
@@ -324,7 +325,12 @@ def _as_keras_has_it(planned: PlannedLayer, plan: NetworkPlan, values: np.ndarra
     flattened = plan.flattened_layers()
     if planned.name not in flattened or isinstance(planned.layer, Dense):
         return np.moveaxis(values, 1, -1)
-    height, width, channels = flattened[planned.name]
+    return flatten_as_keras(values, flattened[planned.name])
+
+
+def flatten_as_keras(values: np.ndarray, pixels: Shape) -> np.ndarray:
+    """Pixels (H, W, C) that torch has flattened as (C, H, W): (B, features) in Keras's order."""
+    height, width, channels = pixels
     return values.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(values.shape)
 
 

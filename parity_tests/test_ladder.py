@@ -15,7 +15,7 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
-from parity_tests.ladder import Ladder, Rung, evenly, failed
+from parity_tests.ladder import Ladder, Rung, SmallBatch, evenly, failed, search_small_batch
 from parity_tests.mutants import plain_spec
 from parity_tests.pair import Precision
 from parity_tests.whole_run import histories
@@ -72,6 +72,17 @@ def test_activations_that_only_one_framework_cuts_to_zero_are_counted() -> None:
     first.data[0].neg_()
     flips, own_flips = pair.flips(batch)
     assert flips > 0 and own_flips == 0
+
+
+def test_a_small_batch_is_one_on_which_nothing_flips() -> None:
+    assert search_small_batch(lambda size, number: (int(size > 2), int(number < 3))) == SmallBatch(2, 3, 0, 0)
+
+
+def test_keras_alone_flipping_is_no_rounding_and_both_flipping_is() -> None:
+    fault = search_small_batch(lambda size, number: (7, 0))
+    assert fault.flips == 7 and not fault.own_flips
+    chaos = search_small_batch(lambda size, number: (7, 5))
+    assert chaos.own_flips == 5
 
 
 ACTIVATIONS = ["relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid", "linear"]

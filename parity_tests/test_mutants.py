@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.slow
 DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size=64)
 
 
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    """The digits, tinted: in grey images swapped channels would not show."""
+@cache
+def tinted_digits() -> Dataset:
+    """In grey images swapped channels would not show."""
     grey = load_dataset(DATA)
     train, val, test = (
         Split((part.images * np.array([1.0, 0.8, 0.5])).astype(np.uint8), part.labels)
@@ -32,14 +33,14 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def failures_without_fault(dataset: Dataset) -> Callable[[Climb, ModelSpec, Precision], list[Rung]]:
+def failures_without_fault() -> Callable[[Climb, ModelSpec, Precision], list[Rung]]:
     """The rungs of a climb that fail; each is climbed once for an experiment, though several mutants share it."""
     found: dict[tuple[Climb, str, Precision], list[Rung]] = {}
 
     def failures(climb: Climb, spec: ModelSpec, precision: Precision) -> list[Rung]:
         key = (climb, repr(spec), precision)
         if key not in found:
-            rungs = [*climb(ladder_of(ExperimentSpec(model=spec, data=DATA), dataset), precision)]
+            rungs = [*climb(ladder_of(ExperimentSpec(model=spec, data=DATA), tinted_digits()), precision)]
             assert all(isinstance(rung, Rung) for rung in rungs)
             found[key] = failed(rungs)
         return found[key]
@@ -57,14 +58,11 @@ def failures_without_fault(dataset: Dataset) -> Callable[[Climb, ModelSpec, Prec
     ],
 )
 def test_planted_fault_is_caught_and_without_it_the_rungs_pass(
-    mutant: Mutant,
-    precision: Precision,
-    dataset: Dataset,
-    failures_without_fault: Callable[[Climb, ModelSpec, Precision], list[Rung]],
+    mutant: Mutant, precision: Precision, failures_without_fault: Callable[[Climb, ModelSpec, Precision], list[Rung]]
 ) -> None:
     spec = mutant.spec(plain_spec())
     assert failures_without_fault(mutant.climb, spec, precision) == []
     wrong = replace(spec, semantics_except=[*spec.semantics_except, *mutant.switches])
     with mutant.plant():
-        rungs = mutant.climb(ladder_of(ExperimentSpec(model=wrong, data=DATA), dataset), precision)
+        rungs = mutant.climb(ladder_of(ExperimentSpec(model=wrong, data=DATA), tinted_digits()), precision)
         assert failed(rungs), "no rung catches it"

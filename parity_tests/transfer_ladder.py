@@ -148,7 +148,7 @@ class TransferPair:
         before = keras_tensors(self.keras.tensors())
 
         def torch_paths(batch: Batch) -> Tensors:
-            network = self._frozen_copy(frozen, batch)
+            network = self.frozen_copy(frozen, batch)
             images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
             return torch_activations(network, self.keras.plan, layers, lambda: network(images))
 
@@ -180,7 +180,7 @@ class TransferPair:
                 outputs |= keras.Model(head.input, values)(backbone.pool(hidden))
             return Classifier(inputs, outputs)
 
-    def _frozen_copy(self, frozen: int, batch: Batch) -> nn.Module:
+    def frozen_copy(self, frozen: int, batch: Batch) -> nn.Module:
         """torch's network in training mode, which drops by the keys of a batch."""
         network = deepcopy(self.torch_network).train()
         network.get_submodule("backbone").freeze(frozen)
@@ -188,7 +188,7 @@ class TransferPair:
         return network
 
     def torch_step(self, batch: Batch, optimizer: OptimizerSpec, plan: BackbonePlan) -> Tensors:
-        network = self._frozen_copy(plan.frozen_layers(0), batch)
+        network = self.frozen_copy(plan.frozen_layers(0), batch)
         stepper = build_optimizer(network, optimizer, self.semantics, parameter_groups(network, plan))
         logits = network(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
         F.cross_entropy(logits, torch.from_numpy(batch.labels)).backward()
@@ -242,9 +242,9 @@ class TransferLadder(Ladder):
     def images(
         self, count: int, precision: Precision, preprocess: Preprocess | None = None, size: int = BATCH
     ) -> list[Batch]:
-        """Batches of training images for either side: normalized, or as ``preprocess`` makes them of the pixels."""
+        """Of ``count`` training images, for either side: normalized, or as ``preprocess`` makes them of the pixels."""
         images, labels = self.dataset.train
-        order = draw_epoch(self.seed, 0, len(labels), images.shape[1], AugmentationSpec()).index[:count]
+        order = np.resize(draw_epoch(self.seed, 0, len(labels), images.shape[1], AugmentationSpec()).index, count)
         preprocess = preprocess or (lambda pixels: normalize(pixels, self.dataset.normalization, np.dtype(precision)))
         parts = np.split(order, range(size, len(order), size))
         return [Batch(preprocess(images[rows]), labels[rows], mask_keys(self.seed, 0, rows)) for rows in parts]
