@@ -186,7 +186,7 @@ def twin_headline(twin: PlainDict) -> str:
 
 def twin_lines(twin: PlainDict) -> list[str]:
     """The answer, and what it rests on."""
-    losses = " and ".join(f"{name.partition('_')[0]}" for name in twin["losses"])
+    losses = listing([{"train_loss": "training", "val_loss": "validation"}[name] for name in twin["losses"]])
     weights, parted = twin["weights"], twin["parted"]
     lines = [
         twin_headline(twin),
