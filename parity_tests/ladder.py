@@ -365,13 +365,17 @@ class Ladder:
         scales |= damped_scales(gradients, pair.plan)
         counted = {name: np.abs(value) >= scales[name] / 100 for name, value in gradients.items()}
 
-        def stepped(side: Side) -> Tensors:
+        def stepped(side: Side, optimizer: OptimizerSpec = optimizer) -> Tensors:
             step = movement(side, batch, optimizer)
             if optimizer.name != "sgd":
                 step = {name: np.where(counted[name], value, 0) for name, value in step.items()}
             return step | statistics(side.tensors())
 
-        sides = measured(pair, stepped, controlled=True)
+        # There is no .999 in float32. Keras takes what is nearest, torch does not, and 1 - .999 differs by 1.3e-5.
+        betas = {name: float(np.float32(getattr(optimizer, name))) for name in ("beta1", "beta2")}
+        twin = pair.torch.twin()
+        sides = measured(pair, stepped, controlled=False)
+        sides += controls(twin, lambda side: stepped(side, replace(optimizer, **betas)))
         for rung in step_rungs(f"{name}, 1 step", "float32", optimizer, sides, pair.plan):
             yield self._gated_if_steady(rung, "float32")
 
