@@ -39,7 +39,7 @@ POINTS = 24
 """Steps at which something is measured, evenly spread on a logarithmic axis."""
 TESTED = 1000
 PRECISIONS: tuple[Precision, ...] = ("float64", "float32", "bfloat16")
-WRONG_DEFAULTS = ("batch_norm_variance", "adam_formula")
+WRONG_DEFAULTS = ("batch_norm_epsilon", "adam_formula")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from lightning_vgg.report.words import twin_lines
 
 def main(command: str, args: list[str]) -> None:
     twin = read_twin(twin_parser(f"lightning-vgg {command}"), args)
-    print(f"trains in Lightning and in Keras, in float64 on the CPU, in {twin.folder}", flush=True)
+    # Said also where there is no GPU: it is a fact about the figures.
+    print(f"trains in Lightning and in Keras in {twin.folder}: in float64 and on the CPU, where sums keep their order")
+    sys.stdout.flush()
     try:
         answer = train_twin(twin)
     except KeyboardInterrupt as stop:

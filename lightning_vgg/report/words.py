@@ -219,8 +219,8 @@ def horizon_summary(horizons: list[PlainDict]) -> list[str]:
         found = {each["arm"]: each for each in arms}
         sentences.append(
             f"In {precision}, after {arms[0]['steps'][-1]:,} steps, Keras and Lightning differ on "
-            f"{_differing(found['Keras'])}; Lightning and itself, moved by one unit in the last place, on "
-            f"{_differing(found['one ulp'])}."
+            f"{_differing(found['Keras'])}; rounding alone (Lightning and itself, by other kernels) makes them differ on "
+            f"{_differing(found['other kernels'])}."
         )
     return sentences
 
