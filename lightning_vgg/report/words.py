@@ -219,7 +219,7 @@ def horizon_summary(horizons: list[PlainDict]) -> list[str]:
         found = {each["arm"]: each for each in arms}
         sentences.append(
             f"In {precision}, after {arms[0]['steps'][-1]:,} steps, Keras and Lightning differ on "
-            f"{_differing(found['Keras'])}; rounding alone (Lightning and itself, by other kernels) makes them differ on "
+            f"{_differing(found['Keras'])}; rounding alone (Lightning by other kernels) makes them differ on "
             f"{_differing(found['other kernels'])}."
         )
     return sentences
