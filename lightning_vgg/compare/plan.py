@@ -26,6 +26,7 @@ from lightning_vgg.experiment.settings import as_yaml, dotted, plain_settings
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
+from lightning_vgg.weights.neutral import require_weights
 
 OF_ALL_ARMS = ("experiment", "name", "seed_everything", "trainer.default_root_dir", "trainer.logger")
 """Keys that all arms share."""
@@ -175,8 +176,7 @@ def _plan_arm(name: str, arm: ArmSpec, base: ExperimentSpec) -> Arm:
             if importlib.util.find_spec(backend) is None:
                 raise ExperimentError(f"Keras is to run on {backend}, which is not installed: pip install {backend}")
         model = experiment.model
-        if model.init_from is not None and not Path(model.init_from).is_file():
-            raise ExperimentError(f"model.init_from: there is no file {model.init_from}")
+        require_weights(model.init_from)
         if model.backbone is None:  # otherwise it can be planned when the backbone is loaded
             plan_model(model, experiment.image_size, num_classes=2)
     except ExperimentError as error:

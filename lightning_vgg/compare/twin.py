@@ -30,12 +30,14 @@ from lightning_vgg.runs import weight_trace
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
 from lightning_vgg.runs.weight_trace import read_trace
-from lightning_vgg.weights.neutral import write_neutral
+from lightning_vgg.weights.neutral import require_weights, write_neutral
 
 PARTED = 1e-8
 """Distance of the weights at which twins have parted: far above what rounding adds up to in thousands of steps (1e-11
 to 1e-9), and far below what one input of a ReLU that changes its sign moves, or one wrong default (1e-6)."""
 LOSSES = ("train_loss", "val_loss")
+_FRESH = "initial.safetensors"
+"""The weights from which both start, where the experiment names no other file."""
 POINTS = 200
 """Of the curve of distances, evenly spread on a logarithmic axis."""
 
@@ -127,12 +129,13 @@ def plan_twin(experiment: ExperimentSpec, folder: Path, name: str | None = None)
         name: with which those begin; None for the folder's.
 
     Raises:
-        ExperimentError: Keras does not implement one of its settings, which is named.
+        ExperimentError: Keras does not implement one of its settings, which is named; its initial weights are missing.
     """
     model = replace(experiment.model, semantics="keras", semantics_except=[])
     refuse_unimplemented(replace(experiment, model=model))
     trainer = replace(experiment.trainer, precision="64-true", logger=False, enable_progress_bar=False)
-    weights = experiment.model.init_from or str(folder / "initial.safetensors")
+    require_weights(experiment.model.init_from)
+    weights = experiment.model.init_from or str(folder / _FRESH)
     parent = experiment.root / "runs" / experiment.experiment
     runs = {framework: RunFolder(parent / f"{name or folder.name}_{framework}") for framework in PROGRAMS}
     started = replace(experiment, name=None, trainer=trainer, model=replace(experiment.model, init_from=weights))
@@ -154,8 +157,8 @@ def prepare(twin: Twin, classes: int) -> None:
                 f"{twin.folder} is the twin of another experiment ({', '.join(changed)} changed): give this one "
                 "another --name"
             )
-    weights = Path(str(twin.experiment.model.init_from))
-    if not weights.exists():
+    weights = twin.folder / _FRESH
+    if twin.experiment.model.init_from == str(weights) and not weights.exists():
         from lightning_vgg.training.export import fresh_tensors  # loads torch, which takes seconds
 
         write_neutral(weights, fresh_tensors(twin.experiment, classes))

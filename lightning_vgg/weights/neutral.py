@@ -23,6 +23,12 @@ def write_neutral(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         file.write(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
+def require_weights(init_from: str | None) -> None:
+    """Raise ExperimentError if there is no such file."""
+    if init_from is not None and not Path(init_from).expanduser().is_file():
+        raise ExperimentError(f"model.init_from: there is no file {init_from}")
+
+
 def read_safetensors(path: Path, setting: str) -> dict[str, np.ndarray]:
     """All tensors of a file, in the dtype they were written in.
 

@@ -71,6 +71,8 @@ def test_one_wrong_default_parts_them_in_the_first_step(tmp_path: Path) -> None:
 def test_what_keras_does_not_implement_is_refused_by_name(command: Command, tmp_path: Path) -> None:
     error = command("twin -c vgg/fast.yaml", status=2).stderr
     assert "the Keras reference does not implement model.tricks.whitening" in error
+    error = command("twin -c quickstart.yaml --model.init_from ~/no.safetensors", status=2).stderr
+    assert "model.init_from: there is no file ~/no.safetensors" in error
     assert list(tmp_path.iterdir()) == []
 
 
