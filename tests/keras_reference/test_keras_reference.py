@@ -270,18 +270,17 @@ def test_what_the_user_can_mend_is_said_by_name_and_before_anything_is_written(
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["test", "--help"], ["export", "--help"]])
-def test_help_loads_no_framework_and_takes_less_than_a_second(arguments: list[str]) -> None:
+def test_help_loads_no_framework(arguments: list[str]) -> None:
+    """Nor anything else that takes long; benchmarks/startup.py measures the seconds."""
     code = (
-        "import sys, time, contextlib\nfrom keras_reference.cli import run\n"
+        "import sys, contextlib\nfrom keras_reference.cli import run\n"
         f"with contextlib.suppress(SystemExit): run({arguments})\n"
         "heavy = {'torch', 'lightning', 'keras', 'tensorflow', 'wandb', 'sklearn', 'matplotlib'}\n"
-        "print(sorted(heavy & set(sys.modules)), time.process_time())"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     output = printed_by(code)
     assert "usage: keras-reference" in output
-    loaded, seconds = output.splitlines()[-1].rsplit(maxsplit=1)
-    assert loaded == "[]"
-    assert float(seconds) < 1  # of the processor, whatever else it has to do
+    assert output.endswith("[]\n")
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
