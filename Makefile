@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 IMAGES ?= $(LIGHTNING_VGG_TEST_DATA)/data/cifar10-jpeg.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick chaos lint wheel docs notebooks bench bench-quick clean
+.PHONY: help setup quickstart test test-quick mutants chaos lint wheel docs notebooks bench bench-quick clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,11 +23,15 @@ $(READY): pyproject.toml constraints.txt
 quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and compare them, about two minutes
 	$(BIN)/lightning-vgg compare -c configs/quickstart.yaml -c configs/compare/quickstart.yaml --jobs 2
 
-test: $(READY)  ## all tests; LIGHTNING_VGG_TEST_DATA names a folder with the real images
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
+test: $(READY)  ## the tests; LIGHTNING_VGG_TEST_DATA names a folder with the real images
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not mutants"
 
 test-quick: $(READY)  ## without those that take long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not slow and not mutants"
+
+mutants: $(READY)  ## every planted fault, caught in float64 and in float32, and located
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal parity_tests/test_mutants.py \
+	  parity_tests/test_locate.py
 
 chaos: $(READY)  ## kill fit, extraction, tune and compare 110 times at random moments, and compare
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 110

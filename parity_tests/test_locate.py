@@ -17,7 +17,7 @@ from lightning_vgg.images.dataset import Dataset
 from parity_tests.locate import Finding, locate
 from parity_tests.mutants import MUTANTS, Mutant, plain_spec
 from parity_tests.relation import of_statistics, relation
-from parity_tests.test_mutants import DATA, tinted_digits
+from parity_tests.test_mutants import DATA, every_third, tinted_digits
 from parity_tests.transfer_ladder import ladder_of
 
 
@@ -39,7 +39,9 @@ def culprit_without_fault() -> Callable[[ModelSpec], Finding | None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(mutant, id=mutant.name, marks=every_third(number)) for number, mutant in enumerate(MUTANTS)]
+)
 def test_planted_fault_is_located(mutant: Mutant, culprit_without_fault: Callable[[ModelSpec], Finding | None]) -> None:
     spec = mutant.spec(plain_spec())
     assert culprit_without_fault(spec) is None

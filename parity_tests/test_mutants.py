@@ -21,6 +21,11 @@ pytestmark = pytest.mark.slow
 DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size=64)
 
 
+def every_third(number: int) -> tuple[pytest.MarkDecorator, ...]:
+    """The marks of a test: ``make test`` has time for every third of them, ``make mutants`` for all."""
+    return () if number % 3 == 0 else (pytest.mark.mutants,)
+
+
 @cache
 def tinted_digits() -> Dataset:
     """In grey images swapped channels would not show."""
@@ -50,11 +55,10 @@ def failures_without_fault() -> Callable[[Climb, ModelSpec, Precision], list[Run
 
 @pytest.mark.parametrize(
     ("mutant", "precision"),
-    [
-        pytest.param(mutant, precision, id=f"{mutant.name}, {precision}")
-        for mutant in MUTANTS
-        for precision in ("float64", "float32")
-        if precision == "float64" or mutant.float32
+    [pytest.param(mutant, "float64", id=f"{mutant.name}, float64") for mutant in MUTANTS]
+    + [
+        pytest.param(mutant, "float32", id=f"{mutant.name}, float32", marks=every_third(number))
+        for number, mutant in enumerate(mutant for mutant in MUTANTS if mutant.float32)
     ],
 )
 def test_planted_fault_is_caught_and_without_it_the_rungs_pass(
