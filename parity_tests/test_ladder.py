@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_vgg import cli
@@ -108,8 +109,19 @@ dense_recipes = st.lists(
 def test_random_recipes_agree(conv_block: str, dense_block: str, seed: int) -> None:
     network = NetworkSpec(conv_block=conv_block, dense_block=dense_block, filters=[3, 5], units=[4])
     ladder = Ladder(experiment(ModelSpec(network=network, label_smoothing=0.1 * seed)), DIGITS)
+    assume(not constant_features(ladder))
     rungs = [ladder.specification(), ladder.forward("float64"), ladder.loss("float64"), ladder.gradients("float64")]
     assert failed(rungs) == []
+
+
+def constant_features(ladder: Ladder) -> bool:
+    """Whether a batch norm sees the same value everywhere, behind dead ReLUs, say: then its weight's gradient is 0, and
+    what either framework computes of it is rounding alone.
+    """
+    gradients = ladder.pair("float64").torch.gradients(ladder.batch("float64"))
+    largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
+    scales = [value for name, value in gradients.items() if "batch_norm" in name and name.endswith("weight")]
+    return any(np.abs(scale).max() < 1e-12 * largest for scale in scales)
 
 
 def test_command_prints_a_table_writes_json_and_fails_with_the_ladder(
