@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[keras,tune,show,dashboard,dev]"
 	touch $(READY)
 
-quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and compare them, about two minutes
+quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and compare them, a few minutes
 	$(BIN)/lightning-vgg compare -c configs/quickstart.yaml -c configs/compare/quickstart.yaml --jobs 2
 
 test: $(READY)  ## the tests; LIGHTNING_VGG_TEST_DATA names a folder with the real images
