@@ -39,10 +39,10 @@ def main(command: str, args: list[str]) -> None:
     parser.add_argument(
         "--locate", type=bool, default=False, help="measure each layer and stage alone: where do they part?"
     )
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     parser.add_argument(
         "--horizon", type=bool, default=False, help="measure instead how long the trainings stay together"
     )
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     args = [f"{arg}=true" if arg in _MEASUREMENTS else arg for arg in args]
     config = parser.read(args)
     require("tensorflow", "keras")

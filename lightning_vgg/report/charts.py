@@ -103,12 +103,8 @@ def twin_distances(figure: Figure, twin: PlainDict) -> str:
     axes.plot(steps, np.maximum(distances, 1e-17), color=PAINT["arm-1"])
     axes.axhline(2.0**-53, color=PAINT["muted"], linewidth=1, linestyle=(0, (2, 3)))
     axes.annotate("rounding of one number", (1, 2.0**-53), (2, 3), textcoords="offset points", fontsize=10)
-    axes.set(xscale="log", yscale="log", ylim=(1e-17, max(1e-8, 2 * distances.max())))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter(lambda tick, _: power_of_ten(tick).replace("1.0", "1"))
-    axes.minorticks_off()
+    _over_steps(axes, 1e-17, max(1e-8, 2 * distances.max()))
     figure.suptitle("Distance of the weights", x=0, ha="left")
-    axes.set_xlabel("step", loc="right")
     return f"Distance of the twins' weights over {int(steps[-1])} steps; at the end {distances[-1]:.1e}"
 
 
@@ -131,13 +127,9 @@ def horizon_panel(figure: Figure, horizons: Sequence[PlainDict], quantity: str) 
         paint = PAINT[HORIZON_PAINTS.get(each["arm"], "arm-2")]
         values = np.maximum(each[quantity], lowest)
         axes.plot(each["steps"], values, color=paint, linestyle=(0, _dashes(number) or None))
-    axes.set(xscale="log", yscale="log", ylim=(lowest, 3))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter(lambda tick, _: power_of_ten(tick).replace("1.0", "1"))
-    axes.minorticks_off()
+    _over_steps(axes, lowest, 3)
     title = {"weights": "weights", "predictions": "other predictions"}[quantity]
     figure.suptitle(f"{horizons[0]['precision']}: {title}", x=0, ha="left")
-    axes.set_xlabel("step", loc="right")
     ends = ", ".join(f"{each['arm']} {each[quantity][-1]:.1e}" for each in horizons)
     return f"{horizons[0]['precision']}, {title} after {horizons[0]['steps'][-1]} steps: {ends}"
 
@@ -214,6 +206,15 @@ def reliability_diagram(figure: Figure, calibration: PlainDict, number: int, arm
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:.0%}")
     return f"Reliability of {arm}: expected calibration error {percent(calibration['error']['mean'])}"
+
+
+def _over_steps(axes: Axes, lowest: float, highest: float) -> None:
+    """Both axes logarithmic: steps, and distances in powers of ten."""
+    axes.set(xscale="log", yscale="log", ylim=(lowest, highest))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter(lambda tick, _: power_of_ten(tick).replace("1.0", "1"))
+    axes.minorticks_off()
+    axes.set_xlabel("step", loc="right")
 
 
 def _dashes(number: int) -> tuple[float, ...]:

@@ -29,7 +29,7 @@ class Trace:
 
     Attributes:
         samples: tensor -> its sample after each step, float64 (steps, SAMPLED or fewer).
-        last: all tensors after the last step; empty while the training runs.
+        last: all tensors, after the last epoch that is in it; of Lightning, empty until the training ends.
     """
 
     samples: dict[str, np.ndarray]
