@@ -29,7 +29,7 @@ class Trace:
 
     Attributes:
         samples: tensor -> its sample after each step, float64 (steps, SAMPLED or fewer).
-        last: all tensors, after the last epoch that is in it; of Lightning, empty until the training ends.
+        last: all tensors, after the last epoch that is in it.
     """
 
     samples: dict[str, np.ndarray]

@@ -27,7 +27,7 @@ class TraceWeights(Callback):
         if trainer.global_step > len(self.trace.rows):  # and no gradients are being accumulated
             self.trace.add(self._tensors(pl_module))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trace.write(self.run, last=self._tensors(pl_module))
 
     def _tensors(self, module: LightningModule) -> dict[str, np.ndarray]:
