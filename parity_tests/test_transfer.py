@@ -104,6 +104,7 @@ def test_real_weights_give_the_same_embeddings_of_256_real_images(precision: str
     rungs = [*ladder.embeddings(precision)]  # type: ignore[arg-type]
     assert failures(rungs) == []
     assert len(rungs) == 6
-    assert all(rung.limit <= (1e-12 if precision == "float64" else 1e-5) for rung in rungs)
+    # In float32 a rung's limit comes from other kernels, which differ more than the frameworks do.
+    assert all(rung.measured <= (1e-13 if precision == "float64" else 1e-5) for rung in rungs)
     if precision == "float64":
         assert failures([ladder.preprocessing(), *ladder.fine_tuning(precision)]) == []

@@ -14,7 +14,7 @@ SHORT = (
     "--data.source",
     "digits",
     "--data.train_images",
-    "40",
+    "20",
     "--data.batch_size",
     "18",
     "--trainer.max_epochs",

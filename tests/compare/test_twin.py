@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BIN, Command, run_in
+from conftest import BIN, Command, run_here, run_in
 
 from lightning_vgg.compare.twin import compare_twins
 from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec, NetworkSpec
@@ -31,9 +31,18 @@ def answer(folder: Path, name: str = "tiny") -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_both_command_lines_train_the_same_network_and_an_interrupted_twin_too(tmp_path: Path) -> None:
-    """With dropout, batch norm, augmentation and Adam."""
+def test_both_command_lines_train_the_same_network_though_a_signal_stops_them(tmp_path: Path) -> None:
+    """With dropout, batch norm, augmentation and Adam; stopped as soon as both have an epoch, or have ended."""
     (tmp_path / "tiny.yaml").write_text(TINY)
+    command = [str(BIN / "lightning-vgg"), "twin", "-c", "tiny.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    runs = [RunFolder(tmp_path / f"runs/vgg/twin-tiny_{framework}") for framework in ("lightning", "keras")]
+    while not all(run.read_history() for run in runs):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (143, "stopped; the same command continues runs/vgg/twin-tiny\n")
     result = run_in(tmp_path)("twin -c tiny.yaml")
     found = answer(tmp_path)
     assert result.stdout.count("The same training: both frameworks make the same prediction for every one of 360 ") == 1
@@ -43,19 +52,7 @@ def test_both_command_lines_train_the_same_network_and_an_interrupted_twin_too(t
     assert 0 < found["weights"]["distance"] < 1e-10
     report = (tmp_path / "runs/vgg/twin-tiny/report.md").read_text()
     assert "The same training" in report and "ndecided" not in report
-    # Stopped by a signal as soon as both have an epoch, or have ended, and repeated.
-    command = [str(BIN / "lightning-vgg"), "twin", "-c", "tiny.yaml", "--name", "again"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    runs = [RunFolder(tmp_path / f"runs/vgg/twin-again_{framework}") for framework in ("lightning", "keras")]
-    while not all(run.read_history() for run in runs):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (143, "stopped; the same command continues runs/vgg/twin-again\n")
-    run_in(tmp_path)("twin -c tiny.yaml --name again")
-    assert answer(tmp_path, "again") == found
-    other = run_in(tmp_path)("twin -c tiny.yaml --name again --model.network.dropout 0.5", status=2).stderr
+    other = run_here(tmp_path)("twin -c tiny.yaml --model.network.dropout 0.5", status=2).stderr
     assert "is the twin of another experiment (model.network.dropout changed)" in other
 
 
