@@ -27,7 +27,7 @@ from lightning_vgg.images.dataset import Dataset, Split
 from parity_tests.collected_batches import evaluation_batches, training_batches
 from parity_tests.distance import Distance, distance
 from parity_tests.evaluate import keras_scores, lightning_scores
-from parity_tests.kernels import OTHER_KERNELS, Kernels
+from lightning_vgg.training.kernels import OTHER_KERNELS, Kernels
 from parity_tests.pair import (
     Batch,
     Pair,

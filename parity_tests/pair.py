@@ -29,7 +29,7 @@ from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.frameworks import keras
-from parity_tests.kernels import OTHER_KERNELS
+from lightning_vgg.training.kernels import OTHER_KERNELS
 
 Precision = Literal["float64", "float32", "bfloat16"]
 """bfloat16: activations alone; weights are float32."""

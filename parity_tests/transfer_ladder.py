@@ -36,7 +36,7 @@ from lightning_vgg.training.transfer import count_parameters as torch_count
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
 from parity_tests.frameworks import keras
-from parity_tests.kernels import OTHER_KERNELS
+from lightning_vgg.training.kernels import OTHER_KERNELS
 from parity_tests.ladder import (
     BATCH,
     GATES,
