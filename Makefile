@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 IMAGES ?= $(LIGHTNING_VGG_TEST_DATA)/data/cifar10-jpeg.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick mutants chaos lint wheel docs notebooks bench bench-quick clean
+.PHONY: help setup quickstart test test-quick test-all mutants chaos lint wheel docs notebooks bench bench-quick clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,10 +24,13 @@ quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and co
 	$(BIN)/lightning-vgg compare -c configs/quickstart.yaml -c configs/compare/quickstart.yaml --jobs 2
 
 test: $(READY)  ## the tests; LIGHTNING_VGG_TEST_DATA names a folder with the real images
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not mutants"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not thorough"
 
 test-quick: $(READY)  ## without those that take long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not slow and not mutants"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not slow and not thorough"
+
+test-all: $(READY)  ## with the cases that make test has no time for, about an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 mutants: $(READY)  ## every planted fault, caught in float64 and in float32, and located
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal parity_tests/test_mutants.py \

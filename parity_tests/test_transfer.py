@@ -71,7 +71,7 @@ def test_a_run_as_backbone_agrees_in_float64(pooling: str, source: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.thorough), "sgd"])
 def test_gradual_unfreezing_at_rates_by_block_agrees_from_beginning_to_end(optimizer: str, source: Path) -> None:
     """Both command lines, four epochs, from kept features to everything above block 1."""
     experiment = experiment_on(

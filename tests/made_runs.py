@@ -94,15 +94,20 @@ def make_run(
 
 
 def make_comparison(folder: Path) -> Path:
-    """A comparison.json of three arms and four seeds, with failures, a ladder and an ablation; returns its path.
+    """A comparison.json of four arms and four seeds, with failures, a ladder and an ablation; returns its path.
 
     lightning-keras is equivalent to keras at five points and has wrong = 10, 12, 11, 10 of 200 against 11, 12, 10, 11;
-    lightning-torch starts from weights of its own and is far worse.
+    lightning-torch starts from weights of its own and is far worse. lightning-keras-rounded is the control of rounding.
     """
-    wrong = {"lightning-keras": (10, 12, 11, 10), "lightning-torch": (60, 66, 58, 64), "keras": (11, 12, 10, 11)}
+    wrong = {
+        "lightning-keras": (10, 12, 11, 10),
+        "lightning-torch": (60, 66, 58, 64),
+        "keras": (11, 12, 10, 11),
+        "lightning-keras-rounded": (12, 12, 10, 9),
+    }
     arms: dict[str, dict[str, str]] = {}
     for arm, numbers in wrong.items():
-        framework, _, semantics = arm.partition("-")
+        framework, _, semantics = arm.removesuffix("-rounded").partition("-")
         own = {"initial_weights_sha256": "a" * 64} if semantics == "torch" else {}
         for seed, number in enumerate(numbers):
             name = f"{arm}_seed{seed}"
@@ -117,6 +122,8 @@ def make_comparison(folder: Path) -> Path:
         "experiment": "made",
         "margin": 0.05,
         "reference": "keras",
+        "looks": [],
+        "control": {"arm": "lightning-keras", "other": "keras", "rounded": "lightning-keras-rounded"},
         "arms": arms,
         "failed": [{"arm": "keras", "seed": 4, "message": "killed by SIGKILL: <out of memory>", "log": "logs/k4.log"}],
         "parity": "parity.json",

@@ -52,7 +52,7 @@ def test_outputs_name_no_place_of_a_machine(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHORTENED)
+@pytest.mark.parametrize("name", ["1_vgg_from_blocks", pytest.param("2_transfer_learning", marks=pytest.mark.thorough)])
 def test_notebook_runs_from_top_to_bottom(
     name: str, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_vgg.api import report_runs
 from lightning_vgg.common.command_parser import CommandParser
+from lightning_vgg.report import read_answers
 from lightning_vgg.report.inputs import MARGIN
 
 
@@ -25,4 +26,5 @@ def main(command: str, args: list[str]) -> None:
     margin = f"difference of test accuracy up to which arms count as equivalent, a fraction ({MARGIN})"
     parser.add_argument("--margin", type=float, help=f"{margin}; a comparison has its own")
     arguments = parser.read(args)
-    print(f"report   {report_runs(*arguments.runs, margin=arguments.margin)}")
+    report = report_runs(*arguments.runs, margin=arguments.margin)
+    print(*read_answers(report.parent), f"report   {report}", sep="\n")

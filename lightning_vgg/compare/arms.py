@@ -43,8 +43,12 @@ class CompareSpec:
     Args:
         arms: name -> configuration, in the order of display.
         reference: the arm that the others are compared with.
-        seeds: how many seeds each arm trains with: seed_everything and those that follow it.
+        seeds: how many seeds each arm trains with: seed_everything and those that follow it; auto for as many as it
+            takes to decide.
+        max_seeds: with auto, the most.
         margin: difference of test accuracy, as a fraction, up to which arms count as equivalent; fixed beforehand.
+        rounding: whether an arm is added that is Lightning by other kernels, where both frameworks train the same: are
+            they farther apart than rounding takes them?
         ladder: whether the parity ladder is measured, too.
         ablation: whether the effect of each default is measured, too.
         horizon: whether it is measured, too, how long the frameworks stay together in each precision.
@@ -56,8 +60,10 @@ class CompareSpec:
 
     arms: dict[str, ArmSpec] = field(default_factory=default_arms)
     reference: str = "keras"
-    seeds: int = 5
+    seeds: int | Literal["auto"] = 5
+    max_seeds: int = 20
     margin: float = 0.01
+    rounding: bool = True
     ladder: bool = True
     ablation: bool = True
     horizon: bool = True
@@ -79,8 +85,10 @@ class CompareSpec:
             raise ExperimentError(
                 f"compare.reference: there is no arm {self.reference!r}; the arms are {', '.join(self.arms)}"
             )
-        if self.seeds < 1:
-            raise ExperimentError(f"compare.seeds must be at least 1, not {self.seeds}")
+        if self.seeds != "auto" and self.seeds < 1:
+            raise ExperimentError(f"compare.seeds must be at least 1, or auto, not {self.seeds}")
+        if self.max_seeds < 2:
+            raise ExperimentError(f"compare.max_seeds must be at least 2, not {self.max_seeds}")
         if min(self.twin_images, self.twin_epochs) < 1:
             raise ExperimentError("compare.twin_images and compare.twin_epochs must be at least 1")
         if not 0 < self.margin < 1:

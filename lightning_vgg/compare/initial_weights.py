@@ -14,7 +14,7 @@ from lightning_vgg.compare.plan import Arm, ComparisonPlan
 from lightning_vgg.weights.neutral import write_neutral
 
 
-def initial_weights(plan: ComparisonPlan, classes: Mapping[str, int]) -> dict[tuple[str, int], str]:
+def initial_weights(plan: ComparisonPlan, classes: Mapping[str, int], seeds: int) -> dict[tuple[str, int], str]:
     """(arm, seed) -> ``model.init_from`` of that run.
 
     Arms share a file where they have the same network and draw its weights alike; so those with PyTorch's semantics
@@ -23,12 +23,13 @@ def initial_weights(plan: ComparisonPlan, classes: Mapping[str, int]) -> dict[tu
     Args:
         plan: the comparison; the files lie in its initial_weights/.
         classes: arm -> number of classes of its data.
+        seeds: how many.
 
     Raises:
         ExperimentError: a network cannot be built, or its backbone not loaded.
     """
     found = {}
-    for arm, seed in plan.members():
+    for arm, seed in plan.members(seeds):
         path = _path(plan, arm, seed, classes[arm.name])
         model = arm.experiment.model
         if model.init_from is None and not path.exists():

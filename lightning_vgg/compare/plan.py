@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from lightning_vgg.experiment.parsing import (
     with_values,
 )
 from lightning_vgg.experiment.settings import as_yaml, dotted, plain_settings
-from lightning_vgg.experiment.specs import ExperimentSpec
+from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec
+from lightning_vgg.report.comparison import Control
+from lightning_vgg.report.looks import looks_up_to
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
 from lightning_vgg.weights.neutral import require_weights
@@ -32,6 +34,8 @@ OF_ALL_ARMS = ("experiment", "name", "seed_everything", "trainer.default_root_di
 """Keys that all arms share."""
 MAY_CHANGE = (
     "compare.seeds",
+    "compare.max_seeds",
+    "compare.rounding",
     "compare.ladder",
     "compare.ablation",
     "compare.horizon",
@@ -45,7 +49,7 @@ MAY_CHANGE = (
 )
 """What may change when the command is repeated; everything else must be as it was when the comparison began."""
 _BEGINNING = "comparison.yaml"
-_SHORT = {"--seeds": "--compare.seeds", "--margin": "--compare.margin"}
+_SHORT = {f"--{name}": f"--compare.{name.replace('-', '_')}" for name in ("seeds", "max-seeds", "margin")}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class ComparisonPlan:
         experiment: that all arms share.
         name: it lies at runs/<experiment>/compare-<name>, and its runs beside it.
         compare: the arms, the seeds, the margin.
-        arms: in the order of display.
+        arms: in the order of display; the last one is that of rounding, if there is one.
+        control: the arms of both frameworks, and of rounding.
         jobs: how many processes at once.
         twin: the experiment with Keras's defaults as a twin; None where it is not wanted, or no arm is Keras's.
     """
@@ -80,6 +85,7 @@ class ComparisonPlan:
     name: str
     compare: CompareSpec
     arms: tuple[Arm, ...]
+    control: Control | None
     jobs: int
     twin: Twin | None
 
@@ -92,10 +98,16 @@ class ComparisonPlan:
     def folder(self) -> Path:
         return self.experiment.root / "runs" / self.group
 
-    def members(self) -> Iterator[tuple[Arm, int]]:
+    @property
+    def looks(self) -> list[int]:
+        """Numbers of seeds after which it is decided whether more are needed; one where their number is fixed."""
+        seeds = self.compare.seeds
+        return looks_up_to(self.compare.max_seeds) if seeds == "auto" else [seeds]
+
+    def members(self, seeds: int) -> Iterator[tuple[Arm, int]]:
         """Arms and seeds, seed by seed: wherever it stops, all arms have trained equally far."""
         first = self.experiment.seed_everything
-        for seed in range(first, first + self.compare.seeds):
+        for seed in range(first, first + seeds):
             for arm in self.arms:
                 yield arm, seed
 
@@ -118,7 +130,7 @@ def comparison_parser(program: str = "lightning-vgg compare") -> ExplainingParse
     parser.set_defaults({"compare.arms": {name: asdict(arm) for name, arm in CompareSpec().arms.items()}})
     parser.add_argument("--jobs", type=int, default=1, help="Processes at once; they share the cores.")
     parser.epilog = (
-        "--seeds and --margin are short for --compare.seeds and --compare.margin. The comparison goes to "
+        "--seeds, --max-seeds and --margin are short for --compare.seeds, ... The comparison goes to "
         "runs/<experiment>/compare-<name>; by default the name is that of the last YAML file."
     )
     return parser
@@ -136,11 +148,14 @@ def read_plan(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
     if config.jobs < 1:
         raise ExperimentError(f"--jobs must be at least 1, not {config.jobs}")
     experiment, files = experiment_spec(config), config_files(args)
+    arms = tuple(_plan_arm(name, arm, experiment) for name, arm in config.compare.arms.items())
+    rounded = _plan_rounded(arms) if config.compare.rounding else None
     plan = ComparisonPlan(
         experiment=replace(experiment, name=None),
         name=experiment.name or (files[-1].stem if files else "defaults"),
         compare=config.compare,
-        arms=tuple(_plan_arm(name, arm, experiment) for name, arm in config.compare.arms.items()),
+        arms=(*arms, rounded[1]) if rounded else arms,
+        control=rounded[0] if rounded else None,
         jobs=config.jobs,
         twin=None,
     )
@@ -161,6 +176,32 @@ def _plan_twin(plan: ComparisonPlan) -> Twin | None:
         return plan_twin(some, plan.folder / "twin", f"{plan.folder.name}_twin")
     except ExperimentError as error:
         raise ExperimentError(f"compare.twin: {error}") from None
+
+
+def _plan_rounded(arms: Sequence[Arm]) -> tuple[Control, Arm] | None:
+    """The arm that tells rounding from a difference, where both frameworks train the same experiment."""
+    keras = next((arm for arm in arms if arm.spec.framework == "keras"), None)
+    twins = (arm for arm in arms if keras and arm.spec.framework == "lightning" and _same_training(arm, keras))
+    twin = next(twins, None)
+    if keras is None or twin is None:
+        return None
+    experiment = replace(twin.experiment, model=replace(twin.experiment.model, compile=False, other_kernels=True))
+    arm = Arm(f"{twin.name}-rounded", ArmSpec("lightning"), experiment)
+    if arm.name in {each.name for each in arms}:
+        raise ExperimentError(f"compare.arms: {arm.name} is the name of the arm of rounding; give yours another one")
+    return Control(twin.name, keras.name, arm.name), arm
+
+
+def _same_training(arm: Arm, keras: Arm) -> bool:
+    """Whether an arm of Lightning trains what one of Keras does, with Keras's defaults."""
+    usual = ModelSpec()
+    indifferent = {"channels_last": usual.channels_last, "compile": False, "semantics": "keras", "semantics_except": []}
+    models = [replace(each.experiment.model, **indifferent) for each in (arm, keras)]  # type: ignore[arg-type]
+    return (
+        arm.experiment.model.resolved_semantics == usual.resolved_semantics
+        and models[0] == models[1]
+        and replace(arm.experiment, model=models[1]) == replace(keras.experiment, model=models[1])
+    )
 
 
 def _plan_arm(name: str, arm: ArmSpec, base: ExperimentSpec) -> Arm:
@@ -196,7 +237,7 @@ def write_beginning(plan: ComparisonPlan) -> None:
 def hold_to_beginning(plan: ComparisonPlan) -> None:
     """Refuse what has changed since the comparison began: another margin or other data are another comparison.
 
-    Seeds can be added, and arms.
+    Seeds can be added, and arms; but not to a comparison that looks at its seeds until they decide.
 
     Raises:
         ExperimentError: with the key that changed.
@@ -205,6 +246,14 @@ def hold_to_beginning(plan: ComparisonPlan) -> None:
     if not path.exists():
         return
     before, now = read_settings(path), yaml.safe_load(plan.as_yaml())
+    if "auto" in (before["compare"]["seeds"], now["compare"]["seeds"]):
+        for key in ("seeds", "max_seeds"):
+            old, new = before["compare"].get(key), now["compare"][key]
+            if old != new:
+                raise ExperimentError(
+                    f"compare.{key} was {old} when the comparison {plan.folder} began, and is {new} now; how often the "
+                    "seeds are looked at has to be fixed beforehand: give the new comparison another --name"
+                )
     common = before["compare"]["arms"].keys() & now["compare"]["arms"].keys()
     for values in (before, now):
         values["compare"]["arms"] = {name: values["compare"]["arms"][name] for name in sorted(common)}

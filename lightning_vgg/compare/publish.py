@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lightning_vgg.report.answers import answers
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.tracking import PARITY_TABLE, VERDICT_TABLE, wandb_arguments
 
@@ -33,8 +34,10 @@ def log_report(folder: Path, group: str) -> None:
         for name in REPORT_FILES:
             artifact.add_file(str(folder / name))
         run.log_artifact(artifact)
-        verdicts = json.loads((folder / "report.json").read_text())["verdicts"]
-        run.summary[VERDICT_TABLE] = _table(verdicts)
+        report = json.loads((folder / "report.json").read_text())
+        for answer in answers(report):
+            run.summary[answer["question"]] = f"{answer['word']}. {' '.join(answer['sentences'])}"
+        run.summary[VERDICT_TABLE] = _table(report["verdicts"])
         if (folder / "parity.json").exists():
             run.summary[PARITY_TABLE] = _table(json.loads((folder / "parity.json").read_text())["rungs"])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lightning_vgg.common.plain import PlainDict
@@ -25,9 +25,12 @@ from lightning_vgg.compare.twin import Twin, prepare
 from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.images.dataset import load_dataset
+from lightning_vgg.report.comparison import read_comparison
+from lightning_vgg.report.verdicts import undecided
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
 
+COMPARISON = "comparison.json"
 MEASURED = {"parity": (), "ablation": ("--ablate",), "horizon": ("--horizon",)}
 """What is measured beside the runs -> flags of ``lightning-vgg parity``."""
 
@@ -40,7 +43,8 @@ def begin(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
     """
     plan = read_plan(parser, args)
     hold_to_beginning(plan)
-    print(f"compares {', '.join(arm.name for arm in plan.arms)} over {plan.compare.seeds} seeds in {plan.folder}")
+    seeds = " to ".join(str(seeds) for seeds in dict.fromkeys((plan.looks[0], plan.looks[-1])))
+    print(f"compares {', '.join(arm.name for arm in plan.arms)} over {seeds} seeds in {plan.folder}")
     return plan
 
 
@@ -70,28 +74,37 @@ def carry_out(plan: ComparisonPlan) -> bool:
     """
     classes = {arm.name: len(load_dataset(arm.experiment.data).class_names) for arm in plan.arms}
     with alone(plan.folder) as held:
-        weights = initial_weights(plan, classes)
         twin = prepare_twin(plan)
         write_beginning(plan)
         write_settings(plan)
-        members = {
-            member.job.name: member
-            for member in (training(plan, arm, seed, weights[arm.name, seed]) for arm, seed in plan.members())
-        }
-        runs = {name: (member.run, member.arm.experiment.trainer.max_epochs) for name, member in members.items()}
-        jobs = list(measurements(plan))  # the longest first
+        keeper = Keeper(plan, twin)
+        others = list(measurements(plan))  # the longest first
+        runs: dict[str, tuple[RunFolder, int]] = {}
         if twin is not None:
             for job, run in twin.jobs(share_of_machine(plan.jobs)):
-                jobs.append(job)
+                others.append(job)
                 runs[job.name] = run, twin.experiment.trainer.max_epochs
-        jobs += [member.job for member in members.values()]
-        todo = [job for job in jobs if not job.made()]
-        for job in todo:
-            if job.name in members:  # half a run that was stopped, or failed; its log stays until the next attempt
-                shutil.rmtree(members[job.name].run.path, ignore_errors=True)
-        with Display(len(jobs), len(jobs) - len(todo), runs) as display:
-            run_jobs(todo, plan.jobs, Keeper(plan, members, twin, display), held)
-        return all(job.made() for job in jobs)
+        for seeds in plan.looks:
+            weights = initial_weights(plan, classes, seeds)
+            for arm, seed in plan.members(seeds):
+                member = training(plan, arm, seed, weights[arm.name, seed])
+                keeper.members[member.job.name] = member
+                runs[member.job.name] = member.run, arm.experiment.trainer.max_epochs
+            jobs = [*others, *(member.job for member in keeper.members.values())]
+            todo = [job for job in jobs if not job.made()]
+            for job in todo:
+                if job.name in keeper.members:  # half a run that was stopped, or failed; its log stays for now
+                    shutil.rmtree(keeper.members[job.name].run.path, ignore_errors=True)
+            with Display(len(jobs), len(jobs) - len(todo), runs) as keeper.display:
+                keeper.write()
+                run_jobs(todo, plan.jobs, keeper, held)
+            if not all(job.made() for job in jobs):
+                return False
+            questions = undecided(read_comparison(plan.folder / COMPARISON)) if seeds < plan.looks[-1] else []
+            if not questions:
+                break
+            print(f"undecided after {seeds} seeds: {', '.join(questions)}", flush=True)
+        return True
 
 
 def prepare_twin(plan: ComparisonPlan) -> Twin | None:
@@ -169,15 +182,13 @@ def measurements(plan: ComparisonPlan) -> Iterator[Job]:
 class Keeper:
     """Keeps comparison.json up to date while jobs run, and shows them."""
 
-    def __init__(
-        self, plan: ComparisonPlan, members: Mapping[str, ArmRun], twin: Twin | None, display: Display
-    ) -> None:
+    display: Display
+
+    def __init__(self, plan: ComparisonPlan, twin: Twin | None) -> None:
         self.plan = plan
-        self.members = members
         self.twin = twin
-        self.display = display
+        self.members: dict[str, ArmRun] = {}
         self.failures: list[PlainDict] = []
-        self.write()
 
     def started(self, job: Job) -> None:
         self.display.started(job)
@@ -209,23 +220,24 @@ class Keeper:
             "experiment": self.plan.experiment.experiment,
             "margin": self.plan.compare.margin,
             "reference": self.plan.compare.reference,
+            "looks": self.plan.looks if self.plan.compare.seeds == "auto" else [],
+            "control": self.plan.control and asdict(self.plan.control),
             "arms": {name: runs for name, runs in arms.items() if runs},
             "failed": self.failures,
             **{name: measured.get(name) for name in MEASURED},
             "twin": "twin/twin.json" if (self.plan.folder / "twin" / "twin.json").exists() else None,
         }
-        with atomic_write(self.plan.folder / "comparison.json") as file:
+        with atomic_write(self.plan.folder / COMPARISON) as file:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 
 
 def publish(plan: ComparisonPlan) -> Path:
     """Write the report and send it to W&B."""
     from lightning_vgg.compare.publish import log_report
-    from lightning_vgg.report import write_report
-    from lightning_vgg.report.comparison import read_comparison
+    from lightning_vgg.report import read_answers, write_report
 
-    report = write_report(read_comparison(plan.folder / "comparison.json"), plan.folder)
+    report = write_report(read_comparison(plan.folder / COMPARISON), plan.folder)
     if plan.experiment.trainer.logger is not False:
         log_report(plan.folder, plan.group)
-    print(f"report   {report}")
+    print(*read_answers(plan.folder), f"report   {report}", sep="\n")
     return report

@@ -167,6 +167,7 @@ class ModelSpec:
         init_from: a .safetensors file to start from instead of random weights.
         channels_last: keep images in channels-last memory format, which makes convolutions faster.
         compile: compile the network with torch.compile.
+        other_kernels: add up in another order, by which results differ by rounding alone: the control of a comparison.
     """
 
     network: NetworkSpec = field(default_factory=NetworkSpec)
@@ -180,9 +181,12 @@ class ModelSpec:
     init_from: str | None = None
     channels_last: bool = True
     compile: bool = False
+    other_kernels: bool = False
 
     def __post_init__(self) -> None:
         refuse_null(self, "model")
+        if self.compile and self.other_kernels:
+            raise ExperimentError("model.other_kernels and model.compile exclude each other: turn one of them off")
         if not 0 <= self.label_smoothing < 1:
             raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
         if self.tricks.muon_rate is not None and self.optimizer.name != "sgd":

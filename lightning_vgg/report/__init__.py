@@ -28,3 +28,11 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         with atomic_write(folder / name) as file:
             file.write(text.encode())
     return folder / "report.html"
+
+
+def read_answers(folder: Path) -> list[str]:
+    """The answers of a report, as lines to print."""
+    from lightning_vgg.report.answers import answers
+
+    findings = json.loads((folder / "report.json").read_text())
+    return [f"{each['question']} {each['word']}. {' '.join(each['sentences'])}" for each in answers(findings)]

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.svg import PAINT, chart
-from lightning_vgg.report.words import percent, points, power_of_ten
+from lightning_vgg.report.words import interval_of, percent, points, power_of_ten
 
 DASHES = ((), (7, 3), (2, 2.5), (9, 3, 2, 3), (4, 2), (1, 3))
 """Of the arms' lines in turn; the reference's is solid, and lies below the others."""
@@ -51,7 +51,7 @@ def difference_strip(figure: Figure, verdict: PlainDict, seeds: Iterable[float],
     if verdict["low"] is not None:
         axes.hlines(0.5, verdict["low"], verdict["high"], PAINT["text"], linewidth=1.4)
         axes.hlines(0.5, verdict["tost_low"], verdict["tost_high"], PAINT["text"], linewidth=5, alpha=0.45)
-        label += f", 95 % interval {points(verdict['low'])} to {points(verdict['high'])}"
+        label += f", {interval_of(verdict)}"
     for seed in seeds:
         axes.plot(seed, 0.2, "o", color=PAINT["muted"], fillstyle="none", markersize=5)
     axes.plot(difference, 0.5, "o", color=PAINT["text"], markeredgecolor=PAINT["card"], markersize=11)

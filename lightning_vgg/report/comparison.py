@@ -25,7 +25,9 @@ OF_ONE_RUN = (
     "trainer.enable_progress_bar",
 )
 """Settings that differ between runs of one arm, or say where files are; they do not make another arm."""
-OF_LIGHTNING = ("model.semantics", "model.semantics_except", "model.channels_last", "model.compile")
+OF_LIGHTNING = tuple(
+    f"model.{name}" for name in ("semantics", "semantics_except", "channels_last", "compile", "other_kernels")
+)
 """Settings that mean nothing to Keras."""
 
 
@@ -46,6 +48,21 @@ class FailedRun:
 
 
 @dataclass(frozen=True)
+class Control:
+    """Three arms that say how far two frameworks are apart, and how far rounding alone takes one of them.
+
+    Attributes:
+        arm: of one framework.
+        other: the same experiment in the other framework.
+        rounded: the same as ``arm``, with other rounding at every step.
+    """
+
+    arm: str
+    other: str
+    rounded: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Runs that are compared.
 
@@ -58,6 +75,8 @@ class Comparison:
         parity, ablation: what ``lightning-vgg parity`` and ``parity --ablate`` wrote by --json.
         twin: what ``lightning-vgg twin`` wrote.
         horizon: what ``parity --horizon`` wrote.
+        control: the arms of both frameworks and of rounding alone; None where there are none.
+        looks: numbers of seeds at which the comparison is looked at, rising; none where their number is fixed.
     """
 
     experiment: str
@@ -69,6 +88,8 @@ class Comparison:
     ablation: Path | None
     twin: Path | None = None
     horizon: Path | None = None
+    control: Control | None = None
+    looks: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
@@ -107,8 +128,9 @@ def read_comparison(path: Path) -> Comparison:
                 else:
                     arms.setdefault(arm, {})[int(seed)] = run
         parity, ablation = (folder / record[key] if record[key] else None for key in ("parity", "ablation"))
-        # There were comparisons without these two.
+        # There were comparisons without these.
         twin, horizon = (folder / record[key] if record.get(key) else None for key in ("twin", "horizon"))
+        control, looks = Control(**record["control"]) if record.get("control") else None, record.get("looks", [])
         experiment, margin, reference = (record[key] for key in ("experiment", "margin", "reference"))
     except OSError as error:
         raise ExperimentError(f"{path}: {error.strerror}") from None
@@ -116,7 +138,7 @@ def read_comparison(path: Path) -> Comparison:
         raise ExperimentError(
             f"{path} is damaged ({error!r}): run the comparison again, which keeps finished runs"
         ) from None
-    return Comparison(experiment, margin, reference, arms, failed, parity, ablation, twin, horizon)
+    return Comparison(experiment, margin, reference, arms, failed, parity, ablation, twin, horizon, control, looks)
 
 
 def gather_runs(runs: Sequence[RunFolder], margin: float) -> Comparison:

@@ -7,9 +7,7 @@ import itertools
 import json
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +15,15 @@ import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
-from lightning_vgg.report.comparison import OF_LIGHTNING, Comparison, are_paired, arm_settings, differing_keys
-from lightning_vgg.report.statistics import ALPHA, POWER, estimate_difference, seeds_needed
-from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.runs.scores import agreement, confusion, cross_entropy, probabilities, reliability
+from lightning_vgg.report.comparison import OF_LIGHTNING, Comparison, arm_settings, differing_keys
+from lightning_vgg.report.looks import ALPHA
+from lightning_vgg.report.results import Arms, Result, read_results
+from lightning_vgg.report.statistics import POWER
+from lightning_vgg.report.verdicts import other_settings, paired_differences, rounding_answer, verdicts
+from lightning_vgg.runs.scores import agreement, confusion, probabilities, reliability
 
 CURVES = ("train_loss", "val_loss", "train_acc", "val_acc")
 SPEED = ("images_per_second", "seconds_to_target", "startup_seconds", "peak_memory_bytes")
-
-
-@dataclass(frozen=True)
-class Result:
-    """The results of one run.
-
-    Attributes:
-        run: its folder.
-        record: run.json.
-        history: rows of history.csv.
-        labels, logits: of the test images.
-    """
-
-    run: RunFolder
-    record: PlainDict
-    history: list[dict[str, float]]
-    labels: np.ndarray
-    logits: np.ndarray
-
-    @property
-    def test_acc(self) -> float:
-        return float((self.logits.argmax(1) == self.labels).mean())
-
-    @property
-    def best_row(self) -> dict[str, float]:
-        """The tested checkpoint's epoch: the highest validation accuracy; without validation images the last."""
-        return max(self.history, key=lambda row: row.get("val_acc", row["epoch"]))
-
-
-Arms = dict[str, dict[int, Result]]
 
 
 def find(comparison: Comparison, folder: Path) -> PlainDict:
@@ -68,6 +38,7 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
     """
     arms = read_results(comparison)
     first = next(iter(arms[comparison.reference].values()))
+    ablation, twin = read_json(comparison.ablation, "ablation"), read_json(comparison.twin)
     # A twin needs no statistics, and one seed would give none.
     twin_alone = comparison.twin is not None and sum(map(len, arms.values())) == len(arms)
     found = [] if twin_alone else list(verdicts(comparison, arms))
@@ -78,8 +49,14 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
         "margin": comparison.margin,
         "alpha": ALPHA,
         "power": POWER,
+        "looks": comparison.looks,
         "test_images": len(first.labels),
         "class_names": first.record["class_names"],
+        "answers": {
+            "training": twin,
+            "rounding": rounding_answer(comparison, arms),
+            "settings": other_settings(comparison, arms, found, ablation),
+        },
         "verdicts": found,
         "paired_differences": {
             verdict["arm"]: paired_differences(arms[verdict["arm"]], arms[comparison.reference])
@@ -101,8 +78,8 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
             )
         },
         "parity": read_ladder(comparison.parity),
-        "ablation": read_json(comparison.ablation, "ablation"),
-        "twin": read_json(comparison.twin),
+        "ablation": ablation,
+        "twin": twin,
         "horizon": read_json(comparison.horizon, "horizon"),
         "per_class": {name: per_class(members.values()) for name, members in arms.items()},
         "confusion": {name: sum_confusion(members.values()).tolist() for name, members in arms.items()},
@@ -114,67 +91,6 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
     }
 
 
-def read_results(comparison: Comparison) -> Arms:
-    """The results of every finished run.
-
-    Raises:
-        ExperimentError: the runs were tested on different images, or a file is damaged.
-    """
-    arms: Arms = {}
-    first: Result | None = None
-    for arm, seed, run in comparison.runs():
-        try:
-            result = Result(run, run.read_record(), run.read_history(), *run.read_predictions())
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ExperimentError(f"{run.path} is damaged ({error}): train this run again") from None
-        first = first or result
-        if not np.array_equal(result.labels, first.labels):
-            raise ExperimentError(f"{run.path} was tested on other images than {first.run.path}: report them apart")
-        arms.setdefault(arm, {})[seed] = result
-    return arms
-
-
-def verdicts(comparison: Comparison, arms: Arms) -> Iterable[PlainDict]:
-    """One for each arm but the reference; ``low`` and ``high`` bound the 95 % interval, ``tost_...`` the 90 % one."""
-    reference = arms[comparison.reference]
-    for name, members in arms.items():
-        if name == comparison.reference:
-            continue
-        paired = are_paired(comparison.arms[name], comparison.arms[comparison.reference])
-        common = sorted(members.keys() & reference.keys())
-        seeds, reference_seeds = (common, common) if paired else (sorted(members), sorted(reference))
-        ours = [members[seed].test_acc for seed in seeds]
-        theirs = [reference[seed].test_acc for seed in reference_seeds]
-        difference = estimate_difference(ours, theirs, paired)
-        verdict = difference.verdict(comparison.margin)
-        known = math.isfinite(difference.standard_error)
-        (low, high), (tost_low, tost_high) = (
-            difference.interval(level) if known else (None, None) for level in (1 - ALPHA, 1 - 2 * ALPHA)
-        )
-        yield {
-            "arm": name,
-            "reference": comparison.reference,
-            "paired": paired,
-            "seeds": len(seeds),
-            "reference_seeds": len(reference_seeds),
-            "difference": difference.value,
-            "low": low,
-            "high": high,
-            "tost_low": tost_low,
-            "tost_high": tost_high,
-            "margin": comparison.margin,
-            "p_value": difference.equivalence_p(comparison.margin) if known else None,
-            "verdict": verdict,
-            "seeds_needed": seeds_needed(difference, comparison.margin) if verdict == "undecided" else None,
-        }
-
-
-def paired_differences(members: dict[int, Result], reference: dict[int, Result]) -> dict[int, float]:
-    """Seed -> difference of test accuracy, arm minus reference."""
-    common = sorted(members.keys() & reference.keys())
-    return {seed: members[seed].test_acc - reference[seed].test_acc for seed in common}
-
-
 def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
     accuracies = [result.test_acc for result in members.values()]
     return {
@@ -184,7 +100,7 @@ def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
             seed: {
                 "folder": os.path.relpath(result.run.path, folder),
                 "test_acc": result.test_acc,
-                "test_loss": cross_entropy(result.labels, result.logits),
+                "test_loss": result.test_loss,
                 "val_acc": result.best_row.get("val_acc"),
                 "best_epoch": result.best_row["epoch"],
                 "epochs": len(result.history),
@@ -261,7 +177,7 @@ def calibration(results: Iterable[Result]) -> PlainDict:
     together = reliability(labels, logits)
     return {
         "error": spread([reliability(each.labels, each.logits).expected_calibration_error for each in members]),
-        "cross_entropy": spread([cross_entropy(each.labels, each.logits) for each in members]),
+        "cross_entropy": spread([each.test_loss for each in members]),
         "confidence": spread([float(probabilities(each.logits).max(1).mean()) for each in members]),
         "bins": [
             {"images": int(count), "confidence": float(confidence), "accuracy": float(accuracy)}

@@ -1,4 +1,5 @@
-"""Findings -> report.html and report.md, by the templates, which call the functions of ``words`` and ``charts``."""
+"""Findings -> report.html and report.md, by the templates, which call the functions of ``words``, ``answers`` and
+``charts``."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import itertools
 import jinja2
 
 from lightning_vgg.common.plain import PlainDict
-from lightning_vgg.report import charts, words
+from lightning_vgg.report import answers, charts, words
 
 SECTIONS = {
     "verdict": "Verdict",
@@ -53,7 +54,7 @@ def render(template: str, findings: PlainDict) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    for module in (words, charts):
+    for module in (words, answers, charts):
         environment.globals |= inspect.getmembers(module, inspect.isfunction)
     return environment.get_template(f"{template}.j2").render(_view(findings))
 

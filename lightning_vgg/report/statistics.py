@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_vgg.report.looks import ALPHA, ONLY_LOOK, Look
+
 Verdict = Literal["equivalent", "different", "undecided"]
 
-ALPHA = 0.05
-"""How often, at most, each verdict is given wrongly."""
 POWER = 0.9
 """Probability of a decision with the planned number of seeds."""
 MOST_SEEDS = 10_000
@@ -47,7 +47,7 @@ class Difference:
         """Confidence interval of the difference at ``level``, such as 0.95."""
         from scipy import stats
 
-        half = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.standard_error
+        half = float(stats.t.isf((1 - level) / 2, self.freedom)) * self.standard_error
         return self.value - half, self.value + half
 
     def equivalence_p(self, margin: float) -> float:
@@ -60,13 +60,29 @@ class Difference:
         above = stats.t.cdf((self.value - margin) / self.standard_error, self.freedom)
         return float(max(below, above))
 
-    def verdict(self, margin: float) -> Verdict:
+    def verdict(self, margin: float, look: Look = ONLY_LOOK) -> Verdict:
         """equivalent: the TOST at the margin shows it, even if there is a smaller difference. different: it does not,
-        and zero is outside the 95 % interval. Otherwise undecided."""
-        if self.equivalence_p(margin) < ALPHA:
+        and zero is outside the interval (95 %, where there is one look alone). Otherwise undecided."""
+        if self.equivalence_p(margin) < look.equivalence:
             return "equivalent"
-        low, high = self.interval(1 - ALPHA)
+        low, high = self.interval(1 - look.difference)
         return "undecided" if low <= 0 <= high else "different"
+
+    def posterior(self, margin: float) -> tuple[float, float, float] | None:
+        """Probabilities that the true difference lies below -margin, within it, and above +margin; None for one seed.
+
+        With a flat prior the posterior is the t distribution around the value (the Bayesian t-test of Benavoli et al.
+        2017, J. Mach. Learn. Res. 18(77), for runs that do not share training images).
+        """
+        from scipy import stats
+
+        if not self.deviations:
+            return None
+        if self.standard_error == 0:
+            return float(self.value < -margin), float(abs(self.value) <= margin), float(self.value > margin)
+        true = stats.t(self.freedom, self.value, self.standard_error)
+        below, above = float(true.cdf(-margin)), float(true.sf(margin))
+        return below, 1 - below - above, above
 
 
 def estimate_difference(arm: Sequence[float], reference: Sequence[float], paired: bool) -> Difference:
@@ -87,6 +103,27 @@ def estimate_difference(arm: Sequence[float], reference: Sequence[float], paired
     if max(deviations) < _ROUNDING:
         return Difference(value, 0.0, float(len(samples[0]) - 1), deviations)
     return Difference(value, *_standard_error(deviations, [len(sample) for sample in samples]), deviations)
+
+
+def effect_size(arm: Sequence[float], reference: Sequence[float]) -> float | None:
+    """Cohen's d: the difference of the means in standard deviations of a run (root mean square of both arms').
+
+    None where a spread is unknown, or zero.
+    """
+    if min(len(arm), len(reference)) < 2:
+        return None
+    spread = float(np.sqrt((np.var(arm, ddof=1) + np.var(reference, ddof=1)) / 2))
+    return float(np.mean(arm) - np.mean(reference)) / spread if spread > _ROUNDING else None
+
+
+def probability_of_superiority(arm: Sequence[float], reference: Sequence[float]) -> float:
+    """That a run of the arm is better than one of the reference, ties counted half: Mann and Whitney's U / (n m).
+
+    The same as rliable's probability of improvement (Agarwal et al. 2021, arXiv 2108.13264).
+    """
+    from scipy import stats
+
+    return float(stats.mannwhitneyu(arm, reference).statistic) / (len(arm) * len(reference))
 
 
 def _standard_error(deviations: Sequence[float], seeds: Sequence[int]) -> tuple[float, float]:

@@ -81,35 +81,6 @@ def listing(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def headline(findings: PlainDict) -> str:
-    """The whole comparison in a sentence or two."""
-    verdicts, reference = findings["verdicts"], findings["reference"]
-    twin = twin_headline(findings["twin"]) if findings["twin"] else ""
-    if not verdicts and twin:
-        return twin
-    if not verdicts:
-        return f"There is only one arm, {reference}, and nothing to compare it with."
-    same = f"the test accuracy of {reference} to within {margin_points(findings['margin'])}"
-    sentences = [twin] if twin else []
-    for kind in ("equivalent", "different", "undecided"):
-        arms = [
-            f"{verdict['arm']} ({points(verdict['difference'])} points)"
-            for verdict in verdicts
-            if verdict["verdict"] == kind
-        ]
-        if not arms:
-            continue
-        one = len(arms) == 1
-        match kind:
-            case "equivalent":
-                sentences.append(f"{listing(arms)} {'matches' if one else 'match'} {same}.")
-            case "different":
-                sentences.append(f"{listing(arms)} {'differs' if one else 'differ'} from {reference} in test accuracy.")
-            case "undecided":
-                sentences.append(f"It is undecided whether {listing(arms)} {'matches' if one else 'match'} {same}.")
-    return " ".join(sentences)
-
-
 def verdict_title(verdict: PlainDict) -> str:
     """``Equivalent to within ±1 point``"""
     match verdict["verdict"]:
@@ -121,8 +92,26 @@ def verdict_title(verdict: PlainDict) -> str:
 
 
 def verdict_sentences(verdict: PlainDict) -> list[str]:
-    """What was measured, and what follows."""
-    return [_measured(verdict), _follows(verdict)]
+    """What was measured, what follows, how large the effect is, and where the spread comes from."""
+    sentences = [_measured(verdict), _follows(verdict)]
+    if verdict["effect_size"] is not None:
+        sentences.append(
+            f"A run of {verdict['arm']} beats one of {verdict['reference']} with probability "
+            f"{percent(verdict['superiority'], 0)}; the difference is {signed(verdict['effect_size'], 1)} standard "
+            "deviations of a run."
+        )
+    if verdict["noise"]:
+        sentences.append(_spread(verdict["noise"]))
+    return sentences
+
+
+def _spread(noise: PlainDict) -> str:
+    whole, images = noise["deviation"], noise["of_test_images"]
+    rest = max(whole**2 - images**2, 0.0) ** 0.5
+    return (
+        f"From seed to seed the difference spreads by {100 * whole:.2f} points; the test images alone would spread it "
+        f"by {100 * images:.2f} (binomial, paired), so the trainings by {100 * rest:.2f}."
+    )
 
 
 def _measured(verdict: PlainDict) -> str:
@@ -142,8 +131,13 @@ def _measured(verdict: PlainDict) -> str:
         )
     interval = ""
     if verdict["low"] is not None:
-        interval = f", 95 % interval {points(verdict['low'])} to {points(verdict['high'])}"
+        interval = f", {interval_of(verdict)}"
     return f"{start}{interval} ({basis})."
+
+
+def interval_of(verdict: PlainDict) -> str:
+    """``95 % interval −0.10 to +0.50``, in points"""
+    return f"{100 * verdict['level']:.4g} % interval {points(verdict['low'])} to {points(verdict['high'])}"
 
 
 def _follows(verdict: PlainDict) -> str:

@@ -28,6 +28,20 @@ class _Replaced(TorchFunctionMode):
 
 
 @contextmanager
+def reordered() -> Iterator[None]:
+    """Convolutions and dense layers that add up their channels backwards, and batch norm as in ``written_out``.
+
+    Nearly as fast as usual, so that a whole training can be computed so.
+    """
+
+    def convolution(images: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        return torch.conv2d(images.flip(1), weight.flip(1), *rest)
+
+    with _Replaced({torch.conv2d: convolution, F.batch_norm: _batch_norm, F.linear: _linear}):
+        yield
+
+
+@contextmanager
 def channels_first() -> Iterator[None]:
     """Convolutions on images with the channels first in memory, and not by oneDNN; sums over features backwards."""
 
@@ -85,6 +99,8 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
+    narrow = inputs.dtype == torch.bfloat16  # torch's batch norm computes in float32 then, too
+    outputs_dtype, inputs = inputs.dtype, inputs.float() if narrow else inputs
     shape = (1, -1) + (1,) * (inputs.ndim - 2)
     mean, variance = running_mean, running_var
     if training:
@@ -96,4 +112,4 @@ def _batch_norm(
             running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
             running_var.mul_(1 - momentum).add_(variance, alpha=momentum * count / (count - 1))
     scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
-    return inputs * scale.view(shape) + (bias - mean * scale).view(shape)
+    return (inputs * scale.view(shape) + (bias - mean * scale).view(shape)).to(outputs_dtype)

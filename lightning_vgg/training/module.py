@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightning_vgg.training.augmented_test import augmented_logits
 from lightning_vgg.training.blocks import build_network, pass_inputs_on
 from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.features import UseFeatures
+from lightning_vgg.training.kernels import reordered
 from lightning_vgg.training.lookahead import Lookahead
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.pretrained import load_pretrained
@@ -154,7 +156,8 @@ class VGGClassifier(LightningModule):
         """Logits (B, num_classes)."""
         if not self.spec.channels_last:
             images = images.contiguous()
-        logits = self.network(images)
+        with reordered() if self.spec.other_kernels else nullcontext():
+            logits = self.network(images)
         scale = self.spec.tricks.logit_scale
         return logits if scale == 1 else logits * scale
 

@@ -56,7 +56,7 @@ def test_both_command_lines_train_the_same_network_though_a_signal_stops_them(tm
     assert "is the twin of another experiment (model.network.dropout changed)" in other
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_one_wrong_default_parts_them_in_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     # So little, in one epoch, that all predictions stay the same.

@@ -91,7 +91,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.thorough), signal.SIGKILL])
 def test_a_stopped_run_goes_on_and_ends_like_an_uninterrupted_one(
     number: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew_in_its_f
     assert_same_run(tmp_path / "runs" / "vgg" / "run", whole)
 
 
-@pytest.mark.parametrize("step", [4, 7])
+@pytest.mark.parametrize("step", [4, pytest.param(7, marks=pytest.mark.thorough)])
 def test_a_run_stopped_around_an_unfreezing_ends_like_an_uninterrupted_one(
     step: int, folder: Path, monkeypatch: pytest.MonkeyPatch, stop_in_step: Any
 ) -> None:

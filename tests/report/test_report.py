@@ -18,9 +18,10 @@ from sklearn.metrics import confusion_matrix, recall_score
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.report import write_report
+from lightning_vgg.report.answers import answers, headline
 from lightning_vgg.report.comparison import read_comparison
 from lightning_vgg.report.render import SECTIONS
-from lightning_vgg.report.words import headline, power_of_ten, verdict_sentences, verdict_title
+from lightning_vgg.report.words import power_of_ten, verdict_sentences, verdict_title
 from lightning_vgg.runs.folder import RunFolder
 
 
@@ -71,7 +72,7 @@ def test_every_number_traces_to_a_run_folder(folder: Path, findings: dict[str, A
             assert opened.path.name == f"{arm}_seed{seed}"
             assert f'href="{run["folder"]}/"' in page
     links = set(re.findall(r'href="#(run-[\d-]+)"', page))
-    assert len(links) == 12
+    assert len(links) == 16
     assert links <= set(re.findall(r'id="(run-[\d-]+)"', page))
 
 
@@ -153,7 +154,7 @@ def test_the_page_is_self_contained_and_every_picture_has_a_text(page: str) -> N
     assert reader.mute == []
     assert "url(" not in page and "@import" not in page
     # Differences, twin, horizon, curves, classes, confusions, calibration.
-    assert page.count('role="img"') == 2 + 1 + 4 + 4 + 1 + 3 + 3
+    assert page.count('role="img"') == 2 + 1 + 4 + 4 + 1 + 4 + 4
 
 
 def test_failed_runs_are_named_and_text_is_escaped(folder: Path, page: str) -> None:
@@ -173,7 +174,8 @@ def test_the_ladder_names_what_failed_and_what_has_no_gate(page: str, findings: 
 
 def test_the_text_report_says_the_same(folder: Path, findings: dict[str, Any]) -> None:
     text = (folder / "report.md").read_text()
-    assert headline(findings) in text
+    for answer in answers(findings):
+        assert f"- **{answer['question']} {answer['word']}.** {' '.join(answer['sentences'])}\n" in text
     for verdict in findings["verdicts"]:
         assert verdict_title(verdict) in text
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
@@ -187,7 +189,7 @@ def test_the_text_report_says_the_same(folder: Path, findings: dict[str, Any]) -
 
 def test_twin_and_horizon_are_shown_and_the_twin_comes_first(page: str, folder: Path) -> None:
     first = "The same training: both frameworks make the same prediction for every one of 200 test images."
-    assert page.index(first) < page.index("matches the test accuracy")
+    assert page.index(first) < page.index("differs from keras in test accuracy")
     assert "differ by at most 2.0e−14 of their size; of the last weights, block1.conv1.bias differs most" in page
     assert 'aria-label="Distance of the twins&#39; weights over 26 steps; at the end 4.0e-13"' in page
     assert "In float64, after 100 steps, Keras and Lightning differ on no prediction; rounding alone" in page
@@ -229,12 +231,18 @@ def verdict(**values: Any) -> dict[str, Any]:
         "seeds": 5,
         "reference_seeds": 5,
         "difference": 0.002,
+        "level": 0.95,
         "low": -0.001,
         "high": 0.005,
         "margin": 0.01,
         "p_value": 0.0004,
         "verdict": "equivalent",
         "seeds_needed": None,
+        "effect_size": 0.4,
+        "superiority": 0.62,
+        "noise": {"deviation": 0.005, "of_test_images": 0.004},
+        "switches": 0,
+        "mostly": None,
         **values,
     }
 
@@ -253,6 +261,9 @@ def verdict(**values: Any) -> dict[str, Any]:
         ({"difference": -0.002}, "is 0.20 points below r's, 95 % interval −0.10 to +0.50"),
         ({"difference": 0.00001}, "equals r's to two decimals"),
         ({"margin": 0.005}, "±0.5 points"),
+        ({"level": 0.9926}, "is 0.20 points above r's, 99.26 % interval −0.10 to +0.50"),
+        ({}, "A run of a beats one of r with probability 62 %; the difference is +0.4 standard deviations of a run."),
+        ({}, "spreads by 0.50 points; the test images alone would spread it by 0.40 (binomial, paired), so the"),
         ({"paired": False, "seeds": 3}, "(3 seeds and 5, compared as independent samples)"),
     ],
 )
@@ -260,14 +271,104 @@ def test_verdicts_in_words(values: dict[str, Any], words: str) -> None:
     assert words in " ".join(verdict_sentences(verdict(**values)))
 
 
+def found(settings: list[dict[str, Any]], **values: Any) -> dict[str, Any]:
+    """Findings with nothing in them but the answers."""
+    machines = {"l": {"precision": "32-true"}}
+    given = {"training": None, "rounding": None, "settings": settings, **values}
+    return {"answers": given, "reference": "r", "margin": 0.01, "machines": machines}
+
+
 def test_the_headline_never_calls_an_undecided_arm_equal() -> None:
-    verdicts = [verdict(arm=kind, verdict=kind) for kind in ("equivalent", "different", "undecided")]
-    said = headline({"verdicts": verdicts, "reference": "r", "margin": 0.01, "twin": None})
+    said = headline(found([verdict(arm=kind, verdict=kind) for kind in ("equivalent", "different", "undecided")]))
+    points = "(+0.20 points, 95 % interval −0.10 to +0.50)"
     assert said == (
-        "equivalent (+0.20 points) matches the test accuracy of r to within ±1 point. "
-        "different (+0.20 points) differs from r in test accuracy. "
-        "It is undecided whether undecided (+0.20 points) matches the test accuracy of r to within ±1 point."
+        f"different {points} differs from r in test accuracy. "
+        f"equivalent {points} matches the test accuracy of r to within ±1 point. "
+        f"It is undecided whether undecided {points} matches the test accuracy of r to within ±1 point."
     )
+    assert headline(found([])) == "There is only one arm, r, and nothing to compare it with."
+
+
+@pytest.mark.parametrize(
+    ("values", "word", "words"),
+    [
+        (
+            {},
+            "Yes",
+            "In float32 the frameworks differ as much as rounding does: with the same seed k and l classify 30.1 ",
+        ),
+        ({"verdict": "different"}, "No", "the frameworks are farther apart than rounding takes them"),
+        ({"verdict": "different", "difference": -0.01}, "No", "closer together than rounding takes one of them"),
+        ({"verdict": "undecided"}, "Undecided", "it is undecided whether the frameworks are farther apart"),
+        ({"low": None}, "Yes", "l and itself with other rounding 29.9 % (+0.20 points)."),
+    ],
+)
+def test_rounding_in_words(values: dict[str, Any], word: str, words: str) -> None:
+    apart = {"arm": "l", "other": "k", "rounded": "l-rounded", "frameworks": 0.301, "rounding": 0.299}
+    measures = {"disagreement": verdict(**values), "accuracy": verdict(), "loss": verdict(verdict="undecided")}
+    (answer,) = answers(found([], rounding={**apart, **measures}))
+    assert (answer["question"], answer["word"]) == ("Same results in float32?", word)
+    assert words in answer["sentences"][0]
+    assert (
+        "Their test accuracies are equivalent (+0.20 points, 95 % interval −0.10 to +0.50), their"
+        in answer["sentences"][1]
+    )
+    assert "their test losses neither shown to be equivalent nor different (+0.0020 nats)." in answer["sentences"][1]
+
+
+def test_rounding_is_measured_seed_by_seed(findings: dict[str, Any]) -> None:
+    """The first images are wrong, so two runs differ on as many as their numbers of wrong ones do."""
+    rounding = findings["answers"]["rounding"]
+    apart, rounded = np.array([1, 0, 1, 1]) / 200, np.array([2, 0, 1, 1]) / 200
+    assert (rounding["frameworks"], rounding["rounding"]) == pytest.approx((apart.mean(), rounded.mean()))
+    assert rounding["disagreement"]["difference"] == pytest.approx(apart.mean() - rounded.mean())
+    interval = stats.ttest_rel(apart, rounded).confidence_interval(0.95)
+    assert (rounding["disagreement"]["low"], rounding["disagreement"]["high"]) == pytest.approx(tuple(interval))
+    assert rounding["disagreement"]["verdict"] == "equivalent"
+    assert rounding["accuracy"]["difference"] == findings["verdicts"][0]["difference"]
+    losses = [
+        [findings["arms"][arm]["runs"][str(seed)]["test_loss"] for seed in range(4)]
+        for arm in ("lightning-keras", "keras")
+    ]
+    assert rounding["loss"]["difference"] == pytest.approx(np.subtract(*losses).mean())
+    assert "lightning-keras-rounded" not in [verdict["arm"] for verdict in findings["verdicts"]]
+
+
+def test_other_settings_name_the_default_that_does_most(tmp_path: Path, findings: dict[str, Any]) -> None:
+    (torch,) = findings["answers"]["settings"]
+    assert (torch["arm"], torch["switches"]) == ("lightning-torch", 11)
+    assert torch["mostly"] == {"switch": "batch_norm_momentum", "by": None}  # by the ablation
+    arms = {"keras": (10, 11), "lightning-torch": (60, 62), "one": (11, 11), "other": (50, 53)}
+    exceptions = {"one": ["batch_norm_momentum"], "other": ["initialization"]}
+    for arm, numbers in arms.items():
+        framework = "keras" if arm == "keras" else "lightning"
+        semantics = "torch" if arm == "lightning-torch" else "keras"
+        for seed, wrong in enumerate(numbers):
+            given = {"semantics_except": exceptions.get(arm, [])}
+            make_run(tmp_path / f"{arm}{seed}", framework, semantics, seed, wrong, **given)
+    record = {
+        "experiment": "made",
+        "margin": 0.05,
+        "reference": "keras",
+        "arms": {arm: {str(seed): f"{arm}{seed}" for seed in range(2)} for arm in arms},
+        "failed": [],
+        "parity": None,
+        "ablation": None,
+    }
+    (tmp_path / "comparison.json").write_text(json.dumps(record))
+    write_report(read_comparison(tmp_path / "comparison.json"), tmp_path)
+    found = {each["arm"]: each for each in json.loads((tmp_path / "report.json").read_text())["answers"]["settings"]}
+    assert found["lightning-torch"]["mostly"] == {"switch": "initialization", "by": pytest.approx(-0.205)}
+    assert found["one"]["mostly"] is None and found["one"]["switches"] == 1
+    assert "mostly initialization, which alone makes −20.50" in (tmp_path / "report.md").read_text()
+
+
+def test_the_spread_of_a_difference_is_split(findings: dict[str, Any]) -> None:
+    """By hand: the two runs of seed 0 differ on one image of 200, so the counts are 1, 0, 0, ..."""
+    noise = findings["verdicts"][0]["noise"]
+    assert noise["deviation"] == pytest.approx(np.std([0.005, 0, -0.005, 0.005], ddof=1))
+    a_seed = (1 / 200 - 1 / 200**2) / 200
+    assert noise["of_test_images"] == pytest.approx(np.sqrt(3 / 4 * a_seed))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +421,13 @@ def test_the_command_reports_a_comparison_into_its_folder(
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "report.html").unlink()
     assert cli.run(["report", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"report   {tmp_path / 'report.html'}\n"
+    *answers, last = capsys.readouterr().out.splitlines()
+    assert last == f"report   {tmp_path / 'report.html'}"
+    assert [line.partition("?")[0] for line in answers] == [
+        "Same training",
+        "Same results in float32",
+        "Whose defaults",
+    ]
     assert cli.run(["report", str(tmp_path), "--margin", "0.2"]) == 2
     assert "was fixed before its runs" in capsys.readouterr().err
     assert cli.run(["report", str(tmp_path), str(tmp_path / "keras_seed0")]) == 2

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lightning_vgg.report.looks import ALPHA
 from lightning_vgg.report.statistics import (
-    ALPHA,
     Difference,
     difference_power,
+    effect_size,
     equivalence_power,
     estimate_difference,
+    probability_of_superiority,
     seeds_needed,
 )
 
@@ -118,12 +120,15 @@ def test_a_hopeless_comparison_has_no_number_of_seeds() -> None:
     assert seeds_needed(Difference(0.001, 0.1, 4.0, (0.2,)), 0.001) is None
 
 
+TIMES = 1500
+
+
 def shares_of_verdicts(
     shift: float, margin: float, deviations: tuple[float, float], seeds: int, paired: bool
 ) -> dict[str, float]:
     """How often each verdict is given for accuracies drawn from normal distributions, ``shift`` apart."""
     chance = np.random.default_rng(0)
-    times = 4000
+    times = TIMES
     common = chance.normal(93, 1, (times, seeds)) if paired else np.full((times, seeds), 93.0)
     arms = shift + common + chance.normal(0, deviations[0], (times, seeds))
     references = common + chance.normal(0, deviations[1], (times, seeds))
@@ -135,8 +140,8 @@ def shares_of_verdicts(
 
 
 def within_chance(share: float, probability: float) -> bool:
-    """Whether a share of 4,000 lies within four standard errors."""
-    return abs(share - probability) < 4 * math.sqrt(probability * (1 - probability) / 4000)
+    """Whether a share of TIMES lies within four standard errors."""
+    return abs(share - probability) < 4 * math.sqrt(probability * (1 - probability) / TIMES)
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -165,3 +170,19 @@ def test_a_small_margin_never_makes_equal_arms_different() -> None:
     shares = shares_of_verdicts(0.0, 0.001, (0.2, 0.3), 4, paired=False)
     assert shares["equivalent"] == 0
     assert shares["different"] < 1.3 * ALPHA
+
+
+def test_effect_size_superiority_and_posterior_by_hand() -> None:
+    arm, reference = [0.93, 0.95, 0.94], [0.92, 0.93, 0.91]
+    assert effect_size(arm, reference) == pytest.approx(0.02 / 0.01)
+    assert probability_of_superiority(arm, reference) == pytest.approx(8.5 / 9)
+    assert effect_size([0.9, 0.9], [0.8, 0.8]) is None and effect_size([0.9], [0.8]) is None
+    difference = estimate_difference(arm, reference, paired=True)
+    below, within, above = difference.posterior(0.005) or (0.0, 0.0, 0.0)
+    assert below + within + above == pytest.approx(1)
+    # With a flat prior the posterior beyond the margin is the p value of the one-sided test at it.
+    assert above == pytest.approx(
+        1 - stats.ttest_1samp(np.subtract(arm, reference), 0.005, alternative="greater").pvalue
+    )
+    assert estimate_difference([0.9], [0.8], paired=True).posterior(0.01) is None
+    assert Difference(0.02, 0.0, 2.0, (0.0,)).posterior(0.01) == (0.0, 0.0, 1.0)
