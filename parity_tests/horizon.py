@@ -18,9 +18,9 @@ from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.kernels import written_out
 from lightning_vgg.training.weights import load_tensors
 from parity_tests.distance import distance
-from lightning_vgg.training.kernels import written_out
 from parity_tests.ladder import Ladder, evenly
 from parity_tests.pair import (
     Batch,

@@ -24,10 +24,10 @@ from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset, Split
+from lightning_vgg.training.kernels import OTHER_KERNELS, Kernels
 from parity_tests.collected_batches import evaluation_batches, training_batches
 from parity_tests.distance import Distance, distance
 from parity_tests.evaluate import keras_scores, lightning_scores
-from lightning_vgg.training.kernels import OTHER_KERNELS, Kernels
 from parity_tests.pair import (
     Batch,
     Pair,

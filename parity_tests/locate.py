@@ -24,10 +24,10 @@ from lightning_vgg.experiment.network_plan import PlannedLayer, Shape
 from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.training.dropout import set_mask_keys
+from lightning_vgg.training.kernels import OTHER_KERNELS
 from parity_tests.collected_batches import evaluation_batches, training_batches
 from parity_tests.distance import distance
 from parity_tests.frameworks import keras
-from lightning_vgg.training.kernels import OTHER_KERNELS
 from parity_tests.ladder import BATCH, GATES, MARGIN, OPTIMIZERS, Ladder, Rung, sure_logits
 from parity_tests.pair import Batch, Pair, Tensors, flatten_as_keras, keras_precision, parameters
 from parity_tests.relation import of_statistics, relation

@@ -26,10 +26,10 @@ from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, MaxPool
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.dropout import set_mask_keys
+from lightning_vgg.training.kernels import OTHER_KERNELS
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.frameworks import keras
-from lightning_vgg.training.kernels import OTHER_KERNELS
 
 Precision = Literal["float64", "float32", "bfloat16"]
 """bfloat16: activations alone; weights are float32."""

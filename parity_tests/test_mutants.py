@@ -22,7 +22,7 @@ DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size
 
 
 def every_third(number: int) -> tuple[pytest.MarkDecorator, ...]:
-    """The marks of a test: ``make test`` has time for every third of them, ``make mutants`` and ``make test-all`` for all."""
+    """The marks of a test: ``make test`` has time for every third of them, ``make mutants`` for all."""
     return () if number % 3 == 0 else (pytest.mark.thorough,)
 
 

@@ -29,6 +29,7 @@ from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.dropout import set_mask_keys
+from lightning_vgg.training.kernels import OTHER_KERNELS
 from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained as torch_pretrained
 from lightning_vgg.training.transfer import Backbone, on_backbone, parameter_groups, resize
@@ -36,7 +37,6 @@ from lightning_vgg.training.transfer import count_parameters as torch_count
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.distance import Distance, distance
 from parity_tests.frameworks import keras
-from lightning_vgg.training.kernels import OTHER_KERNELS
 from parity_tests.ladder import (
     BATCH,
     GATES,

@@ -50,8 +50,8 @@ def look_at(seeds: int, looks: Sequence[int]) -> Look:
     """How strict a look at so many seeds has to be.
 
     Args:
-        seeds: trained in every arm. Between two looks the levels of the earlier one hold, which are stricter, and before
-            the first one its own.
+        seeds: trained in every arm. Between two looks the levels of the earlier one hold, which are stricter; before
+            the first one, those of the first.
         looks: numbers of seeds, rising; none for a number of seeds that is fixed.
     """
     if not looks:
