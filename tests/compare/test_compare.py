@@ -19,10 +19,11 @@ from conftest import CONFIGS, printed_by, run_in, wandb_records
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.compare import jobs
+from lightning_vgg.compare import jobs, runner
 from lightning_vgg.compare.jobs import Job, last_words, run_jobs
 from lightning_vgg.compare.plan import ComparisonPlan, comparison_parser, hold_to_beginning, read_plan, write_beginning
 from lightning_vgg.compare.runner import carry_out
+from lightning_vgg.report.comparison import Control
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.machine import share_of_machine
 
@@ -43,10 +44,43 @@ def test_by_default_both_frameworks_and_both_semantics_are_compared() -> None:
         ("lightning-keras", "lightning", "keras"),
         ("lightning-torch", "lightning", "torch"),
         ("keras", "keras", "keras"),
+        ("lightning-keras-rounded", "lightning", "keras"),
     ]
-    assert [(arm.name, seed) for arm, seed in this.members()][2:4] == [("keras", 7), ("lightning-keras", 8)]
+    assert this.looks == [2]
+    assert [(arm.name, seed) for arm, seed in this.members(2)][2:5] == [
+        ("keras", 7),
+        ("lightning-keras-rounded", 7),
+        ("lightning-keras", 8),
+    ]
     assert (this.compare.seeds, this.compare.margin, this.compare.reference) == (2, 0.005, "keras")
     assert this.folder == Path("runs/quickstart/compare-quickstart")
+
+
+def test_rounding_gets_an_arm_where_both_frameworks_train_the_same(tmp_path: Path) -> None:
+    this = plan("-c", QUICKSTART)
+    assert this.control == Control("lightning-keras", "keras", "lightning-keras-rounded")
+    assert [arm.experiment.model.other_kernels for arm in this.arms] == [False, False, False, True]
+    arms: dict[str, Any] = {
+        "torch": {"framework": "lightning", "settings": {"model.semantics": "torch"}},
+        "longer": {"framework": "lightning", "settings": {"trainer.max_epochs": 11}},
+        "compiled": {"framework": "lightning", "settings": {"model.compile": True, "model.channels_last": False}},
+        "keras": {"framework": "keras"},
+    }
+    config = tmp_path / "my.yaml"
+
+    def control(**compare: Any) -> Control | None:
+        config.write_text(yaml.safe_dump({"compare": {"reference": "keras", "arms": arms, **compare}}))
+        return plan("-c", config).control
+
+    assert control() == Control("compiled", "keras", "compiled-rounded")
+    assert control(rounding=False) is None
+    arms["compiled-rounded"] = {"framework": "lightning"}
+    with pytest.raises(ExperimentError, match="compiled-rounded is the name of the arm of rounding"):
+        control()
+    del arms["compiled"]
+    assert control() == Control("compiled-rounded", "keras", "compiled-rounded-rounded")
+    del arms["compiled-rounded"]
+    assert control() is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +113,9 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
         ("compare: {reference: b, arms: {a: {framework: keras}}}", "there is no arm 'b'; the arms are a"),
         ("compare: {reference: a, arms: {a: {framework: lightning, backend: jax}}}", "compare.arms.a.backend: jax is"),
         ("compare: {reference: a/b, arms: {a/b: {framework: keras}}}", "'a/b' becomes part of folder names"),
-        ("compare: {seeds: 0}", "compare.seeds must be at least 1, not 0"),
+        ("compare: {seeds: 0}", "compare.seeds must be at least 1, or auto, not 0"),
+        ("compare: {seeds: many}", 'Parser key "compare.seeds"'),
+        ("compare: {seeds: auto, max_seeds: 1}", "compare.max_seeds must be at least 2, not 1"),
         ("compare: {margin: 1}", "compare.margin is a fraction such as 0.01, for one point, not 1.0"),
         (
             "compare: {reference: a, arms: {a: {framework: keras, settings: {model.semantic: keras}}}}",
@@ -148,6 +184,8 @@ def test_the_margin_and_the_experiment_are_what_they_were_when_the_comparison_be
 
     write_beginning(again())
     again("--seeds", "9")
+    with pytest.raises(ExperimentError, match=r"compare.seeds was 5 when .*, and is auto now; how often the seeds are"):
+        again("--seeds", "auto")
     again(arms={**arms, "more": {"framework": "lightning", "settings": {"model.semantics": "torch"}}})
     again(arms={"k": arms["k"]})
     with pytest.raises(ExperimentError, match=r"compare.margin was 0.02 when .* began, and is 0.03 now: .*--name"):
@@ -157,6 +195,13 @@ def test_the_margin_and_the_experiment_are_what_they_were_when_the_comparison_be
     with pytest.raises(ExperimentError, match=r"compare.arms.l.settings.* was .* when"):
         again(arms={**arms, "l": {"framework": "lightning", "settings": {"model.semantics": "torch"}}})
     assert plan("-c", tmp_path / "runs/vgg/compare-my/comparison.yaml").as_yaml() == again().as_yaml()
+    write_beginning(again("--name", "looked", "--seeds", "auto", "--max-seeds", "10"))
+    again("--name", "looked", "--seeds", "auto", "--max-seeds=10")
+    for flags in (("--seeds", "10"), ("--seeds", "auto")):
+        with pytest.raises(
+            ExperimentError, match=r"seeds was (auto|10) when .* give the new comparison another --name"
+        ):
+            again("--name", "looked", *flags)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +348,7 @@ DRIVE = (
     "import sys\nfrom lightning_vgg.compare import jobs, runner as command\n"
     "from lightning_vgg.commands.compare import main\n"
     "jobs.PROGRAMS = dict.fromkeys(('lightning', 'keras'), sys.argv[1])\n"
-    "command.initial_weights = lambda plan, classes: {(arm.name, seed): '' for arm, seed in plan.members()}\n"
+    "command.initial_weights = lambda plan, _, seeds: {(arm.name, seed): '' for arm, seed in plan.members(seeds)}\n"
     "command.publish = lambda plan: print('published')\n"
     "main('compare', sys.argv[2:])"
 )
@@ -342,7 +387,7 @@ def test_a_signal_stops_cleanly_and_a_repeat_goes_on(tmp_path: Path) -> None:
     assert "keras seed 1: test_acc 50.00%" in result.stdout and result.stdout.endswith("published\n")
     arms = json.loads((tmp_path / "runs/vgg/compare-defaults/comparison.json").read_text())["arms"]
     assert {name: list(seeds) for name, seeds in arms.items()} == {
-        name: ["0", "1"] for name in ("lightning-keras", "lightning-torch", "keras")
+        name: ["0", "1"] for name in ("lightning-keras", "lightning-torch", "keras", "lightning-keras-rounded")
     }
 
 
@@ -362,6 +407,35 @@ def test_what_a_killed_command_left_running_is_waited_for_and_kept(tmp_path: Pat
     output, _ = again.communicate(timeout=60)
     assert again.returncode == 0 and output.endswith("published\n")
     assert "lightning-torch seed 0: started" in output and "lightning-keras seed 0" not in output
+
+
+@pytest.mark.parametrize(("decided_after", "seeds"), [(3, 3), (4, 4), (99, 5)])
+def test_seeds_are_added_until_everything_is_decided(
+    decided_after: int, seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, _, fake, *flags = fake_comparison(tmp_path, seeds=1)
+    (tmp_path / "slow").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "PROGRAMS", dict.fromkeys(("lightning", "keras"), fake))
+
+    def no_weights(this: ComparisonPlan, classes: object, seeds: int) -> dict[tuple[str, int], str]:
+        return {(arm.name, seed): "" for arm, seed in this.members(seeds)}
+
+    monkeypatch.setattr(runner, "initial_weights", no_weights)
+
+    def trained(path: Path) -> int:
+        return min(len(runs) for runs in json.loads(path.read_text())["arms"].values())
+
+    monkeypatch.setattr(runner, "read_comparison", trained)
+    monkeypatch.setattr(runner, "undecided", lambda seeds: [] if seeds >= decided_after else ["keras"])
+    this = plan(*flags[:-2], "--seeds", "auto", "--max-seeds", "5", "--jobs", "2")
+    assert this.looks == [3, 4, 5]
+    assert carry_out(this)
+    assert trained(this.folder / "comparison.json") == seeds
+    record = json.loads((this.folder / "comparison.json").read_text())
+    assert record["looks"] == [3, 4, 5] and record["control"]["rounded"] == "lightning-keras-rounded"
+    output = capsys.readouterr().out
+    assert output.count("undecided after") == seeds - 3 and ("undecided after 3 seeds: keras" in output) == (seeds > 3)
 
 
 # --- both frameworks, really ------------------------------------------------------------------------------------------
@@ -420,7 +494,9 @@ def test_comparison_json_names_what_is_finished_and_what_failed_with_its_last_wo
     record = trained.read()
     assert not trained.complete
     assert (record["experiment"], record["margin"], record["reference"]) == ("tiny", 0.01, "keras")
-    assert record["arms"] == {arm: {"3": f"../compare-my_{arm}_seed3"} for arm in ("as-keras", "as-torch", "keras")}
+    assert record["arms"] == {
+        arm: {"3": f"../compare-my_{arm}_seed3"} for arm in ("as-keras", "as-torch", "keras", "as-keras-rounded")
+    }
     (failure,) = record["failed"]
     assert (failure["arm"], failure["seed"], failure["log"]) == ("broken", 3, "logs/broken_seed3.log")
     assert failure["message"].startswith('exit status 2: Parser key "trainer.precision":')
@@ -432,8 +508,11 @@ def test_comparison_json_names_what_is_finished_and_what_failed_with_its_last_wo
 @pytest.mark.slow
 def test_arms_start_from_the_same_weights_where_they_draw_them_alike(trained: Trained) -> None:
     digests = {arm: trained.run(arm).read_record()["initial_weights_sha256"] for arm in trained.read()["arms"]}
-    assert digests["as-keras"] == digests["keras"] != digests["as-torch"]
+    assert digests["as-keras"] == digests["as-keras-rounded"] == digests["keras"] != digests["as-torch"]
     assert len(list((trained.folder / "initial_weights").iterdir())) == 2
+    histories = [trained.run(arm).read_history() for arm in ("as-keras", "as-keras-rounded")]
+    losses = [[row["train_loss"] for row in history] for history in histories]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=1e-4)  # by rounding alone
     seeds = {trained.run(arm).read_record()["seed"] for arm in digests}
     assert seeds == {3}
 
@@ -457,7 +536,7 @@ def test_a_repeat_keeps_what_is_finished_and_tries_again_what_failed(
     assert {path: path.stat().st_mtime_ns for path in trained.root.rglob("history.csv")} == before
     output = capsys.readouterr().out
     assert output.startswith("broken seed 3: started\nbroken seed 3: FAILED, exit status 2: ")
-    assert "(6 of 6)" in output and "keras" not in output.replace(str(trained.root), "")
+    assert "(7 of 7)" in output and "keras" not in output.replace(str(trained.root), "")
 
 
 def logged_names(records: list[dict[str, Any]]) -> set[str]:

@@ -6,6 +6,7 @@ import html.parser
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightning_vgg.report import write_report
 from lightning_vgg.report.answers import answers, headline
 from lightning_vgg.report.comparison import read_comparison
 from lightning_vgg.report.render import SECTIONS
+from lightning_vgg.report.verdicts import undecided
 from lightning_vgg.report.words import power_of_ten, verdict_sentences, verdict_title
 from lightning_vgg.runs.folder import RunFolder
 
@@ -332,6 +334,15 @@ def test_rounding_is_measured_seed_by_seed(findings: dict[str, Any]) -> None:
     ]
     assert rounding["loss"]["difference"] == pytest.approx(np.subtract(*losses).mean())
     assert "lightning-keras-rounded" not in [verdict["arm"] for verdict in findings["verdicts"]]
+
+
+def test_what_is_undecided_is_named(folder: Path) -> None:
+    comparison = read_comparison(folder / "comparison.json")
+    assert undecided(comparison) == []
+    assert undecided(replace(comparison, margin=0.002)) == ["lightning-keras", "rounding"]
+    assert undecided(replace(comparison, margin=0.01)) == []
+    # The first of three looks is stricter than a look that is the only one.
+    assert undecided(replace(comparison, margin=0.01, looks=[4, 8, 12])) == ["lightning-keras", "rounding"]
 
 
 def test_other_settings_name_the_default_that_does_most(tmp_path: Path, findings: dict[str, Any]) -> None:
