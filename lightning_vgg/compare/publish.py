@@ -36,7 +36,7 @@ def log_report(folder: Path, group: str) -> None:
         run.log_artifact(artifact)
         report = json.loads((folder / "report.json").read_text())
         for answer in answers(report):
-            run.summary[answer["question"]] = f"{answer['word']}. {' '.join(answer['sentences'])}"
+            run.summary[answer["question"].rstrip("?")] = f"{answer['word']}. {' '.join(answer['sentences'])}"
         run.summary[VERDICT_TABLE] = _table(report["verdicts"])
         if (folder / "parity.json").exists():
             run.summary[PARITY_TABLE] = _table(json.loads((folder / "parity.json").read_text())["rungs"])

@@ -26,11 +26,11 @@ from lightning_vgg.experiment.parsing import ExplainingParser
 from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.images.dataset import load_dataset
 from lightning_vgg.report.comparison import read_comparison
+from lightning_vgg.report.inputs import COMPARISON
 from lightning_vgg.report.verdicts import undecided
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 from lightning_vgg.runs.machine import share_of_machine
 
-COMPARISON = "comparison.json"
 MEASURED = {"parity": (), "ablation": ("--ablate",), "horizon": ("--horizon",)}
 """What is measured beside the runs -> flags of ``lightning-vgg parity``."""
 

@@ -31,8 +31,9 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
 
 
 def read_answers(folder: Path) -> list[str]:
-    """The answers of a report, as lines to print."""
-    from lightning_vgg.report.answers import answers
+    """The answers of a report, as lines to print; where there are none, its headline."""
+    from lightning_vgg.report.answers import answers, headline
 
     findings = json.loads((folder / "report.json").read_text())
-    return [f"{each['question']} {each['word']}. {' '.join(each['sentences'])}" for each in answers(findings)]
+    rows = answers(findings)
+    return [f"{row['question']} {row['word']}. {' '.join(row['sentences'])}" for row in rows] or [headline(findings)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.semantics import SWITCHES
-from lightning_vgg.report.words import interval_of, listing, margin_points, percent, points, signed, twin_headline
+from lightning_vgg.report.words import interval_of, listing, margin_points, nats, percent, points, signed, twin_headline
 
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
@@ -34,6 +34,11 @@ def answers(findings: PlainDict) -> list[PlainDict]:
 
 def headline(findings: PlainDict) -> str:
     """The whole comparison in a few sentences."""
+    if run := findings["one_run"]:
+        return (
+            f"{findings['reference']}: test accuracy {percent(run['test_acc'])} (95 % interval for images of this kind "
+            f"{percent(run['low'])} to {percent(run['high'])}), test loss {nats(run['test_loss'])} nats."
+        )
     sentences = [sentence for answer in answers(findings) for sentence in answer["sentences"]]
     if not sentences:
         return f"There is only one arm, {findings['reference']}, and nothing to compare it with."

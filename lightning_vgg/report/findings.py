@@ -20,7 +20,7 @@ from lightning_vgg.report.looks import ALPHA
 from lightning_vgg.report.results import Arms, Result, read_results
 from lightning_vgg.report.statistics import POWER
 from lightning_vgg.report.verdicts import other_settings, paired_differences, rounding_answer, verdicts
-from lightning_vgg.runs.scores import agreement, confusion, probabilities, reliability
+from lightning_vgg.runs.scores import agreement, class_scores, confusion, probabilities, reliability
 
 CURVES = ("train_loss", "val_loss", "train_acc", "val_acc")
 SPEED = ("images_per_second", "seconds_to_target", "startup_seconds", "peak_memory_bytes")
@@ -58,6 +58,7 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
             "settings": other_settings(comparison, arms, found, ablation),
         },
         "verdicts": found,
+        "one_run": one_run(first) if sum(map(len, arms.values())) == 1 else None,
         "paired_differences": {
             verdict["arm"]: paired_differences(arms[verdict["arm"]], arms[comparison.reference])
             for verdict in found
@@ -82,6 +83,7 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
         "twin": twin,
         "horizon": read_json(comparison.horizon, "horizon"),
         "per_class": {name: per_class(members.values()) for name, members in arms.items()},
+        "class_scores": {name: mean_class_scores(members.values()) for name, members in arms.items()},
         "confusion": {name: sum_confusion(members.values()).tolist() for name, members in arms.items()},
         "calibration": {name: calibration(members.values()) for name, members in arms.items()},
         "agreement": agreements(arms),
@@ -89,6 +91,15 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
         "settings": differing_settings(comparison),
         "machines": {name: machine(members.values()) for name, members in arms.items()},
     }
+
+
+def one_run(result: Result) -> PlainDict:
+    """What a report of a single run begins with; the interval is Wilson's, 95 %, over test images of this kind."""
+    from scipy import stats
+
+    right = int((result.logits.argmax(1) == result.labels).sum())
+    interval = stats.binomtest(right, len(result.labels)).proportion_ci(1 - ALPHA, method="wilson")
+    return {"test_acc": result.test_acc, "low": interval.low, "high": interval.high, "test_loss": result.test_loss}
 
 
 def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
@@ -161,6 +172,16 @@ def per_class(results: Iterable[Result]) -> list[dict[str, float] | None]:
     return [
         spread([matrix[index, index] / count for matrix in matrices]) if count else None
         for index, count in enumerate(counts)
+    ]
+
+
+def mean_class_scores(results: Iterable[Result]) -> list[dict[str, float | None]]:
+    """Precision, recall and F1 of each class, mean over the seeds; None where one of them has nothing to divide by."""
+    found = [class_scores(confusion(result.labels, result.logits)) for result in results]
+    means = {name: np.mean([each[name] for each in found], axis=0) for name in found[0]}
+    return [
+        {name: None if math.isnan(value) else float(value) for name, value in zip(means, row, strict=True)}
+        for row in zip(*means.values(), strict=True)
     ]
 
 

@@ -50,6 +50,7 @@ def verdicts(comparison: Comparison, arms: Arms) -> Iterator[PlainDict]:
             "effect_size": effect_size(ours, theirs),
             "superiority": probability_of_superiority(ours, theirs),
             "noise": noise(members, reference) if paired else None,
+            "mcnemar": mcnemar(members, reference),
         }
 
 
@@ -100,6 +101,22 @@ def noise(members: dict[int, Result], reference: dict[int, Result]) -> PlainDict
     if len(values) < 2:
         return None
     return {"deviation": float(np.std(values, ddof=1)), "of_test_images": float(np.sqrt(np.mean(variances)))}
+
+
+def mcnemar(members: dict[int, Result], reference: dict[int, Result]) -> PlainDict | None:
+    """Of two single runs: the test images that one alone classifies rightly, and the p of McNemar's exact test.
+
+    It compares these two networks, not what other seeds would give. None where an arm has several runs.
+    """
+    from scipy import stats
+
+    if len(members) > 1 or len(reference) > 1:
+        return None
+    ours, theirs = (next(iter(arm.values())) for arm in (members, reference))
+    right, other = (each.logits.argmax(1) == each.labels for each in (ours, theirs))
+    alone, other_alone = int((right & ~other).sum()), int((other & ~right).sum())
+    p_value = float(stats.binomtest(alone, alone + other_alone).pvalue) if alone + other_alone else 1.0
+    return {"arm": alone, "reference": other_alone, "p_value": p_value}
 
 
 def rounding_answer(comparison: Comparison, arms: Arms) -> PlainDict | None:

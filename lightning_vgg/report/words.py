@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_vgg.common.plain import PlainDict
+from lightning_vgg.report.looks import ALPHA
 from lightning_vgg.report.statistics import MOST_SEEDS
 
 
@@ -99,6 +100,14 @@ def verdict_sentences(verdict: PlainDict) -> list[str]:
             f"A run of {verdict['arm']} beats one of {verdict['reference']} with probability "
             f"{percent(verdict['superiority'], 0)}; the difference is {signed(verdict['effect_size'], 1)} standard "
             "deviations of a run."
+        )
+    if verdict["mcnemar"]:
+        alone = verdict["mcnemar"]
+        sentences.append(
+            f"{verdict['arm']} alone is right on {alone['arm']:,} test images, {verdict['reference']} alone on "
+            f"{alone['reference']:,}: as two trained networks they "
+            f"{'differ' if alone['p_value'] < ALPHA else 'cannot be told apart'} (McNemar's exact test, "
+            f"{probability(alone['p_value'])})."
         )
     if verdict["noise"]:
         sentences.append(_spread(verdict["noise"]))

@@ -64,6 +64,15 @@ def confusion(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1]))
 
 
+def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of each class, float64 (classes,), from its confusion matrix; NaN where no image is
+    there to divide by.
+    """
+    right, true, predicted = np.diag(matrix).astype(np.float64), matrix.sum(1), matrix.sum(0)
+    with np.errstate(invalid="ignore"):
+        return {"precision": right / predicted, "recall": right / true, "f1": 2 * right / (true + predicted)}
+
+
 def agreement(logits: np.ndarray, other: np.ndarray) -> float:
     """Share of the images for which two runs predict the same class: 1 minus their churn.
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import CONFIGS, printed_by, run_in, wandb_records
+from made_runs import TWIN
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
@@ -599,7 +600,8 @@ def test_the_report_goes_to_wandb_as_an_artifact_and_the_verdicts_as_a_table(tra
     for name in ("report.html", "report.md"):
         (folder / name).write_text(name)
     verdicts = [{**VERDICT, "by_seed": None}, {**VERDICT, "by_seed": {"3": 0.01}}]
-    (folder / "report.json").write_text(json.dumps({"verdicts": verdicts}))
+    answers = {"training": TWIN, "rounding": None, "settings": []}
+    (folder / "report.json").write_text(json.dumps({"answers": answers, "verdicts": verdicts}))
     (folder / "parity.json").write_text(json.dumps({"rungs": [{"name": "forward", "measured": 1e-15, "passed": True}]}))
     code = (
         "import sys, pathlib\nfrom lightning_vgg.compare.publish import log_report\n"
@@ -624,6 +626,7 @@ def test_the_report_goes_to_wandb_as_an_artifact_and_the_verdicts_as_a_table(tra
         for name in ("verdicts", "parity")
     }
     assert tables["verdicts"] == {"columns": list(VERDICT), "data": [list(VERDICT.values())] * 2}
+    assert summary["Same training"].startswith("Yes. The same training: both frameworks make")
     assert tables["parity"]["data"] == [["forward", 1e-15, True]]
     assert not list((tmp_path / "home").rglob("staging/*"))  # what is to be uploaded lies with the run
 

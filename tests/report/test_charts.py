@@ -19,6 +19,7 @@ VERDICT = {
     "arm": "lightning",
     "reference": "keras",
     "difference": 0.002,
+    "level": 0.95,
     "low": -0.004,
     "high": 0.008,
     "tost_low": -0.003,

@@ -35,6 +35,7 @@ def test_a_comparison_is_read_with_its_runs_and_failures(path: Path, tmp_path: P
         "lightning-keras": [0, 1, 2, 3],
         "lightning-torch": [0, 1, 2, 3],
         "keras": [0, 1, 2, 3],
+        "lightning-keras-rounded": [0, 1, 2, 3],
     }
     assert comparison.arms["keras"][2].path == tmp_path / "keras_seed2"
     assert [(run.arm, run.seed, run.log) for run in comparison.failed] == [("keras", 4, tmp_path / "logs/k4.log")]

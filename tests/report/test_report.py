@@ -6,6 +6,7 @@ import html.parser
 import json
 import re
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ import numpy as np
 import pytest
 from made_runs import CLASS_NAMES, LABELS, make_comparison, make_run
 from scipy import stats
-from sklearn.metrics import confusion_matrix, recall_score
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
+
+with warnings.catch_warnings():  # statsmodels 0.15 calls what its own dependencies deprecate
+    warnings.simplefilter("ignore")
+    from statsmodels.stats.contingency_tables import mcnemar
+    from statsmodels.stats.proportion import proportion_confint
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
@@ -84,6 +90,10 @@ def test_scores_by_class_and_confusions_are_those_of_scikit_learn(folder: Path, 
     for number, values in enumerate(findings["per_class"]["keras"]):
         assert values["mean"] == pytest.approx(recalls[:, number].mean())
         assert (values["low"], values["high"]) == pytest.approx((recalls[:, number].min(), recalls[:, number].max()))
+    scores = [precision_recall_fscore_support(LABELS, each) for each in predicted]
+    for number, values in enumerate(findings["class_scores"]["keras"]):
+        precision, recall, f1 = (np.mean([each[kind][number] for each in scores]) for kind in range(3))
+        assert values == pytest.approx({"precision": precision, "recall": recall, "f1": f1})
     expected = sum(confusion_matrix(LABELS, each) for each in predicted)
     assert findings["confusion"]["keras"] == expected.tolist()
 
@@ -212,6 +222,36 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "One seed does not show how much of this is chance" in page
 
 
+def test_a_single_run_is_reported_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "a", wrong=20)
+    assert cli.run(["report", str(run.path)]) == 0
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    low, high = proportion_confint(180, 200, method="wilson")
+    assert (found["one_run"]["low"], found["one_run"]["high"]) == pytest.approx((low, high))
+    interval = f"(95 % interval for images of this kind {100 * low:.2f} % to {100 * high:.2f} %)"
+    said = f"lightning-keras: test accuracy 90.00 % {interval}, test loss "
+    assert capsys.readouterr().out.startswith(said)
+    assert said in (tmp_path / "report" / "report.html").read_text()
+    assert "| class | lightning-keras: precision | recall | F1 |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_two_single_runs_are_compared_by_mcnemars_test(tmp_path: Path) -> None:
+    """The first 30 images are wrong in one, the first 12 and five more in the other."""
+    runs = [make_run(tmp_path / "a", wrong=30), make_run(tmp_path / "b", "keras", wrong=12)]
+    labels, logits = runs[1].read_predictions()
+    logits[100:105] = np.roll(logits[100:105], 1, axis=1)
+    runs[1].write_predictions(labels, logits)
+    assert cli.run(["report", *(str(run.path) for run in runs)]) == 0
+    (verdict,) = json.loads((tmp_path / "report" / "report.json").read_text())["verdicts"]
+    assert (verdict["mcnemar"]["arm"], verdict["mcnemar"]["reference"]) == (5, 18)
+    assert verdict["mcnemar"]["p_value"] == pytest.approx(mcnemar([[165, 5], [18, 12]], exact=True).pvalue)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert (
+        "lightning-keras alone is right on 5 test images, keras alone on 18: as two trained networks they differ"
+        in text
+    )
+
+
 def test_arms_without_a_common_seed_have_neither_agreement_nor_ratio(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / f"{framework}{seed}", framework, seed=seed, wrong=seed)
@@ -242,6 +282,7 @@ def verdict(**values: Any) -> dict[str, Any]:
         "seeds_needed": None,
         "effect_size": 0.4,
         "superiority": 0.62,
+        "mcnemar": {"arm": 30, "reference": 12, "p_value": 0.008},
         "noise": {"deviation": 0.005, "of_test_images": 0.004},
         "switches": 0,
         "mostly": None,
@@ -266,6 +307,10 @@ def verdict(**values: Any) -> dict[str, Any]:
         ({"level": 0.9926}, "is 0.20 points above r's, 99.26 % interval −0.10 to +0.50"),
         ({}, "A run of a beats one of r with probability 62 %; the difference is +0.4 standard deviations of a run."),
         ({}, "spreads by 0.50 points; the test images alone would spread it by 0.40 (binomial, paired), so the"),
+        (
+            {},
+            "a alone is right on 30 test images, r alone on 12: as two trained networks they differ (McNemar's exact",
+        ),
         ({"paired": False, "seeds": 3}, "(3 seeds and 5, compared as independent samples)"),
     ],
 )
@@ -277,7 +322,7 @@ def found(settings: list[dict[str, Any]], **values: Any) -> dict[str, Any]:
     """Findings with nothing in them but the answers."""
     machines = {"l": {"precision": "32-true"}}
     given = {"training": None, "rounding": None, "settings": settings, **values}
-    return {"answers": given, "reference": "r", "margin": 0.01, "machines": machines}
+    return {"answers": given, "one_run": None, "reference": "r", "margin": 0.01, "machines": machines}
 
 
 def test_the_headline_never_calls_an_undecided_arm_equal() -> None:
