@@ -18,7 +18,7 @@ from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
-from lightning_vgg.training.kernels import written_out
+from lightning_vgg.training.kernels import reordered
 from lightning_vgg.training.weights import load_tensors
 from parity_tests.distance import distance
 from parity_tests.ladder import Ladder, evenly
@@ -115,7 +115,7 @@ class _Course:
                 if self.precision == "bfloat16" and isinstance(side, TorchSide):
                     arithmetic.enter_context(torch.autocast("cpu", torch.bfloat16))
                 if other_kernels:
-                    arithmetic.enter_context(written_out())
+                    arithmetic.enter_context(reordered())
                 next(training)
                 if step in self.points:
                     found.append(_Snapshot(parameters(side.tensors()), side.logits(self.test).argmax(1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ class Job:
         log: the file that gets what the process says; an earlier attempt's is replaced.
         made: whether the result of the process exists.
         environment: variables beside those of this process.
+        leftover: the run folder of an attempt that was stopped or failed; it is removed when the job starts.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Job:
     log: Path
     made: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict)
+    leftover: Path | None = None
 
 
 def program(framework: str) -> str:
@@ -82,7 +85,7 @@ def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher, held: int) -> 
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
-                running[_start(job, held)] = job, time.monotonic()
+                running[launch(job, held)] = job, time.monotonic()
                 watcher.started(job)
             time.sleep(_LOOK_EVERY)
             for process in [process for process in running if process.poll() is not None]:
@@ -96,11 +99,21 @@ def run_jobs(jobs: Iterable[Job], at_once: int, watcher: Watcher, held: int) -> 
         _stop(list(running))
 
 
-def _start(job: Job, held: int) -> psutil.Popen:
+def launch(job: Job, held: int, folder: Path | None = None) -> psutil.Popen:
+    """Start a job's process.
+
+    Args:
+        job: whose.
+        held: a descriptor that it keeps open.
+        folder: in which it works; None for that of this process.
+    """
+    if job.leftover is not None:
+        shutil.rmtree(job.leftover, ignore_errors=True)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("wb") as log:
         return psutil.Popen(
             list(map(str, job.command)),
+            cwd=folder,
             env={**os.environ, **job.environment},
             stdin=subprocess.DEVNULL,
             stdout=log,

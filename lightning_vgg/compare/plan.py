@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.extras import require
 from lightning_vgg.compare.arms import ArmSpec, CompareSpec
 from lightning_vgg.compare.twin import Twin, plan_twin
 from lightning_vgg.experiment.backbone_plan import plan_model
@@ -77,7 +78,8 @@ class ComparisonPlan:
         compare: the arms, the seeds, the margin.
         arms: in the order of display; the last one is that of rounding, if there is one.
         control: the arms of both frameworks, and of rounding.
-        jobs: how many processes at once.
+        jobs: how many processes at once, on one machine.
+        scheduler: address of the Dask scheduler whose workers train; None to train here.
         twin: the experiment with Keras's defaults as a twin; None where it is not wanted, or no arm is Keras's.
     """
 
@@ -87,6 +89,7 @@ class ComparisonPlan:
     arms: tuple[Arm, ...]
     control: Control | None
     jobs: int
+    scheduler: str | None
     twin: Twin | None
 
     @property
@@ -129,6 +132,9 @@ def comparison_parser(program: str = "lightning-vgg compare") -> ExplainingParse
     parser.add_class_arguments(CompareSpec, "compare")
     parser.set_defaults({"compare.arms": {name: asdict(arm) for name, arm in CompareSpec().arms.items()}})
     parser.add_argument("--jobs", type=int, default=1, help="Processes at once; they share the cores.")
+    parser.add_argument(
+        "--scheduler", type=str | None, help="Address of a Dask scheduler; its workers train, and share this folder."
+    )
     parser.epilog = (
         "--seeds, --max-seeds and --margin are short for --compare.seeds, ... The comparison goes to "
         "runs/<experiment>/compare-<name>; by default the name is that of the last YAML file."
@@ -148,6 +154,11 @@ def read_plan(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
     if config.jobs < 1:
         raise ExperimentError(f"--jobs must be at least 1, not {config.jobs}")
     experiment, files = experiment_spec(config), config_files(args)
+    if config.scheduler is not None:
+        require("distributed", "cluster")
+        # Workers have working folders of their own.
+        root = str(experiment.root.resolve())
+        experiment = replace(experiment, trainer=replace(experiment.trainer, default_root_dir=root))
     arms = tuple(_plan_arm(name, arm, experiment) for name, arm in config.compare.arms.items())
     rounded = _plan_rounded(arms) if config.compare.rounding else None
     plan = ComparisonPlan(
@@ -157,6 +168,7 @@ def read_plan(parser: ExplainingParser, args: list[str]) -> ComparisonPlan:
         arms=(*arms, rounded[1]) if rounded else arms,
         control=rounded[0] if rounded else None,
         jobs=config.jobs,
+        scheduler=config.scheduler,
         twin=None,
     )
     return replace(plan, twin=_plan_twin(plan))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lightning_vgg.common.plain import PlainDict
+from lightning_vgg.compare.cluster import run_on_cluster
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.initial_weights import initial_weights
 from lightning_vgg.compare.jobs import Job, alone, interruptible, program, run_jobs
@@ -92,12 +92,12 @@ def carry_out(plan: ComparisonPlan) -> bool:
                 runs[member.job.name] = member.run, arm.experiment.trainer.max_epochs
             jobs = [*others, *(member.job for member in keeper.members.values())]
             todo = [job for job in jobs if not job.made()]
-            for job in todo:
-                if job.name in keeper.members:  # half a run that was stopped, or failed; its log stays for now
-                    shutil.rmtree(keeper.members[job.name].run.path, ignore_errors=True)
             with Display(len(jobs), len(jobs) - len(todo), runs) as keeper.display:
                 keeper.write()
-                run_jobs(todo, plan.jobs, keeper, held)
+                if plan.scheduler is None:
+                    run_jobs(todo, plan.jobs, keeper, held)
+                else:
+                    run_on_cluster(todo, plan.scheduler, plan.folder, keeper)
             if not all(job.made() for job in jobs):
                 return False
             questions = undecided(read_comparison(plan.folder / COMPARISON)) if seeds < plan.looks[-1] else []
@@ -147,6 +147,7 @@ def training(plan: ComparisonPlan, arm: Arm, seed: int, weights: str) -> ArmRun:
         log=plan.folder / "logs" / f"{arm.name}_seed{seed}.log",
         made=lambda: "test_acc" in run.read_record(),
         environment=arm_environment(plan, arm),
+        leftover=run.path,
     )
     return ArmRun(arm, seed, run, job)
 

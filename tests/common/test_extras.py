@@ -32,6 +32,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     ("arguments", "package", "extra"),
     [
         (["dashboard", "--dry-run"], "wandb_workspaces", "dashboard"),
+        (["compare", "--scheduler", "tcp://host:1"], "distributed", "cluster"),
         (["tune", "-c", str(CONFIGS / "tune" / "vgg.yaml")], "optuna", "tune"),
         (["tune", "-c", str(CONFIGS / "tune" / "vgg.yaml")], "plotly", "tune"),
         (["tune", "-c", str(CONFIGS / "tune" / "vgg.yaml"), "--framework", "keras"], "keras", "keras"),

@@ -307,10 +307,7 @@ def verdict(**values: Any) -> dict[str, Any]:
         ({"level": 0.9926}, "is 0.20 points above r's, 99.26 % interval −0.10 to +0.50"),
         ({}, "A run of a beats one of r with probability 62 %; the difference is +0.4 standard deviations of a run."),
         ({}, "spreads by 0.50 points; the test images alone would spread it by 0.40 (binomial, paired), so the"),
-        (
-            {},
-            "a alone is right on 30 test images, r alone on 12: as two trained networks they differ (McNemar's exact",
-        ),
+        ({}, "a alone is right on 30 test images, r alone on 12: as two trained networks they differ (McNemar's exact"),
         ({"paired": False, "seeds": 3}, "(3 seeds and 5, compared as independent samples)"),
     ],
 )

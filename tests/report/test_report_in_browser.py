@@ -173,7 +173,7 @@ def test_the_page_can_be_read(page: Path, tmp_path: Path, width: int, scheme: st
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_charts_can_be_read(page: Path, tmp_path: Path, width: int, scheme: str) -> None:
     found = measure(page, width, scheme, tmp_path)
-    assert len(found["charts"]) == 18
+    assert len(found["charts"]) == 20
     for chart in found["charts"]:
         assert chart["texts"] >= 3, chart["label"]
         assert chart["font"] == [found["body"]]
