@@ -185,8 +185,6 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         refuse_null(self, "model")
-        if self.compile and self.other_kernels:
-            raise ExperimentError("model.other_kernels and model.compile exclude each other: turn one of them off")
         if not 0 <= self.label_smoothing < 1:
             raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
         if self.tricks.muon_rate is not None and self.optimizer.name != "sgd":

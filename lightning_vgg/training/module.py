@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
+from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.specs import ExperimentSpec
@@ -118,6 +119,8 @@ class VGGClassifier(LightningModule):
     def __init__(self, experiment: ExperimentSpec, num_classes: int, pretrained: Pretrained | None = None) -> None:
         super().__init__()
         self.spec = spec = experiment.model
+        if spec.compile and spec.other_kernels:
+            raise ExperimentError("model.other_kernels and model.compile exclude each other: turn one of them off")
         image_size = experiment.image_size
         if spec.backbone is not None and pretrained is None:
             pretrained = load_pretrained(spec.backbone, image_size, spec.resolved_semantics)

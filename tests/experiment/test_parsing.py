@@ -234,6 +234,7 @@ EXPERIMENT = ModelSpec(
     init_from="weights.safetensors",
     channels_last=False,
     compile=True,
+    other_kernels=True,
 )
 DATA = DataSpec(
     "folder", "images", 48, 1000, 0.25, 3, 64, 250, AugmentationSpec(flip=True, shift=4, cutout=8), "cache", "skip"
