@@ -18,8 +18,8 @@ WORK = (
 # keras tensorflow), and where keras_reference stands: before both, between them, or last.
 ORDERS = [
     "keras_reference tensorflow torch",
-    "keras_reference lightning keras",
-    "torch keras_reference.module lightning_vgg.training.module",
+    pytest.param("keras_reference lightning keras", marks=pytest.mark.thorough),
+    pytest.param("torch keras_reference.module lightning_vgg.training.module", marks=pytest.mark.thorough),
     "lightning_vgg.training.module keras_reference.module torch",
 ]
 

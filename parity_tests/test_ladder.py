@@ -156,6 +156,7 @@ def test_command_prints_a_table_writes_json_and_fails_with_the_ladder(
     assert len(figures()["ablation"]) == 11
 
 
+@pytest.mark.thorough  # make test has an epoch of digits, and twins
 def test_one_epoch_of_2000_real_images_gives_the_same_history_by_both_command_lines(test_data: Path) -> None:
     data = DataSpec(
         source="folder",

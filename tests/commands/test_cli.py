@@ -274,10 +274,12 @@ def test_settings_may_be_printed_of_a_network_that_cannot_be_built(command: Comm
 def test_a_resumed_run_goes_on_in_its_own_folder_and_ends_like_an_uninterrupted_one(
     command: Command, tmp_path: Path
 ) -> None:
-    command("fit", *SHORT, "--name", "whole", "--trainer.logger", "false")
+    # A schedule would end with the steps of the stopped run.
+    short = (*SHORT, "--model.schedule.name", "constant")
+    command("fit", *short, "--name", "whole", "--trainer.logger", "false")
     command(
         "fit",
-        *SHORT,
+        *short,
         "--name",
         "stopped",
         "--trainer.logger",
@@ -289,7 +291,7 @@ def test_a_resumed_run_goes_on_in_its_own_folder_and_ends_like_an_uninterrupted_
     )
     runs = tmp_path / "runs" / "quickstart"
     assert len(history_without_seconds(runs / "stopped")) == 2
-    command("fit", *SHORT, "--name", "stopped", "--trainer.logger", "false", "--ckpt_path", "last")
+    command("fit", *short, "--name", "stopped", "--trainer.logger", "false", "--ckpt_path", "last")
     assert sorted(path.name for path in runs.iterdir()) == ["stopped", "whole"]
     assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
     logits = [np.load(runs / name / "test_predictions.npz")["logits"] for name in ("stopped", "whole")]

@@ -90,7 +90,7 @@ def test_fit_leaves_a_whole_run_folder(first: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "9"), ("2", "18")]  # 270 images, 32 a step
     assert all(float(row[column]) > 0 for row in rows for column in row)
-    rates = 0.001 * rate_factors(ScheduleSpec("cosine"), 18)
+    rates = 0.004 * rate_factors(ScheduleSpec("cosine", factor=0), 18)
     assert [float(row["learning_rate"]) for row in rows] == [rates[8], rates[17]]
 
 
