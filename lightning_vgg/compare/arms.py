@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
@@ -22,7 +22,7 @@ class ArmSpec:
 
     framework: Literal["lightning", "keras"]
     backend: Literal["tensorflow", "torch", "jax"] | None = None
-    settings: PlainDict = field(default_factory=dict)
+    settings: dict[str, str | bool | int | float | list[Any] | dict[str, Any] | None] = field(default_factory=dict)
 
 
 def default_arms() -> dict[str, ArmSpec]:

@@ -90,6 +90,7 @@ def test_rounding_gets_an_arm_where_both_frameworks_train_the_same(tmp_path: Pat
         ("quickstart", ["quickstart"]),
         ("vgg/base", ["lesson"]),
         ("vgg/base", ["lesson", "switches"]),
+        ("vgg/base", ["lesson", "blocks"]),
         ("vgg/base", ["backends"]),
         ("transfer/base", ["transfer"]),
     ],
@@ -100,6 +101,9 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
     assert this.name == overlays[-1]
     if "lesson" in overlays:  # later files add to earlier ones
         assert (this.compare.seeds, this.compare.margin, this.experiment.data.train_images) == (5, 0.005, 10000)
+    if "blocks" in overlays:  # each with each, no two alike; a recipe with a colon stays a string
+        networks = {str(arm.experiment.model.network) for arm in this.arms}
+        assert len(this.arms) == len(networks) == 12 and this.control is None
     if "switches" in overlays:
         assert len(this.arms) == 8 and this.arms[1].experiment.model.semantics_except == ["initialization"]
 
