@@ -47,11 +47,11 @@ def run_on_cluster(jobs: Iterable[Job], address: str, folder: Path, watcher: Wat
     stop.unlink(missing_ok=True)
     with client:
         # Its own key for every attempt: a repeated command must not be given the result of the last one.
-        futures = {
+        begun = time.time()
+        waiting = {
             client.submit(train, job, Path.cwd(), stop, key=f"{job.name} {time.time_ns()}", pure=False): job
             for job in jobs
         }
-        waiting, begun = dict(futures), time.time()
         started: dict[str, float] = {}
         try:
             while waiting:
