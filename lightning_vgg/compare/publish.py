@@ -1,10 +1,14 @@
-"""The report of a comparison in W&B: the files as an artifact, the verdicts and the parity ladder as tables."""
+"""The report of a comparison in W&B.
+
+Its files are an artifact, its answers lines of the summary, its verdicts and the parity ladder tables; how far the
+twins and the trainings of the horizon lie apart are curves.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import yaml
 
 from lightning_vgg.report.answers import answers
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.runs.tracking import PARITY_TABLE, VERDICT_TABLE, wandb_arguments
+from lightning_vgg.runs.tracking import PARITY_TABLE, STEP, TWIN_DISTANCE, VERDICT_TABLE, horizon_curve, wandb_arguments
 
 REPORT_FILES = ("report.html", "report.json", "report.md", "comparison.json", "comparison.yaml")
 
@@ -38,8 +42,22 @@ def log_report(folder: Path, group: str) -> None:
         for answer in answers(report):
             run.summary[answer["question"].rstrip("?")] = f"{answer['word']}. {' '.join(answer['sentences'])}"
         run.summary[VERDICT_TABLE] = _table(report["verdicts"])
+        for point in _curves(report):
+            run.log(point)
         if (folder / "parity.json").exists():
             run.summary[PARITY_TABLE] = _table(json.loads((folder / "parity.json").read_text())["rungs"])
+
+
+def _curves(report: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+    """Points of the twin's and the horizon's curves, with the step of each."""
+    for step, distance in report["twin"]["distances"] if report["twin"] else ():
+        yield {STEP: step, TWIN_DISTANCE: distance}
+    for horizon in report["horizon"] or ():
+        for number, step in enumerate(horizon["steps"]):
+            yield {STEP: step} | {
+                horizon_curve(quantity, horizon["precision"], horizon["arm"]): horizon[quantity][number]
+                for quantity in ("weights", "predictions")
+            }
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> Any:

@@ -1,6 +1,7 @@
 """``lightning-vgg dashboard``: the W&B project's workspace and report, as code.
 
 Both group the runs by comparison and arm, so that a chart overlays Lightning and Keras, each the mean over its seeds.
+The W&B report shows the curves of each seed, too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.runs.tracking import PARITY_TABLE, SPEED, STEP, VERDICT_TABLE, has_api_key
+from lightning_vgg.runs.tracking import (
+    PARITY_TABLE,
+    SPEED,
+    STEP,
+    TWIN_DISTANCE,
+    VERDICT_TABLE,
+    has_api_key,
+    horizon_curve,
+)
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -26,9 +35,13 @@ BARS = {
     "Speed": dict(zip(SPEED, ("start-up (s)", "images per second", "peak memory (bytes)"), strict=True)),
 }
 """Heading -> name under which both frameworks log a quantity -> title of its chart."""
+HORIZON = {"weights": "distance of the weights", "predictions": "test images classified differently"}
+PRECISIONS = ("float64", "float32", "bfloat16")
 TABLES = {"Verdicts": VERDICT_TABLE, "Parity": PARITY_TABLE}
 GROUPS = ("Group", "JobType")
 """Comparison, then arm."""
+SEEDS = ("Group", "config.seed_everything", "JobType")
+"""Comparison, then seed, then arm: every training on its own, a seed's beside each other."""
 _WHOLE_ROW = 24
 """Columns of W&B's grid."""
 
@@ -83,24 +96,51 @@ def build_report(entity: str, project: str) -> Report:
     for heading, panels in _panels().items():
         runs = wr.Runset(name="arms", groupby=list(GROUPS))  # of the report's own project
         blocks += [wr.H2(heading), wr.PanelGrid(runsets=[runs], panels=panels)]
+    seeds = wr.Runset(name="seeds", groupby=list(SEEDS))
+    curves = [panel for panels in _curves().values() for panel in panels]
+    blocks += [
+        wr.H2("Seed by seed"),
+        wr.P("Here a line is one training. Untick all but one seed to see its arms alone."),
+        wr.PanelGrid(runsets=[seeds], panels=curves),
+    ]
     return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks, width="fluid")
+
+
+_SPREAD = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev", "max_runs_to_show": 100}
 
 
 def _panels() -> dict[str, list[Any]]:
     """Heading -> its charts and tables, anew at each call: W&B numbers them."""
     import wandb_workspaces.reports.v2 as wr
 
-    spread = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev", "max_runs_to_show": 100}
+    bars = {
+        heading: [wr.BarPlot(title=title, metrics=[name], **_SPREAD) for name, title in charts.items()]
+        for heading, charts in BARS.items()
+    }
+    twins = [wr.LinePlot(title="distance of the weights", x=STEP, y=[TWIN_DISTANCE], log_x=True, log_y=True)]
+    horizon = [
+        wr.LinePlot(
+            title=f"{precision}: {title}",
+            x=STEP,
+            metric_regex=horizon_curve(quantity, precision, ".*"),
+            log_x=True,
+            log_y=quantity == "weights",  # of predictions none may differ
+        )
+        for quantity, title in HORIZON.items()
+        for precision in PRECISIONS
+    ]
     tables = {
         heading: [wr.WeavePanelSummaryTable(table_name=name, layout=wr.Layout(w=_WHOLE_ROW, h=10))]
         for heading, name in TABLES.items()
     }
-    curves = {
-        heading: [wr.LinePlot(title=title, x=STEP, y=[name], **spread) for name, title in charts.items()]
+    return {**_curves(), **bars, "Twins": twins, "Horizon": horizon, **tables}
+
+
+def _curves() -> dict[str, list[Any]]:
+    """Heading -> its charts of training and validation over the steps."""
+    import wandb_workspaces.reports.v2 as wr
+
+    return {
+        heading: [wr.LinePlot(title=title, x=STEP, y=[name], **_SPREAD) for name, title in charts.items()]
         for heading, charts in CURVES.items()
     }
-    bars = {
-        heading: [wr.BarPlot(title=title, metrics=[name], **spread) for name, title in charts.items()]
-        for heading, charts in BARS.items()
-    }
-    return {**curves, **bars, **tables}

@@ -19,6 +19,19 @@ SPEED = ("startup_seconds", "images_per_second", "peak_memory_bytes")
 VERDICT_TABLE = "verdicts"
 PARITY_TABLE = "parity"
 """Tables in the summary of a comparison's report."""
+TWIN_DISTANCE = "twin/distance"
+"""Curve of a comparison's report: how far apart the twins' weights are, over STEP."""
+
+
+def horizon_curve(quantity: str, precision: str, arm: str) -> str:
+    """Curve of a comparison's report, over STEP: how far a training goes apart from Lightning's.
+
+    Args:
+        quantity: ``weights`` or ``predictions``.
+        precision: in which both train.
+        arm: the other training.
+    """
+    return f"horizon/{quantity}/{precision}/{arm}"
 
 
 def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: PlainDict) -> PlainDict:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import CONFIGS, printed_by, run_in, wandb_records
-from made_runs import TWIN
+from made_runs import HORIZON, TWIN
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
@@ -27,6 +27,7 @@ from lightning_vgg.compare.runner import carry_out
 from lightning_vgg.report.comparison import Control
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.machine import share_of_machine
+from lightning_vgg.runs.tracking import STEP, TWIN_DISTANCE, horizon_curve
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 MEASURED = ("ladder", "ablation", "horizon")
@@ -605,7 +606,8 @@ def test_the_report_goes_to_wandb_as_an_artifact_and_the_verdicts_as_a_table(tra
         (folder / name).write_text(name)
     verdicts = [{**VERDICT, "by_seed": None}, {**VERDICT, "by_seed": {"3": 0.01}}]
     answers = {"training": TWIN, "rounding": None, "settings": []}
-    (folder / "report.json").write_text(json.dumps({"answers": answers, "verdicts": verdicts}))
+    report = {"answers": answers, "verdicts": verdicts, "twin": TWIN, "horizon": HORIZON}
+    (folder / "report.json").write_text(json.dumps(report))
     (folder / "parity.json").write_text(json.dumps({"rungs": [{"name": "forward", "measured": 1e-15, "passed": True}]}))
     code = (
         "import sys, pathlib\nfrom lightning_vgg.compare.publish import log_report\n"
@@ -632,6 +634,13 @@ def test_the_report_goes_to_wandb_as_an_artifact_and_the_verdicts_as_a_table(tra
     assert tables["verdicts"] == {"columns": list(VERDICT), "data": [list(VERDICT.values())] * 2}
     assert summary["Same training"].startswith("Yes. The same training: both frameworks make")
     assert tables["parity"]["data"] == [["forward", 1e-15, True]]
+    points = [record["history"]["item"] for record in records if record["type"] == "history"]
+    curves = {TWIN_DISTANCE: TWIN["distances"]}
+    for each in HORIZON:
+        name = horizon_curve("predictions", each["precision"], each["arm"])
+        curves[name] = [list(point) for point in zip(each["steps"], each["predictions"], strict=True)]
+    for name, curve in curves.items():
+        assert [[point[STEP], point[name]] for point in points if name in point] == curve
     assert not list((tmp_path / "home").rglob("staging/*"))  # what is to be uploaded lies with the run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ import pytest
 import wandb
 
 from lightning_vgg import cli
+from lightning_vgg.runs.tracking import horizon_curve
+from parity_tests.horizon import PRECISIONS
 
 CHARTS = {
     "train_loss",
@@ -23,7 +26,9 @@ CHARTS = {
     "startup_seconds",
     "images_per_second",
     "peak_memory_bytes",
+    "twin/distance",
 }
+HEADINGS = ["Loss", "Accuracy", "Test", "Speed", "Twins", "Horizon", "Verdicts", "Parity"]
 
 
 @pytest.fixture
@@ -50,10 +55,15 @@ def test_the_workspace_overlays_the_arms_of_a_comparison(made: dict[str, Any]) -
     assert [(key["section"], key["name"]) for key in runs["grouping"]] == [("run", "group"), ("run", "jobType")]
     assert section["settings"]["xAxis"] == "trainer/global_step"
     sections = {each["name"]: each["panels"] for each in section["panelBankConfig"]["sections"]}
-    assert list(sections) == ["Loss", "Accuracy", "Test", "Speed", "Verdicts", "Parity"]
+    assert list(sections) == HEADINGS
     assert charts([panel for panels in sections.values() for panel in panels]) == CHARTS
     for panel in sections["Loss"] + sections["Accuracy"]:
         assert panel["viewType"] == "Run History Line Plot" and panel["config"]["xAxis"] == "trainer/global_step"
+    shown = [panel["config"]["metricRegex"] for panel in sections["Horizon"]]
+    logged = [
+        horizon_curve(name, precision, "Keras") for name in ("weights", "predictions") for precision in PRECISIONS
+    ]
+    assert [re.fullmatch(*pair) is not None for pair in zip(shown, logged, strict=True)] == [True] * 6
     for name in ("Verdicts", "Parity"):
         assert f'"val": "{name.lower()}"' in json.dumps(sections[name])
 
@@ -64,10 +74,12 @@ def test_the_report_has_the_same_charts_on_a_page(made: dict[str, Any]) -> None:
     assert (project["entityName"], project["name"]) == ("us", "elsewhere")
     grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
     headings = [block["children"][0]["text"] for block in blocks if block["type"] == "heading"]
-    assert headings == ["Loss", "Accuracy", "Test", "Speed", "Verdicts", "Parity"] and len(grids) == 6
+    assert headings == [*HEADINGS, "Seed by seed"] and len(grids) == len(headings)
     assert charts([panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]) == CHARTS
-    for grid in grids:
-        assert [key["name"] for key in grid["runSets"][0]["grouping"]] == ["group", "jobType"]
+    *by_arm, by_seed = ([key["name"] for key in grid["runSets"][0]["grouping"]] for grid in grids)
+    assert by_arm == [["group", "jobType"]] * len(HEADINGS)
+    assert by_seed == ["group", "seed_everything.value", "jobType"]  # a line is one training
+    assert charts(grids[-1]["panelBankSectionConfig"]["panels"]) == {"train_loss", "val_loss", "train_acc", "val_acc"}
 
 
 def charts(panels: list[dict[str, Any]]) -> set[str]:
