@@ -17,7 +17,10 @@ from lightning_vgg.experiment.recipe import (
     Dense,
     Dropout,
     GlobalAveragePool,
+    GlobalMaxPool,
     MaxPool,
+    SpatialDropout,
+    ZeroPadding,
 )
 from lightning_vgg.experiment.semantics import KERAS
 
@@ -43,7 +46,7 @@ def layer_name(planned: PlannedLayer) -> str:
 def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
     layers, name = keras.layers, layer_name(planned)
     match planned.layer:
-        case Conv(kernel=kernel, stride=stride, activation=activation, bias=bias, padding=padding):
+        case Conv(kernel=kernel, stride=stride, activation=activation, bias=bias, padding=padding) as conv:
             return layers.Conv2D(
                 planned.width,
                 kernel,
@@ -52,27 +55,50 @@ def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
                 activation=_activation(activation),
                 use_bias=bias,
                 name=name,
+                **_kernel(conv),
             )
-        case Dense(activation=activation, bias=bias):
-            return layers.Dense(planned.width, activation=_activation(activation), use_bias=bias, name=name)
-        case BatchNorm(momentum=momentum, scale=scale):
+        case Dense(activation=activation, bias=bias) as dense:
+            return layers.Dense(
+                planned.width, activation=_activation(activation), use_bias=bias, name=name, **_kernel(dense)
+            )
+        case BatchNorm(momentum=momentum, scale=scale, epsilon=epsilon, bias=bias):
             return layers.BatchNormalization(
                 momentum=KERAS.batch_norm_momentum if momentum is None else momentum,
-                epsilon=KERAS.batch_norm_epsilon,
+                epsilon=KERAS.batch_norm_epsilon if epsilon is None else epsilon,
+                center=bias,
                 scale=scale,
                 name=name,
             )
         case Dropout(rate=rate):
             assert rate is not None  # the plan fills it in
             return dropout.Dropout(rate, planned.name, name)
-        case MaxPool(size=size, stride=stride):
-            return layers.MaxPooling2D(size, stride, name=name)
-        case AveragePool(size=size, stride=stride):
-            return layers.AveragePooling2D(size, stride, name=name)
+        case SpatialDropout(rate=rate):
+            assert rate is not None  # likewise
+            return dropout.SpatialDropout(rate, planned.name, name)
+        case MaxPool(size=size, stride=stride, padding=padding):
+            return layers.MaxPooling2D(size, stride, padding, name=name)
+        case AveragePool(size=size, stride=stride, padding=padding):
+            return layers.AveragePooling2D(size, stride, padding, name=name)
         case GlobalAveragePool():
             return layers.GlobalAveragePooling2D(name=name)
+        case GlobalMaxPool():
+            return layers.GlobalMaxPooling2D(name=name)
+        case ZeroPadding(pixels=pixels):
+            return layers.ZeroPadding2D(pixels, name=name)
+        case Activation(slope=float(slope)):
+            return layers.LeakyReLU(slope, name=name)
         case Activation(name=activation):
             return layers.Activation(_activation(activation), name=name)
+
+
+def _kernel(layer: Conv | Dense) -> dict[str, object]:
+    """How its kernel is initialized and regularized."""
+    settings: dict[str, object] = {}
+    if layer.initializer is not None:
+        settings["kernel_initializer"] = layer.initializer.replace(" ", "_")
+    if layer.l2:
+        settings["kernel_regularizer"] = keras.regularizers.L2(layer.l2)
+    return settings
 
 
 def _activation(name: str) -> str | Callable[[Tensor], Tensor]:

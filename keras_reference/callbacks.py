@@ -21,7 +21,7 @@ from lightning_vgg.runs.tracking import STEP, speed_summary
 from lightning_vgg.weights.pretrained import Pretrained, describe_start
 
 _LOGS = {
-    "train_loss": "loss",
+    "train_loss": "training_loss",  # "loss" in Keras's logs has the L2 penalty in it
     "train_acc": "acc",
     "val_loss": "val_cross_entropy",  # "val_loss" in Keras's logs has the label smoothing in it
     "val_acc": "val_acc",

@@ -58,15 +58,30 @@ class Dropout(keras.layers.Dropout):  # type: ignore[misc]
         super().__init__(rate, name=name)
         self.layer = layer
 
+    def units(self, inputs: Tensor) -> Tensor:
+        """One number for each that is dropped or kept."""
+        return inputs
+
     def call(self, inputs: Tensor, training: bool | None = False) -> Tensor:
         mask_keys = _MASK_KEYS.get()
         if not training or not self.rate or mask_keys is None:
             return super().call(inputs, training)
-        return inputs * kept(mask_keys, layer_key(self.layer), self.rate, inputs)
+        return inputs * kept(mask_keys, layer_key(self.layer), self.rate, self.units(inputs))
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         return {"rate": config["rate"], "layer": self.layer, "name": config["name"]}
+
+
+class SpatialDropout(Dropout):
+    """The same of whole channels of (B, H, W, C), as ``keras.layers.SpatialDropout2D``."""
+
+    def __init__(self, rate: float, layer: str, name: str) -> None:
+        super().__init__(rate, layer, name)
+        self.noise_shape = (None, 1, 1, None)
+
+    def units(self, inputs: Tensor) -> Tensor:
+        return inputs[:, :1, :1, :]
 
 
 def kept(mask_keys: Tensor, layer: int, rate: float, like: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from keras_reference.splitmix64 import as_words
 from keras_reference.weights import NeutralTensor, model_tensors
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.network_plan import PlannedLayer, Shape
-from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout
+from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, SpatialDropout
 from lightning_vgg.experiment.semantics import KERAS
+from lightning_vgg.training import penalty
 from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.kernels import OTHER_KERNELS
 from parity_tests.collected_batches import evaluation_batches, training_batches
@@ -40,8 +41,8 @@ the limit is higher: a multiple of what torch differs from itself by other kerne
 UPDATES = 4
 """Steps of the optimizer; the second one shows momentum and schedule, the later ones how Adam's correction fades."""
 
-FORWARD = ("mask", "output before the activation", "output in evaluation", "output")
-BACKWARD = ("input gradient", "weight gradient", "bias gradient")
+FORWARD = ("mask", "penalty", "output before the activation", "output in evaluation", "output")
+BACKWARD = ("input gradient", "weight gradient", "bias gradient", "penalty gradient")
 STATISTICS = {"running_mean": "running mean", "running_var": "running variance"}
 
 
@@ -139,7 +140,7 @@ class Layer:
             case BatchNorm():
                 count = inputs.numel() // inputs.shape[1]
                 return {"n/(n-1)": count / max(count - 1, 1)}
-            case Dropout(rate=rate) if rate:
+            case Dropout(rate=rate) | SpatialDropout(rate=rate) if rate:
                 return {"1 - rate": 1 - rate, "1/(1 - rate)": 1 / (1 - rate)}
         return {}
 
@@ -148,8 +149,13 @@ class Layer:
         set_mask_keys(module, torch.from_numpy(self.keys))
         found = {"output in evaluation": self._turned(module.eval()(inputs.clone()))}
         module.train()
-        if isinstance(self.planned.layer, Dropout):
+        if isinstance(self.planned.layer, Dropout | SpatialDropout):
             found["mask"] = self._turned(module(torch.ones_like(inputs)))
+        if penalized := penalty.penalized_layers(module):
+            value = penalty.l2_penalty(penalized)
+            assert isinstance(value, torch.Tensor)
+            found["penalty"] = value.detach().numpy()
+            found["penalty gradient"] = torch.autograd.grad(value, penalized[0].weight)[0].numpy()
         if getattr(self.planned.layer, "activation", "linear") != "linear":
             linear = deepcopy(module)
             linear.activation = nn.Identity()
@@ -172,8 +178,15 @@ class Layer:
         words = keras.ops.convert_to_tensor(as_words(self.keys))
         found = {"output in evaluation": np.asarray(layer(values, training=False))}
         with drop_by(words):
-            if isinstance(self.planned.layer, Dropout):
+            if isinstance(self.planned.layer, Dropout | SpatialDropout):
                 found["mask"] = np.asarray(layer(tf.ones_like(values), training=True))
+            if layer.losses:
+                kernel = self.tensors["weight"]
+                with tf.GradientTape() as tape:
+                    value = sum(layer.losses)
+                found["penalty"] = np.asarray(value)
+                of_kernel = tape.gradient(value, kernel.variable.value)
+                found["penalty gradient"] = replace(kernel, variable=of_kernel).read()
             if getattr(self.planned.layer, "activation", "linear") != "linear":
                 activation, layer.activation = layer.activation, keras.activations.linear
                 found["output before the activation"] = np.asarray(layer(values, training=True))

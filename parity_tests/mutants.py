@@ -22,6 +22,7 @@ from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec,
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.training import dropout
+from lightning_vgg.training.blocks import ActivatedConv, ActivatedDense
 from lightning_vgg.training.module import Scores
 from lightning_vgg.training.optim import ParameterGroup
 from lightning_vgg.training.transfer import Backbone as TorchBackbone
@@ -80,6 +81,7 @@ def _on_backbone(climb: Callable[[TransferLadder, Precision], Iterator[Report]])
 
 _FORWARD = _one(Ladder.forward)
 _LOSS = _one(Ladder.loss)
+_GRADIENTS = _one(Ladder.gradients)
 _DROPOUT = _one(lambda ladder, precision: ladder.dropout())
 _FROZEN = _one(Ladder.frozen)
 _CLIPPING = _one(Ladder.clipping)
@@ -134,6 +136,14 @@ def _loss_of_clipped_probabilities(self: KerasSide, logits: Any, batch: Batch) -
 
 def _loss_of_hard_labels(self: TorchSide, logits: np.ndarray, batch: Batch) -> np.ndarray:
     return nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(batch.labels)).numpy()
+
+
+def _half_of_the_penalty(layers: list[ActivatedConv | ActivatedDense]) -> torch.Tensor:
+    return torch.stack([layer.l2 / 2 * layer.weight.square().sum() for layer in layers]).sum()
+
+
+def _penalty_of_biases_too(layers: list[ActivatedConv | ActivatedDense]) -> torch.Tensor:
+    return torch.stack([layer.l2 * tensor.square().sum() for layer in layers for tensor in layer.parameters()]).sum()
 
 
 def _weigh_batches_alike(self: Scores, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
@@ -306,6 +316,23 @@ MUTANTS = [
         "loss: value",
         plant=_instead("parity_tests.pair.TorchSide.loss_of", _loss_of_hard_labels),
         spec=lambda spec: replace(spec, label_smoothing=0.1),
+        float32=True,
+    ),
+    Mutant(
+        "half of the L2 penalty",
+        _GRADIENTS,
+        "conv: penalty",
+        plant=_instead("lightning_vgg.training.penalty.l2_penalty", _half_of_the_penalty),
+        spec=_recipe("conv(l2 0.1) - batch norm - conv - maxpool - dropout"),
+        float32=True,
+        words="ratio 0.5",
+    ),
+    Mutant(
+        "L2 penalty of biases, too",
+        _LOSS,
+        "conv: penalty",
+        plant=_instead("lightning_vgg.training.penalty.l2_penalty", _penalty_of_biases_too),
+        spec=_recipe("conv(l2 0.1) - batch norm - conv - maxpool - dropout"),
         float32=True,
     ),
     Mutant(

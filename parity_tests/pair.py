@@ -22,8 +22,9 @@ from keras_reference.splitmix64 import as_words
 from keras_reference.weights import load_tensors, model_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape, plan_network
-from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, MaxPool
+from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, MaxPool, SpatialDropout
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
+from lightning_vgg.training import penalty
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.kernels import OTHER_KERNELS
@@ -167,7 +168,8 @@ class TorchSide:
         if self.frozen_block is not None:
             self.network.get_submodule(self.frozen_block).eval()
         logits = self.network(_nchw(batch.images))
-        return F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=self.label_smoothing)
+        return loss + penalty.l2_penalty(penalty.penalized_layers(self.network))
 
 
 class KerasSide:
@@ -194,7 +196,12 @@ class KerasSide:
         return np.asarray(self.model(batch.images, training=False))
 
     def loss(self, batch: Batch) -> np.ndarray:
-        return self.loss_of(self.model(batch.for_keras, training=True), batch)
+        return np.asarray(self._loss(batch))
+
+    def _loss(self, batch: Batch) -> Any:
+        """Cross-entropy and L2, as ``train_on_batch`` adds them up."""
+        with keras_precision(self.precision):
+            return sum(self.model.losses, self.loss_function(batch.labels, self.model(batch.for_keras, training=True)))
 
     def loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
         with keras_precision(self.precision):
@@ -207,7 +214,7 @@ class KerasSide:
         with keras_precision(self.precision):
             holder = keras_blocks.build_network(self.plan)
         with tf.GradientTape() as tape:
-            value = self.loss_function(batch.labels, self.model(batch.for_keras, training=True))
+            value = self._loss(batch)
         gradients = tape.gradient(value, [variable.value for variable in self.model.trainable_variables])
         for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
             variable.assign(gradient)
@@ -346,8 +353,12 @@ def gradient_paths(layers: Iterable[PlannedLayer], activations: Tensors) -> Tens
 
 def _largest(images: np.ndarray, pool: MaxPool) -> np.ndarray:
     """The place of the largest pixel in every window of images (B, H, W, C); of equal ones the first."""
-    windows = np.lib.stride_tricks.sliding_window_view(images, (pool.size, pool.size), (1, 2))
     step = pool.stride or pool.size
+    if pool.padding == "same":
+        needed = max((-(-images.shape[1] // step) - 1) * step + pool.size - images.shape[1], 0)
+        around = (needed // 2, needed - needed // 2)
+        images = np.pad(images, ((0, 0), around, around, (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (pool.size, pool.size), (1, 2))
     windows = windows[:, ::step, ::step]
     return windows.reshape(*windows.shape[:4], -1).argmax(-1)
 
@@ -364,7 +375,7 @@ def forks(layers: Iterable[PlannedLayer]) -> list[PlannedLayer]:
 
 
 def _dropped(plan: NetworkPlan) -> list[PlannedLayer]:
-    return [layer for layer in plan.layers if isinstance(layer.layer, Dropout) and layer.layer.rate]
+    return [layer for layer in plan.layers if isinstance(layer.layer, Dropout | SpatialDropout) and layer.layer.rate]
 
 
 def _ones(batch: Batch, planned: PlannedLayer) -> np.ndarray:

@@ -63,6 +63,27 @@ def test_the_blocks_in_float32_are_as_near_as_other_kernels(conv_block: str) -> 
     assert failures(conv_block, DENSE_BLOCKS[0], "float32", "adam") == []
 
 
+def test_the_words_of_other_peoples_models_are_at_the_floor() -> None:
+    first = "zero padding - conv(valid, linear, no bias, 5 filters, he normal, l2 0.01) - leaky relu(slope 0.3)"
+    network = NetworkSpec(
+        conv_block=[
+            f"{first} - batch norm(epsilon 0.01, no bias) - maxpool(3x3, stride 2, same) - spatial dropout(0.3)",
+            "conv(lecun uniform, l2 0.0005) - average pool(3x3, stride 2, same) - conv - global max pool",
+        ],
+        filters=[4, 6],
+        dense_block="dense(7 units, l2 0.003, glorot normal) - dropout",
+        units=[8],
+        classifier="dense(linear, no bias, l2 0.02)",
+    )
+    ladder = Ladder(experiment(ModelSpec(network=network)), DIGITS)
+    rungs = [ladder.specification(), ladder.initialization(), ladder.dropout(), *ladder.steps("nesterov", "float64")]
+    rungs.append(ladder.whole_run())
+    precisions: tuple[Precision, ...] = ("float64", "float32")
+    for precision in precisions:
+        rungs += [ladder.forward(precision), ladder.loss(precision), ladder.gradients(precision)]
+    assert failed(rungs) == []
+
+
 def test_activations_that_only_one_framework_cuts_to_zero_are_counted() -> None:
     network = NetworkSpec(conv_block=CONV_BLOCKS[0], dense_block=DENSE_BLOCKS[0], filters=[4, 6], units=[8])
     ladder = Ladder(experiment(ModelSpec(network=network)), DIGITS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.recipe import (
@@ -20,9 +20,12 @@ from lightning_vgg.experiment.recipe import (
     Dense,
     Dropout,
     GlobalAveragePool,
+    GlobalMaxPool,
     Layer,
     MaxPool,
     Recipe,
+    SpatialDropout,
+    ZeroPadding,
     parse_recipe,
     spell,
 )
@@ -66,8 +69,8 @@ class PlannedLayer:
                 return kernel * kernel * channels * self.width + bias * self.width
             case Dense(bias=bias):
                 return channels * self.width + bias * self.width
-            case BatchNorm(scale=scale):
-                return channels + scale * channels
+            case BatchNorm(scale=scale, bias=bias):
+                return (scale + bias) * channels
             case _:
                 return 0
 
@@ -97,7 +100,7 @@ class NetworkPlan:
         for number, layer in enumerate(self.layers):
             linear = isinstance(layer.layer, BatchNorm) or getattr(layer.layer, "activation", "") == "linear"
             following = itertools.dropwhile(
-                lambda planned: isinstance(planned.layer, MaxPool | AveragePool | GlobalAveragePool),
+                lambda planned: isinstance(planned.layer, MaxPool | AveragePool | GlobalAveragePool | GlobalMaxPool),
                 self.layers[number + 1 :],
             )
             if linear and any(isinstance(planned.layer, BatchNorm) for planned in itertools.islice(following, 1)):
@@ -137,7 +140,7 @@ def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels:
             name = f"{prefix}{number}"
             blocks[name] = _plan_block(name, recipe, width, shape, spec.dropout)
             shape = blocks[name][-1].output_shape
-    classifier = Dense(activation="linear")
+    classifier = _classifier(spec.classifier)
     blocks[CLASSIFIER] = (PlannedLayer(CLASSIFIER, classifier, num_classes, shape, (num_classes,)),)
     return NetworkPlan((image_size, image_size, channels), blocks)
 
@@ -169,21 +172,32 @@ def _recipes(block: str | list[str], widths: list[int], kind: BlockKind) -> list
     return [parse_recipe(recipe, kind) for recipe in block]
 
 
+def _classifier(recipe: str) -> Dense:
+    match list(parse_recipe(recipe, "dense").layers()):
+        case [Dense(activation="linear", units=None) as layer]:
+            return layer
+    raise NetworkError(
+        f"network.classifier is one dense(linear), such as dense(linear, no bias), not {recipe!r}: its logits are not "
+        "activated, and its units are the classes"
+    )
+
+
 def _plan_block(name: str, recipe: Recipe, width: int, shape: Shape, dropout: float) -> tuple[PlannedLayer, ...]:
     planned: list[PlannedLayer] = []
     count: Counter[str] = Counter()
     for layer in recipe.layers():
         if len(planned) == MAX_LAYERS:  # before memory ends: (((conv) x99) x99) x99 is a million
             raise NetworkError(f"{name} has more than {MAX_LAYERS} layers: repeat its groups fewer times")
-        if isinstance(layer, Dropout) and layer.rate is None:
-            layer = Dropout(dropout)
+        if isinstance(layer, Dropout | SpatialDropout) and layer.rate is None:
+            layer = replace(layer, rate=dropout)
         word = "activation" if isinstance(layer, Activation) else layer.word.replace(" ", "_")
         count[word] += 1
+        own = layer.filters if isinstance(layer, Conv) else layer.units if isinstance(layer, Dense) else shape[-1]
+        layer_width = own or width
         try:
-            after = _output_shape(layer, width, shape)
+            after = _output_shape(layer, layer_width, shape)
         except NetworkError as error:
             raise NetworkError(f"{name} ({recipe}) cannot be built: its {spell(layer)!r} {error}") from None
-        layer_width = width if isinstance(layer, Conv | Dense) else shape[-1]
         planned.append(PlannedLayer(f"{name}.{word}{count[word]}", layer, layer_width, shape, after))
         shape = after
     return tuple(planned)
@@ -196,7 +210,7 @@ def _output_shape(layer: Layer, width: int, shape: Shape) -> Shape:
         case BatchNorm() | Dropout() | Activation():
             return shape
     if len(shape) == 1:
-        raise NetworkError("comes after a global average pool, which left no pixels")
+        raise NetworkError("comes after a global pool, which left no pixels")
     height, columns, channels = shape
     match layer:
         case Conv(stride=stride, padding="same"):
@@ -204,8 +218,15 @@ def _output_shape(layer: Layer, width: int, shape: Shape) -> Shape:
         case Conv(kernel=size, stride=stride):
             _require_pixels(shape, size)
             return (height - size) // stride + 1, (columns - size) // stride + 1, width
-        case GlobalAveragePool():
+        case GlobalAveragePool() | GlobalMaxPool():
             return (channels,)
+        case SpatialDropout():
+            return shape
+        case ZeroPadding(pixels=pixels):
+            return height + 2 * pixels, columns + 2 * pixels, channels
+        case MaxPool(size=size, stride=stride, padding="same") | AveragePool(size=size, stride=stride, padding="same"):
+            step = stride or size
+            return math.ceil(height / step), math.ceil(columns / step), channels
         case MaxPool(size=size, stride=stride) | AveragePool(size=size, stride=stride):
             _require_pixels(shape, size)
             step = stride or size

@@ -6,11 +6,13 @@
     layer   = word ["(" argument {"," argument} ")"]
 
 Words ignore case and the blanks in them: ``max pool`` is ``maxpool``. As in Keras, ``conv`` and ``dense`` carry an
-activation, ReLU unless an argument names another one: ``conv(5x5, linear)``.
+activation, ReLU unless an argument names another one: ``conv(5x5, linear)``. Their width is the block's, unless they
+have one of their own: ``conv(64 filters)``, ``dense(256 units)``.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -22,6 +24,9 @@ from lightning_vgg.common.nearest import nearest
 
 ACTIVATIONS = ("linear", "relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid")
 
+INITIALIZERS = ("glorot uniform", "glorot normal", "he uniform", "he normal", "lecun uniform", "lecun normal")
+"""Of kernels, as Keras defines them."""
+
 BlockKind = Literal["conv", "dense"]
 
 
@@ -31,7 +36,11 @@ class RecipeError(ExperimentError):
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution with ``same`` or ``valid`` (no) padding, then its activation."""
+    """Convolution with ``same`` or ``valid`` (no) padding, then its activation.
+
+    ``filters`` is None for the block's width, ``initializer`` for that of the semantics; ``l2`` times the sum of the
+    squared weights of the kernel is added to the training loss.
+    """
 
     word: ClassVar[str] = "conv"
     kernel: int = 3
@@ -39,28 +48,36 @@ class Conv:
     activation: str = "relu"
     bias: bool = True
     padding: Literal["same", "valid"] = "same"
+    filters: int | None = None
+    initializer: str | None = None
+    l2: float = 0.0
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Fully connected layer, then its activation."""
+    """Fully connected layer, then its activation; ``units``, ``initializer`` and ``l2`` as in `Conv`."""
 
     word: ClassVar[str] = "dense"
     activation: str = "relu"
     bias: bool = True
+    units: int | None = None
+    initializer: str | None = None
+    l2: float = 0.0
 
 
 @dataclass(frozen=True)
 class BatchNorm:
     """Batch normalization over all but the channel axis.
 
-    ``momentum`` is the share of the OLD value that a running statistic keeps, None for the semantics' default; without
-    ``scale`` there is a bias and no weight.
+    ``momentum`` is the share of the OLD value that a running statistic keeps, ``epsilon`` is added to the variance;
+    None is the semantics' default. Without ``scale`` there is no weight.
     """
 
     word: ClassVar[str] = "batch norm"
     momentum: float | None = None
     scale: bool = True
+    epsilon: float | None = None
+    bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,21 +89,31 @@ class Dropout:
 
 
 @dataclass(frozen=True)
+class SpatialDropout:
+    """Dropout of whole channels; without a rate, the network's is used."""
+
+    word: ClassVar[str] = "spatial dropout"
+    rate: float | None = None
+
+
+@dataclass(frozen=True)
 class MaxPool:
-    """Max pooling without padding; the stride is the size unless given."""
+    """Max pooling; the stride is the size unless given. ``same`` padding is never the largest."""
 
     word: ClassVar[str] = "maxpool"
     size: int = 2
     stride: int | None = None
+    padding: Literal["same", "valid"] = "valid"
 
 
 @dataclass(frozen=True)
 class AveragePool:
-    """Average pooling without padding; the stride is the size unless given."""
+    """Average pooling; the stride is the size unless given. ``same`` padding does not count."""
 
     word: ClassVar[str] = "average pool"
     size: int = 2
     stride: int | None = None
+    padding: Literal["same", "valid"] = "valid"
 
 
 @dataclass(frozen=True)
@@ -97,17 +124,48 @@ class GlobalAveragePool:
 
 
 @dataclass(frozen=True)
+class GlobalMaxPool:
+    """Maximum over all pixels: (height, width, channels) -> (channels,)."""
+
+    word: ClassVar[str] = "global max pool"
+
+
+@dataclass(frozen=True)
+class ZeroPadding:
+    """So many rows and columns of zeros on every side."""
+
+    word: ClassVar[str] = "zero padding"
+    pixels: int = 1
+
+
+@dataclass(frozen=True)
 class Activation:
-    """An activation that stands alone, such as the ``relu`` after a batch norm."""
+    """An activation that stands alone, such as the ``relu`` after a batch norm.
+
+    ``slope`` is that of a leaky ReLU below 0; None for 0.2.
+    """
 
     name: str
+    slope: float | None = None
 
     @property
     def word(self) -> str:
         return self.name
 
 
-Layer = Conv | Dense | BatchNorm | Dropout | MaxPool | AveragePool | GlobalAveragePool | Activation
+Layer = (
+    Conv
+    | Dense
+    | BatchNorm
+    | Dropout
+    | SpatialDropout
+    | MaxPool
+    | AveragePool
+    | GlobalAveragePool
+    | GlobalMaxPool
+    | ZeroPadding
+    | Activation
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +182,7 @@ class Recipe:
 
     ``str`` prints the canonical spelling, and ``parse_recipe(str(recipe)) == recipe``.
 
-    >>> str(parse_recipe("Block: conv – Batch Norm – conv(5) – max pool – dropout(.4)"))
+    >>> str(parse_recipe("Block: conv – Batch Norm – conv(5x5) – max pool – dropout(.4)"))
     'conv - batch norm - conv(5x5) - maxpool - dropout(0.4)'
     """
 
@@ -160,9 +218,23 @@ def parse_recipe(text: str, kind: BlockKind | None = None) -> Recipe:
 
 
 _WORDS: dict[str, type[Layer]] = {
-    cls.word: cls for cls in (Conv, Dense, BatchNorm, Dropout, MaxPool, AveragePool, GlobalAveragePool)
+    cls.word: cls
+    for cls in (
+        Conv,
+        Dense,
+        BatchNorm,
+        Dropout,
+        SpatialDropout,
+        MaxPool,
+        AveragePool,
+        GlobalAveragePool,
+        GlobalMaxPool,
+        ZeroPadding,
+    )
 }
-_NOT_IN = {"conv": (Dense,), "dense": (Conv, MaxPool, AveragePool, GlobalAveragePool)}
+OF_PIXELS = (Conv, SpatialDropout, MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool, ZeroPadding)
+"""Layers that need (height, width, channels)."""
+_NOT_IN: dict[str, tuple[type[Layer], ...]] = {"conv": (Dense,), "dense": OF_PIXELS}
 
 
 def _squeeze(word: str) -> str:
@@ -171,6 +243,7 @@ def _squeeze(word: str) -> str:
 
 _LAYER_OF = {_squeeze(word): word for word in (*_WORDS, *ACTIVATIONS)}
 _ACTIVATION_OF = {_squeeze(name): name for name in ACTIVATIONS}
+_INITIALIZER_OF = {_squeeze(name): name for name in INITIALIZERS}
 # What an argument at fault may have meant, by field.
 _ARGUMENTS_OF = {
     "activation": _ACTIVATION_OF,
@@ -179,6 +252,12 @@ _ARGUMENTS_OF = {
     "padding": {"valid": "valid"},
     "momentum": {"momentum0.9": "momentum 0.9"},
     "scale": {"noscale": "no scale"},
+    "filters": {"64filters": "64 filters"},
+    "units": {"64units": "64 units"},
+    "initializer": _INITIALIZER_OF,
+    "l2": {"l20.0005": "l2 0.0005"},
+    "epsilon": {"epsilon0.001": "epsilon 0.001"},
+    "slope": {"slope0.3": "slope 0.3"},
 }
 
 _NUMBER = r"(\d{1,4})"  # bounded, since int() refuses thousands of digits
@@ -208,31 +287,33 @@ def _spell_items(items: tuple[Layer | Group, ...]) -> str:
 
 def spell(layer: Layer) -> str:
     """The canonical spelling of one layer; arguments that equal their default are left out."""
-    if isinstance(layer, Activation):
-        return layer.name
-    arguments = []
+    arguments: list[str] = []
     for field in fields(layer):
         value = getattr(layer, field.name)
-        if value == field.default:
+        if value == field.default or field.name == "name":
             continue
         match field.name:
+            case "filters" | "units":
+                arguments.insert(0, f"{value} {field.name}")
             case "kernel" | "size":
                 arguments.append(f"{value}x{value}")
+            case "pixels":
+                arguments.append(str(value))
             case "stride":
                 arguments.append(f"stride {value}")
             case "bias" | "scale":
                 arguments.append(f"no {field.name}")
             case "rate":
-                arguments.append(_spell_fraction(value))
-            case "momentum":
-                arguments.append(f"momentum {_spell_fraction(value)}")
+                arguments.append(_spell_number(value))
+            case "momentum" | "epsilon" | "l2" | "slope":
+                arguments.append(f"{field.name} {_spell_number(value)}")
             case _:
                 arguments.append(value)
     return layer.word + (f"({', '.join(arguments)})" if arguments else "")
 
 
-def _spell_fraction(value: float) -> str:
-    return format(Decimal(repr(value)), "f")  # never 1e-05, whose "-" would end the word
+def _spell_number(value: float) -> str:
+    return format(Decimal(repr(value)), "f")
 
 
 @dataclass(frozen=True)
@@ -255,7 +336,7 @@ class _Parser:
         start = prefix.end() if prefix else 0
         self.tokens = [
             _Token(match.group().strip(), match.start() + len(match.group()) - len(match.group().lstrip()))
-            for match in re.compile(r"[()–—,-]|[^()–—,-]+").finditer(text, start)
+            for match in re.compile(r"[()–—,-]|(?:(?<=\de)-(?=\d)|[^()–—,-])+", re.IGNORECASE).finditer(text, start)
             if match.group().strip()
         ]
         self.position = 0
@@ -319,17 +400,18 @@ class _Parser:
         word = _LAYER_OF.get(_squeeze(token.text))
         if word is None:
             raise self._error(token, f"unknown layer {token.text!r}", known=_LAYER_OF)
-        cls = _WORDS.get(word)
+        cls = _WORDS.get(word, Activation)
         if self.kind is not None and cls in _NOT_IN[self.kind]:
             raise self._error(token, f"{word!r} is not allowed in a {self.kind} block")
         arguments = self._arguments()
-        if cls is None:
-            if arguments:
-                raise self._error(arguments[0], f"{word!r} takes no arguments")
-            return Activation(word)
-        values: dict[str, object] = {}
+        takes = {field.name for field in fields(cls)} - {"name"}
+        if cls is Activation and word != "leaky relu":
+            takes.remove("slope")
+        if arguments and not takes:
+            raise self._error(arguments[0], f"{word!r} takes no arguments")
+        values: dict[str, object] = {"name": word} if cls is Activation else {}
         for argument in arguments:
-            name, value = self._argument(cls, argument)
+            name, value = self._argument(word, takes, argument)
             if name in values:
                 raise self._error(argument, f"{word!r} is given two values for its {name}")
             values[name] = value
@@ -351,29 +433,39 @@ class _Parser:
             raise self._error(token, f"{token.text!r} where ')' or ',' is expected")
         return arguments
 
-    def _argument(self, cls: type[Layer], token: _Token) -> tuple[str, object]:
-        known = {field.name for field in fields(cls)}
+    def _argument(self, word: str, takes: set[str], token: _Token) -> tuple[str, object]:
+        """Name and value of an argument of a layer that takes these."""
         text = token.text.lower()
-        if "rate" in known:
+        if "rate" in takes:
             return "rate", self._fraction(token, token.text, "a dropout rate")
+        if "kernel" in takes and (number := re.fullmatch(_NUMBER, text)):
+            of = number[1]
+            raise self._error(token, f"{of!r} alone may be filters or a kernel: write '{of} filters' or '{of}x{of}'")
+        if "pixels" in takes and re.fullmatch(_NUMBER, text):
+            return "pixels", self._positive(token, text)
         if size := re.fullmatch(rf"{_NUMBER}(?:\s*[x×]\s*{_NUMBER})?", text):
-            name = next((name for name in ("kernel", "size") if name in known), None)
+            name = next((name for name in ("kernel", "size") if name in takes), None)
             if name is not None:
                 return name, self._square(token, size)
-        if (stride := re.fullmatch(rf"stride\s*{_NUMBER}", text)) and "stride" in known:
+        if (width := re.fullmatch(rf"{_NUMBER}\s*(filters|units)", text)) and width[2] in takes:
+            return width[2], self._positive(token, width[1])
+        if (stride := re.fullmatch(rf"stride\s*{_NUMBER}", text)) and "stride" in takes:
             return "stride", self._positive(token, stride[1])
-        if (without := re.fullmatch(r"no\s*(bias|scale)", text)) and without[1] in known:
+        if (without := re.fullmatch(r"no\s*(bias|scale)", text)) and without[1] in takes:
             return without[1], False
-        if text in ("same", "valid") and "padding" in known:
+        if text in ("same", "valid") and "padding" in takes:
             return "padding", text
-        if (momentum := re.fullmatch(r"momentum\s*(\S+)", text)) and "momentum" in known:
+        if (momentum := re.fullmatch(r"momentum\s*(\S+)", text)) and "momentum" in takes:
             return "momentum", self._fraction(token, momentum[1], "a momentum")
-        if "activation" in known and _squeeze(text) in _ACTIVATION_OF:
-            return "activation", _ACTIVATION_OF[_squeeze(text)]
+        if (amount := re.fullmatch(r"(epsilon|slope|l2)\s+(\S+)", text)) and amount[1] in takes:
+            return amount[1], self._amount(token, amount[2])
+        for field, words in (("activation", _ACTIVATION_OF), ("initializer", _INITIALIZER_OF)):
+            if field in takes and _squeeze(text) in words:
+                return field, words[_squeeze(text)]
         meant: dict[str, str] = {}
         for field, words in _ARGUMENTS_OF.items():
-            meant |= words if field in known else {}
-        raise self._error(token, f"{cls.word!r} has no argument {token.text!r}", meant)
+            meant |= words if field in takes else {}
+        raise self._error(token, f"{word!r} has no argument {token.text!r}", meant)
 
     def _square(self, token: _Token, match: re.Match[str]) -> int:
         if match[2] is not None and int(match[1]) != int(match[2]):
@@ -392,6 +484,15 @@ class _Parser:
             value = -1.0
         if not 0 <= value < 1:
             raise self._error(token, f"{what} lies in [0, 1), {text!r} does not")
+        return value
+
+    def _amount(self, token: _Token, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < math.inf:
+            raise self._error(token, f"{text!r} is not a number of at least 0")
         return value
 
     def _error(self, token: _Token, message: str, known: dict[str, str] | None = None) -> RecipeError:

@@ -27,7 +27,8 @@ class NetworkSpec:
         filters: width of each convolutional block.
         dense_block: recipe of the dense blocks: one for all, or a list with one for each of ``units``.
         units: width of each dense block; none for a linear classifier.
-        dropout: rate of every ``dropout`` that is written without one.
+        dropout: rate of every ``dropout`` and ``spatial dropout`` that is written without one.
+        classifier: recipe of the last layer, a ``dense(linear)``; one logit per class is its width.
     """
 
     conv_block: str | list[str] = "conv - batch norm - conv - maxpool - dropout"
@@ -35,6 +36,7 @@ class NetworkSpec:
     dense_block: str | list[str] = "dense - dropout"
     units: list[int] = field(default_factory=lambda: [128])
     dropout: float = 0.25
+    classifier: str = "dense(linear)"
 
     def __post_init__(self) -> None:
         refuse_null(self, "network")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,16 +20,19 @@ from lightning_vgg.experiment.recipe import (
     Dense,
     Dropout,
     GlobalAveragePool,
+    GlobalMaxPool,
     MaxPool,
+    SpatialDropout,
+    ZeroPadding,
 )
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.training import dropout
+from lightning_vgg.training.initializers import initialize_kernel
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
     "relu": nn.ReLU,
-    # Keras's slope (torch's is 0.01), with the digits that TensorFlow's float32 attribute leaves of it.
-    "leaky relu": lambda: nn.LeakyReLU(0.20000000298023224),
+    "leaky relu": lambda: _leaky_relu(0.2),  # Keras's slope; torch's is 0.01
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
@@ -58,6 +63,9 @@ def build_network(plan: NetworkPlan, semantics: Semantics) -> nn.Sequential:
     network = nn.Sequential(blocks)
     if semantics.initialization == "glorot_uniform":
         _initialize_like_keras(network)
+    for module in network.modules():
+        if isinstance(module, ActivatedConv | ActivatedDense) and module.initializer is not None:
+            initialize_kernel(module.weight, module.initializer)
     return network
 
 
@@ -86,25 +94,45 @@ def _build_layer(planned: PlannedLayer, semantics: Semantics, pixels: Shape | No
             return ActivatedConv(planned, semantics)
         case Dense():
             return ActivatedDense(planned)
-        case BatchNorm(momentum=momentum, scale=scale):
+        case BatchNorm(momentum=momentum, scale=scale, epsilon=epsilon, bias=bias):
             torch_norm = nn.BatchNorm2d if len(planned.input_shape) == 3 else nn.BatchNorm1d
             kind = BiasedBatchNorm if semantics.batch_norm_variance == "biased" else torch_norm
             kept = semantics.batch_norm_momentum if momentum is None else momentum
-            norm = kind(channels, eps=semantics.batch_norm_epsilon, momentum=1 - kept)
-            if not scale:
-                norm.register_parameter("weight", None)
+            epsilon = semantics.batch_norm_epsilon if epsilon is None else epsilon
+            norm = kind(channels, eps=epsilon, momentum=1 - kept)
+            for name, wanted in (("weight", scale), ("bias", bias)):
+                if not wanted:
+                    norm.register_parameter(name, None)
             return norm
         case Dropout(rate=rate):
             assert rate is not None  # the plan fills it in
             return dropout.Dropout(rate, planned.name, pixels)
+        case SpatialDropout(rate=rate):
+            assert rate is not None  # likewise
+            return dropout.SpatialDropout(rate, planned.name)
+        case MaxPool(padding="same") | AveragePool(padding="same"):
+            return PaddedPool(planned)
         case MaxPool(size=size, stride=stride):
             return nn.MaxPool2d(size, stride)
         case AveragePool(size=size, stride=stride):
             return nn.AvgPool2d(size, stride)
         case GlobalAveragePool():
             return GlobalAverage()
-        case Activation(name=name):
-            return _ACTIVATIONS[name]()
+        case GlobalMaxPool():
+            return GlobalMax()
+        case ZeroPadding(pixels=padding):
+            return nn.ZeroPad2d(padding)
+        case Activation(name=name, slope=slope):
+            return _ACTIVATIONS[name]() if slope is None else _leaky_relu(slope)
+
+
+def _leaky_relu(slope: float) -> nn.Module:
+    return nn.LeakyReLU(_as_float32(slope))
+
+
+def _as_float32(number: float) -> float:
+    """The digits that Keras on TensorFlow leaves of a layer's constant, also in float64."""
+    return float(np.float32(number))
 
 
 class ActivatedConv(nn.Conv2d):
@@ -125,6 +153,7 @@ class ActivatedConv(nn.Conv2d):
         )
         self.uneven_padding = None if before == after else (before, after, before, after)
         self.activation = _activation_in_place(layer.activation)
+        self.initializer, self.l2 = layer.initializer, _as_float32(layer.l2)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.uneven_padding is not None:
@@ -150,10 +179,14 @@ def _padding(planned: PlannedLayer, semantics: Semantics) -> tuple[int, int]:
     assert isinstance(layer, Conv)
     if layer.padding == "valid":
         return 0, 0
-    size, outputs = planned.input_shape[0], planned.output_shape[0]
-    needed = max((outputs - 1) * layer.stride + layer.kernel - size, 0)
     if layer.stride > 1 and semantics.strided_padding == "both" and layer.kernel % 2 == 1:
         return layer.kernel // 2, layer.kernel // 2
+    return _same_padding(planned, layer.kernel, layer.stride)
+
+
+def _same_padding(planned: PlannedLayer, size: int, stride: int) -> tuple[int, int]:
+    """Of windows of ``size`` pixels; the odd pixel after."""
+    needed = max((planned.output_shape[0] - 1) * stride + size - planned.input_shape[0], 0)
     return needed // 2, needed - needed // 2
 
 
@@ -165,6 +198,7 @@ class ActivatedDense(nn.Linear):
         assert isinstance(layer, Dense)
         super().__init__(planned.input_shape[-1], planned.width, bias=layer.bias)
         self.activation = _activation_in_place(layer.activation)
+        self.initializer, self.l2 = layer.initializer, _as_float32(layer.l2)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.activation(super().forward(features))
@@ -193,7 +227,8 @@ class BiasedBatchNorm(nn.modules.batchnorm._BatchNorm):
             shape = (1, -1) + (1,) * (input.dim() - 2)
             # Times zero, so that gradients are zeros and not missing.
             zeros = (input - input.detach()) * 0
-            return (zeros if self.weight is None else zeros * self.weight.view(shape)) + self.bias.view(shape)
+            scaled = zeros if self.weight is None else zeros * self.weight.view(shape)
+            return scaled if self.bias is None else scaled + self.bias.view(shape)
         share_of_unbiased = torch.zeros_like(self.running_var)
         output = F.batch_norm(
             input, self.running_mean, share_of_unbiased, self.weight, self.bias, True, self.momentum, self.eps
@@ -207,3 +242,29 @@ class GlobalAverage(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean((2, 3))
+
+
+class GlobalMax(nn.Module):
+    """Maximum over all pixels: (B, C, H, W) -> (B, C). Equal ones share the gradient, as in Keras on TensorFlow."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.amax((2, 3))
+
+
+class PaddedPool(nn.Module):
+    """Pooling with ``same`` padding, which is never the largest and does not count: (B, C, H, W) -> ⌈H/stride⌉ ..."""
+
+    def __init__(self, planned: PlannedLayer) -> None:
+        super().__init__()
+        layer = planned.layer
+        assert isinstance(layer, MaxPool | AveragePool)
+        self.size, self.stride, self.largest = layer.size, layer.stride or layer.size, isinstance(layer, MaxPool)
+        before, after = _same_padding(planned, self.size, self.stride)
+        self.padding = before, after, before, after
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.largest:
+            return F.max_pool2d(F.pad(images, self.padding, value=-math.inf), self.size, self.stride)
+        inside = F.pad(torch.ones_like(images[:1, :1]), self.padding)
+        means = F.avg_pool2d(F.pad(images, self.padding), self.size, self.stride)
+        return means / F.avg_pool2d(inside, self.size, self.stride)

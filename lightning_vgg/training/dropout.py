@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_vgg.experiment.draws import GOLDEN, MULTIPLIERS, SHIFTS, layer_key, lowest_kept
 from lightning_vgg.experiment.network_plan import Shape
@@ -38,6 +39,17 @@ class Dropout(nn.Dropout):
         height, width, channels = self.pixels
         images = input.view(-1, channels, height, width)
         return input * kept(self.mask_keys, self.layer_key, self.p, images).flatten(1)
+
+
+class SpatialDropout(Dropout):
+    """The same of whole channels of (B, C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return input
+        if self.mask_keys is None:
+            return F.dropout2d(input, self.p)
+        return input * kept(self.mask_keys, self.layer_key, self.p, input[:, :, :1, :1])
 
 
 def set_mask_keys(network: nn.Module, keys: Tensor | None) -> None:

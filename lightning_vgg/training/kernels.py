@@ -94,7 +94,7 @@ def _batch_norm(
     running_mean: Tensor,
     running_var: Tensor,
     weight: Tensor | None,
-    bias: Tensor,
+    bias: Tensor | None,
     training: bool,
     momentum: float,
     eps: float,
@@ -112,4 +112,5 @@ def _batch_norm(
             running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
             running_var.mul_(1 - momentum).add_(variance, alpha=momentum * count / (count - 1))
     scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
-    return (inputs * scale.view(shape) + (bias - mean * scale).view(shape)).to(outputs_dtype)
+    offset = -mean * scale if bias is None else bias - mean * scale
+    return (inputs * scale.view(shape) + offset.view(shape)).to(outputs_dtype)

@@ -26,6 +26,7 @@ from lightning_vgg.training.features import UseFeatures
 from lightning_vgg.training.kernels import reordered
 from lightning_vgg.training.lookahead import Lookahead
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
+from lightning_vgg.training.penalty import l2_penalty, penalized_layers
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.transfer import Backbone, Freezing, on_backbone, parameter_groups
 from lightning_vgg.training.weights import load_network
@@ -106,6 +107,7 @@ class VGGClassifier(LightningModule):
     """Trains and evaluates the network of an ExperimentSpec on images (B, 3, S, S) with integer labels (B,).
 
     Logs train_loss, train_acc, val_loss, val_acc and learning_rate once an epoch; test_loss and test_acc in the test.
+    Losses are cross-entropies, without L2 regularization, which Keras adds to the loss that it shows.
 
     Args:
         experiment: the network, how it learns, and the images' size S.
@@ -135,6 +137,7 @@ class VGGClassifier(LightningModule):
             first_convolution(self.network).weight.requires_grad_(False)
         if spec.init_from is not None:
             load_network(self.network, Path(spec.init_from).expanduser())
+        self.penalized = penalized_layers(self.network)
         if spec.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
@@ -178,12 +181,12 @@ class VGGClassifier(LightningModule):
         if self.trainer.world_size == 1:
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             self._scores("train").update(logits.detach(), labels, loss.detach())
-            return loss
+            return loss + l2_penalty(self.penalized)
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
         self._scores("train").update(logits.detach(), labels, loss.detach() / max(len(labels), 1))
         # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
         total = self.trainer.strategy.reduce(torch.tensor(float(len(labels)), device=self.device), reduce_op="sum")
-        return loss * self.trainer.world_size / total
+        return loss * self.trainer.world_size / total + l2_penalty(self.penalized)
 
     def on_save_checkpoint(self, checkpoint: PlainDict) -> None:
         """What an epoch has measured so far goes in, too."""

@@ -277,7 +277,7 @@ def test_pooling_away_the_last_pixel() -> None:
 @pytest.mark.parametrize("layer", ["conv", "maxpool", "average pool(3)", "global average pool"])
 def test_pixels_after_a_global_average_pool(layer: str) -> None:
     spec = NetworkSpec(["conv - global average pool", layer], [2, 2])
-    with pytest.raises(NetworkError, match=r"block2 \(.*its .* comes after a global average pool") as caught:
+    with pytest.raises(NetworkError, match=r"block2 \(.*its .* comes after a global pool") as caught:
         plan_network(spec, 8, 10)
     assert repr(str(parse_recipe(layer))) in str(caught.value)
 
@@ -309,3 +309,23 @@ def test_features_after_the_last_block_are_all_its_values() -> None:
     last = plan.blocks["block2"][-1].output_shape
     assert last == (5, 5, 5)
     assert plan.blocks["head1"][0].input_shape == (math.prod(last),)
+
+
+def test_a_layers_own_width_and_padding_count() -> None:
+    spec = NetworkSpec(
+        conv_block="zero padding - conv(valid, 5 filters) - batch norm(no bias, no scale) - maxpool(3x3, stride 2, same) - conv",
+        filters=[7],
+        dense_block="dense(9 units) - dense",
+        units=[4],
+    )
+    plan = plan_network(spec, 7, num_classes=3)
+    shapes = [layer.output_shape for layer in plan.layers]
+    assert shapes == [(9, 9, 3), (7, 7, 5), (7, 7, 5), (4, 4, 5), (4, 4, 7), (9,), (4,), (3,)]
+    kernels = 3 * 3 * 3 * 5 + 3 * 3 * 5 * 7 + 4 * 4 * 7 * 9 + 9 * 4 + 4 * 3
+    assert plan.trainable_parameters == kernels + 5 + 7 + 9 + 4 + 3
+
+
+@pytest.mark.parametrize("classifier", ["dense", "dense(linear, 5 units)", "dense(linear) - dropout", "batch norm"])
+def test_a_classifier_is_one_linear_dense_layer(classifier: str) -> None:
+    with pytest.raises(NetworkError, match=r"network.classifier is one dense\(linear\)"):
+        plan_network(NetworkSpec(classifier=classifier), 32, num_classes=10)

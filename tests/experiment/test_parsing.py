@@ -223,7 +223,7 @@ def test_config_files() -> None:
 
 # No field has its default here; the test below holds this list to that.
 EXPERIMENT = ModelSpec(
-    network=NetworkSpec(["conv", "conv - maxpool"], [3, 4], ["dense"], [5], 0.125),
+    network=NetworkSpec(["conv", "conv - maxpool"], [3, 4], ["dense"], [5], 0.125, "dense(linear, no bias)"),
     backbone=BackboneSpec("none", "cifar", "block3_pool", "max", 48, "block2_pool", {2: "none"}, 0.5, 0.25),
     optimizer=OptimizerSpec("sgd", 0.05, 0.875, True, 0.8, 0.95, 1e-5, 3e-4, False),
     schedule=ScheduleSpec("one_cycle", 0.25, [0.3], 1e-05),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lightning_vgg.experiment.recipe import (
     ACTIVATIONS,
+    INITIALIZERS,
     Activation,
     AveragePool,
     BatchNorm,
@@ -16,11 +17,14 @@ from lightning_vgg.experiment.recipe import (
     Dense,
     Dropout,
     GlobalAveragePool,
+    GlobalMaxPool,
     Group,
     Layer,
     MaxPool,
     Recipe,
     RecipeError,
+    SpatialDropout,
+    ZeroPadding,
     parse_recipe,
 )
 
@@ -68,7 +72,6 @@ def test_defaults_are_those_of_the_lesson() -> None:
     ("text", "expected"),
     [
         ("conv(5x5)", Conv(kernel=5)),
-        ("conv(5)", Conv(kernel=5)),
         ("conv( 5 × 5 )", Conv(kernel=5)),
         ("conv(linear)", Conv(activation="linear")),
         ("conv(Leaky_ReLU)", Conv(activation="leaky relu")),
@@ -76,7 +79,15 @@ def test_defaults_are_those_of_the_lesson() -> None:
         ("conv(no bias)", Conv(bias=False)),
         ("conv(no bias, stride 2, 7x7, gelu)", Conv(7, 2, "gelu", False)),
         ("conv(valid)", Conv(padding="valid")),
-        ("conv(same, 2)", Conv(kernel=2)),
+        ("conv(same, 2x2)", Conv(kernel=2)),
+        ("conv(64 Filters, l2 5E-4, He_Normal)", Conv(filters=64, l2=5e-4, initializer="he normal")),
+        ("dense(256 units, l2 .01)", Dense(units=256, l2=0.01)),
+        ("batch norm(epsilon 1e-05, no bias)", BatchNorm(epsilon=1e-5, bias=False)),
+        ("spatial dropout(.3)", SpatialDropout(0.3)),
+        ("maxpool(3, same)", MaxPool(3, padding="same")),
+        ("global max pool", GlobalMaxPool()),
+        ("zero padding(2)", ZeroPadding(2)),
+        ("leaky relu(slope 0.3)", Activation("leaky relu", 0.3)),
         ("batch norm(momentum 0.6)", BatchNorm(0.6)),
         ("batch norm(no scale, Momentum .6)", BatchNorm(0.6, scale=False)),
         ("dense(tanh)", Dense("tanh")),
@@ -127,15 +138,22 @@ activations = st.sampled_from(ACTIVATIONS)
 sizes = st.integers(1, 9999)
 strides = st.none() | sizes
 rates = st.none() | st.floats(0, 1, exclude_max=True).map(abs)  # abs: -0.0 has no spelling of its own
+paddings = st.sampled_from(["same", "valid"])
+initializers = st.none() | st.sampled_from(INITIALIZERS)
+amounts = st.floats(0, 1e300).map(abs)
 any_layer = st.one_of(
-    st.builds(Conv, sizes, sizes, activations, st.booleans(), st.sampled_from(["same", "valid"])),
-    st.builds(Dense, activations, st.booleans()),
-    st.builds(BatchNorm, rates, st.booleans()),
+    st.builds(Conv, sizes, sizes, activations, st.booleans(), paddings, strides, initializers, amounts),
+    st.builds(Dense, activations, st.booleans(), strides, initializers, amounts),
+    st.builds(BatchNorm, rates, st.booleans(), st.none() | amounts, st.booleans()),
     st.builds(Dropout, rates),
-    st.builds(MaxPool, sizes, strides),
-    st.builds(AveragePool, sizes, strides),
+    st.builds(SpatialDropout, rates),
+    st.builds(MaxPool, sizes, strides, paddings),
+    st.builds(AveragePool, sizes, strides, paddings),
     st.just(GlobalAveragePool()),
+    st.just(GlobalMaxPool()),
+    st.builds(ZeroPadding, sizes),
     st.builds(Activation, activations),
+    st.builds(Activation, st.just("leaky relu"), st.none() | amounts),
 )
 any_items = st.recursive(
     st.lists(any_layer, min_size=1, max_size=4),
@@ -154,12 +172,13 @@ def test_what_is_printed_reads_back_as_the_same(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("text", "printed"),
     [
-        ("Block: conv – Batch Norm – conv(5) – dropout(.4)", "conv - batch norm - conv(5x5) - dropout(0.4)"),
+        ("Block: conv – Batch Norm – conv(5x5) – dropout(.4)", "conv - batch norm - conv(5x5) - dropout(0.4)"),
         ("conv(3x3, relu, stride 1)", "conv"),
         ("maxpool(2, stride 2)", "maxpool(stride 2)"),
         ("dropout(0.00001)", "dropout(0.00001)"),
         ("(conv - leakyrelu) x 2", "(conv - leaky relu) x2"),
-        ("conv(NO BIAS, gelu, 5, stride 2)", "conv(5x5, stride 2, gelu, no bias)"),
+        ("dense(l2 5e-4, 10 units)", "dense(10 units, l2 0.0005)"),
+        ("conv(NO BIAS, gelu, 5x5, stride 2)", "conv(5x5, stride 2, gelu, no bias)"),
     ],
 )
 def test_canonical_spelling(text: str, printed: str) -> None:
@@ -230,7 +249,7 @@ FAULTS: list[tuple[str, BlockKind | None, str, str | None]] = [
     ("Block: conv - ⟦max pol⟧ - dropout", None, "unknown layer", "maxpool"),
     ("⟦drop⟧ - conv", None, "unknown layer 'drop'", "dropout"),
     ("conv - ⟦averagepol⟧", None, "unknown layer", "average pool"),
-    ("conv - ⟦global pool⟧", None, "unknown layer", "global average pool"),
+    ("conv - ⟦global averge pool⟧", None, "unknown layer", "global average pool"),
     ("⟦dens⟧ - dropout", "dense", "unknown layer", "dense"),
     ("conv - ⟦rleu⟧", None, "unknown layer", "relu"),
     ("conv - ⟦xyzzy⟧", None, "unknown layer 'xyzzy'", None),
@@ -244,18 +263,25 @@ FAULTS: list[tuple[str, BlockKind | None, str, str | None]] = [
     ("batch norm(⟦3⟧)", None, "'batch norm' has no argument '3'", None),
     ("conv - relu(⟦3⟧)", None, "'relu' takes no arguments", None),
     ("conv(⟦5x3⟧)", None, "only square windows", None),
-    ("conv(⟦0⟧)", None, "at least 1", None),
+    ("conv(⟦64⟧)", None, "write '64 filters' or '64x64'", None),
+    ("conv(⟦0x0⟧)", None, "at least 1", None),
+    ("conv(⟦0 filters⟧)", None, "at least 1", None),
+    ("conv(⟦64 units⟧)", None, "'conv' has no argument '64 units'", "64 filters"),
+    ("conv(⟦l2 much⟧)", None, "'much' is not a number of at least 0", None),
+    ("conv(⟦he nrmal⟧)", None, "'conv' has no argument", "he normal"),
+    ("relu(⟦slope 0.3⟧)", None, "'relu' takes no arguments", None),
+    ("leaky relu(⟦0.3⟧)", None, "'leaky relu' has no argument", "slope 0.3"),
     ("maxpool(2, ⟦stride 0⟧)", None, "at least 1", None),
-    ("conv(5, ⟦7⟧)", None, "two values for its kernel", None),
+    ("conv(5x5, ⟦7x7⟧)", None, "two values for its kernel", None),
     ("conv(relu, ⟦gelu⟧)", None, "two values for its activation", None),
     ("dropout(⟦1⟧)", None, "a dropout rate lies in [0, 1), '1' does not", None),
     ("dropout(⟦nan⟧)", None, "a dropout rate lies in [0, 1)", None),
     ("dropout(⟦half⟧)", None, "a dropout rate lies in [0, 1)", None),
     ("dropout(⟦-⟧0.5)", None, "'-' where an argument is expected", None),
     ("conv(⟦)⟧", None, "')' where an argument is expected", None),
-    ("conv(5⟦-⟧5)", None, "'-' where ')' or ',' is expected", None),
-    ("conv(5", None, "ends where ')' is expected", None),
-    ("conv(5,", None, "ends where an argument is expected", None),
+    ("conv(5x5⟦-⟧5)", None, "'-' where ')' or ',' is expected", None),
+    ("conv(5x5", None, "ends where ')' is expected", None),
+    ("conv(5x5,", None, "ends where an argument is expected", None),
     ("conv -", None, "ends where a layer is expected", None),
     ("(conv - relu", None, "ends where ')' is expected", None),
     ("conv - ⟦-⟧ conv", None, "'-' where a layer is expected", None),

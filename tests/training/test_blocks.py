@@ -14,9 +14,11 @@ from scipy.signal import correlate2d
 from torch import Tensor, nn
 
 from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.recipe import INITIALIZERS
 from lightning_vgg.experiment.semantics import KERAS, TORCH, Semantics
 from lightning_vgg.experiment.specs import NetworkSpec
 from lightning_vgg.training.blocks import ActivatedConv, BiasedBatchNorm, build_network
+from lightning_vgg.training.initializers import initialize_kernel
 
 
 @pytest.fixture(autouse=True)
@@ -303,3 +305,15 @@ def test_the_bias_can_be_left_out() -> None:
     for semantics in (KERAS, TORCH):
         network = build_network(plan_network(spec, 4, 3), semantics)
         assert [name for name in network.state_dict() if "bias" in name] == ["classifier.bias"]
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+def test_initializers_draw_the_distribution_that_keras_documents(initializer: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.empty(64, 48, 3, 3, dtype=torch.float64)
+    initialize_kernel(weight, initializer)
+    fan_in, fan_out = 48 * 9, 64 * 9
+    variance = {"glorot": 2 / (fan_in + fan_out), "he": 2 / fan_in, "lecun": 1 / fan_in}[initializer.split()[0]]
+    assert weight.var().item() == pytest.approx(variance, rel=0.03)
+    largest = 3**0.5 if "uniform" in initializer else 2 / 0.8796  # in standard deviations: where each is cut off
+    assert weight.abs().max().item() / variance**0.5 == pytest.approx(largest, rel=0.01)
