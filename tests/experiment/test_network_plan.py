@@ -312,8 +312,9 @@ def test_features_after_the_last_block_are_all_its_values() -> None:
 
 
 def test_a_layers_own_width_and_padding_count() -> None:
+    first = "zero padding - conv(valid, 5 filters) - batch norm(no bias, no scale)"
     spec = NetworkSpec(
-        conv_block="zero padding - conv(valid, 5 filters) - batch norm(no bias, no scale) - maxpool(3x3, stride 2, same) - conv",
+        conv_block=f"{first} - maxpool(3x3, stride 2, same) - conv",
         filters=[7],
         dense_block="dense(9 units) - dense",
         units=[4],
