@@ -23,6 +23,7 @@ PROGRAM = Program(
         "dashboard": (f"{_ROOM}.dashboard", "build the W&B project's workspace and report"),
         "tune": (f"{_ROOM}.tune", "search for the best settings of an experiment with Optuna"),
         "configs": (f"{_ROOM}.configs", "list the experiments that come with the package, or copy them"),
+        "port": ("parity_tests.port", "turn a Keras model into an experiment, with proof that it is the same"),
         "parity": ("parity_tests.command", "measure how far Lightning and Keras differ on an experiment"),
     },
     "To begin:\n  lightning-vgg fit -c quickstart.yaml",

@@ -244,6 +244,8 @@ class DataSpec:
         augmentation: random changes of the training images.
         cache_dir: where downloads and decoded images are kept; null for the user's cache folder.
         on_bad_image: of folder: error stops before training where an image cannot be decoded; skip leaves it out.
+        mean: red, green and blue of 0..255 that become 0; null for the mean of the training images.
+        std: differences of red, green and blue that become 1; null for the deviations of the training images.
     """
 
     source: Literal["cifar10", "digits", "folder"] = "cifar10"
@@ -257,9 +259,17 @@ class DataSpec:
     augmentation: AugmentationSpec = field(default_factory=AugmentationSpec)
     cache_dir: str | None = None
     on_bad_image: Literal["error", "skip"] = "error"
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
     def __post_init__(self) -> None:
         refuse_null(self, "data")
+        if (self.mean is None) != (self.std is None):
+            raise ExperimentError("data.mean and data.std belong together: set both, or neither")
+        if any(len(values) != 3 for values in (self.mean, self.std) if values is not None):
+            raise ExperimentError("data.mean and data.std have three numbers: red, green and blue")
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+            raise ExperimentError(f"data.std must be above 0, not {self.std}")
         if min(self.image_size, self.batch_size, self.eval_batch_size) < 1:
             raise ExperimentError("data.image_size, data.batch_size and data.eval_batch_size must be at least 1")
         if not 0 <= self.validation_fraction < 1:

@@ -63,11 +63,19 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
 
     Args:
         spec: the images.
-        normalization: None for mean 0 and deviation 1 over the training images.
+        normalization: that of pretrained weights; None for that of the spec, or else mean 0 and deviation 1 over the
+            training images.
 
     Raises:
         DataError: the images cannot be loaded, or there are too few.
+        ExperimentError: pretrained weights and the spec both have a normalization.
     """
+    if spec.mean is not None and spec.std is not None:
+        if normalization is not None:
+            raise ExperimentError(
+                "data.mean and data.std do not go with model.backbone, whose weights have their own preprocessing"
+            )
+        normalization = Normalization(tuple(spec.mean), tuple(spec.std))
     images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image)
     chosen = np.arange(len(images.train_labels))
     if spec.train_images is not None:

@@ -237,7 +237,19 @@ EXPERIMENT = ModelSpec(
     other_kernels=True,
 )
 DATA = DataSpec(
-    "folder", "images", 48, 1000, 0.25, 3, 64, 250, AugmentationSpec(flip=True, shift=4, cutout=8), "cache", "skip"
+    "folder",
+    "images",
+    48,
+    1000,
+    0.25,
+    3,
+    64,
+    250,
+    AugmentationSpec(flip=True, shift=4, cutout=8),
+    "cache",
+    "skip",
+    [1.0, 2.0, 3.0],
+    [4.0, 5.0, 6.0],
 )
 TRAINER = TrainerSpec(3, "64-true", 1.0, "elsewhere", False, True)
 
