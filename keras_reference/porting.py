@@ -156,7 +156,16 @@ def _input_shape(model: keras.Model) -> tuple[int, int]:
 
 @dataclass
 class _Reader:
-    """Takes layer after layer."""
+    """Takes layer after layer.
+
+    Attributes:
+        pixels: what was taken up to the flatten, each with its Keras layer.
+        features: what was taken from there on.
+        notes, mean, std: as in `PortedModel`.
+        flat: whether the flatten has come.
+        ended: name of the layer that has the softmax.
+        count: layers so far.
+    """
 
     pixels: list[tuple[Layer, keras.layers.Layer]] = field(default_factory=list)
     features: list[tuple[Layer, keras.layers.Layer]] = field(default_factory=list)
@@ -182,20 +191,17 @@ class _Reader:
             case keras.layers.Flatten():
                 self.flat = True
             case keras.layers.Softmax():
-                self._end(layer)
+                self.ended = layer.name
             case keras.layers.Activation() if _name(layer.activation) == "softmax":
-                self._end(layer)
+                self.ended = layer.name
             case _:
                 planned = _translate(layer, refuse, self.notes)
                 if isinstance(planned, Dense) and _name(layer.activation) == "softmax":
-                    self._end(layer)
+                    self.ended = layer.name
                 if isinstance(planned, Dense) and not self.flat and len(layer.input.shape) == 4:
                     raise refuse("a dense layer for every pixel; put a Flatten or a global pool before it")
                 self.flat = self.flat or isinstance(planned, Dense)
                 (self.features if self.flat else self.pixels).append((planned, layer))
-
-    def _end(self, layer: keras.layers.Layer) -> None:
-        self.ended = layer.name
 
     def _take_normalization(self, layer: keras.layers.Layer, refuse: Refuse) -> None:
         if self.pixels or self.features or self.mean is not None:
