@@ -104,7 +104,13 @@ def normalized() -> keras.Model:
     return keras.Sequential([keras.Input((8, 8, 3)), scaling, layers.GlobalAveragePooling2D(), layers.Dense(3)])
 
 
-MODELS = [tutorial, vgg_with_l2, every_argument, on_a_backbone, normalized]
+def adapted() -> keras.Model:
+    scaling = layers.Normalization()
+    scaling.adapt(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.float32))
+    return keras.Sequential([keras.Input((8, 8, 3)), scaling, layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)])
+
+
+MODELS = [tutorial, vgg_with_l2, every_argument, on_a_backbone, normalized, adapted]
 
 
 @pytest.mark.parametrize("make", MODELS)
