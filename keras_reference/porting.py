@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_reference.weights import NeutralTensor, Tensors, layer_variables
+from keras_reference.weights import Tensors, network_tensors, plan_tensors
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
 from lightning_vgg.experiment.recipe import (
@@ -67,19 +67,9 @@ class PortedModel:
     notes: tuple[str, ...] = ()
     softmax: bool = False
 
-    def tensors(self, layers: Sequence[keras.layers.Layer] | None = None) -> Iterator[NeutralTensor]:
-        """The variables, by their neutral names: of the model's own layers, or of a copy's."""
-        flattened = self.plan.flattened_layers()
-        for planned, layer in zip(self.plan.layers, layers or self.layers, strict=True):
-            for end, variable in layer_variables(planned, layer):
-                counts_inputs = not (isinstance(planned.layer, Dense) and end == "bias")
-                yield NeutralTensor(
-                    f"{planned.name}.{end}", variable, flattened.get(planned.name) if counts_inputs else None
-                )
-
     def weights(self) -> Tensors:
         """Values by neutral name, float32 or float64 as in the model."""
-        return {tensor.name: tensor.read() for tensor in self.tensors()}
+        return network_tensors(plan_tensors(self.plan, self.layers))
 
 
 def port_model(model: keras.Model) -> PortedModel:

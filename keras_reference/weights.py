@@ -100,9 +100,14 @@ def reorder_flattened(tensor: np.ndarray, shape: Shape, to_keras: bool) -> np.nd
 
 def model_tensors(model: keras.Model, plan: NetworkPlan) -> Iterator[NeutralTensor]:
     """The variables of a plan's model."""
+    return plan_tensors(plan, [model.get_layer(layer_name(planned)) for planned in plan.layers])
+
+
+def plan_tensors(plan: NetworkPlan, layers: Iterable[keras.layers.Layer]) -> Iterator[NeutralTensor]:
+    """The variables of Keras layers, one for each of the plan's."""
     flattened = plan.flattened_layers()
-    for planned in plan.layers:
-        for end, variable in layer_variables(planned, model.get_layer(layer_name(planned))):
+    for planned, layer in zip(plan.layers, layers, strict=True):
+        for end, variable in layer_variables(planned, layer):
             # A dense layer's bias counts its outputs.
             counts_inputs = not (isinstance(planned.layer, Dense) and end == "bias")
             pixels = flattened.get(planned.name) if counts_inputs else None

@@ -239,7 +239,9 @@ class _Copy:
             copy.set_weights(layer.get_weights())
 
     def tensors(self) -> Iterator[NeutralTensor]:
-        return self.ported.tensors(self.layers)
+        from keras_reference.weights import plan_tensors
+
+        return plan_tensors(self.ported.plan, self.layers)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         return np.asarray(self.model(images, training=False))
@@ -262,9 +264,10 @@ class _Copy:
     def step(self, gradients: Tensors, known: OptimizerSpec) -> None:
         """By the model's own optimizer, where it is known; ``gradients`` have neutral names."""
         from keras_reference.optim import build_optimizer
+        from keras_reference.weights import plan_tensors
         from parity_tests.pair import keras_precision
 
-        for tensor in self.ported.tensors(self.holders):
+        for tensor in plan_tensors(self.ported.plan, self.holders):
             if tensor.name in gradients:
                 tensor.assign(gradients[tensor.name])
         variables = self.model.trainable_variables
