@@ -41,6 +41,7 @@ FUNCTIONS = {
     "dashboard": ["lightning_vgg.report.dashboard.save"],
     "tune": ["lightning_vgg.tune_settings"],
     "configs": ["lightning_vgg.experiment.shipped.shipped_configs"],
+    "port": ["parity_tests.port.prove", "parity_tests.port.write_port"],
     "parity": ["lightning_vgg.measure_parity"],
 }
 STEPS_INSIDE = {"ExperimentError", "RunFolder", "build_network", "load_images", "parse_recipe", "plan_network"}

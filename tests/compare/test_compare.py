@@ -101,7 +101,7 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
     this = plan(*(word for file in files for word in ("-c", file)))
     assert this.name == overlays[-1]
     if "lesson" in overlays:  # later files add to earlier ones
-        assert (this.compare.seeds, this.compare.margin, this.experiment.data.train_images) == (5, 0.005, 10000)
+        assert (this.compare.seeds, this.compare.margin, this.experiment.data.train_images) == (5, 0.01, 10000)
     if "blocks" in overlays:  # each with each, no two alike; a recipe with a colon stays a string
         networks = {str(arm.experiment.model.network) for arm in this.arms}
         assert len(this.arms) == len(networks) == 12 and this.control is None

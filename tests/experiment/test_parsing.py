@@ -298,6 +298,8 @@ def test_every_field_by_yaml(write: Write) -> None:
 NEEDED_BY = {
     "model.optimizer.nesterov": {"model.optimizer.momentum": "0.875"},
     "model.tricks.muon_rate": {"model.optimizer.name": "sgd"},
+    "data.mean": {"data.std": "[4.0, 5.0, 6.0]"},
+    "data.std": {"data.mean": "[1.0, 2.0, 3.0]"},
 }
 """Flag -> what it cannot do without."""
 
