@@ -21,7 +21,7 @@ from keras_reference.dropout import Classifier, drop_by
 from keras_reference.splitmix64 import as_words
 from keras_reference.weights import load_tensors, model_tensors
 from keras_reference.weights import network_tensors as keras_tensors
-from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape, plan_network
+from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Shape, plan_network, same_padding
 from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, MaxPool, SpatialDropout
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.training import penalty
@@ -355,8 +355,7 @@ def _largest(images: np.ndarray, pool: MaxPool) -> np.ndarray:
     """The place of the largest pixel in every window of images (B, H, W, C); of equal ones the first."""
     step = pool.stride or pool.size
     if pool.padding == "same":
-        needed = max((-(-images.shape[1] // step) - 1) * step + pool.size - images.shape[1], 0)
-        around = (needed // 2, needed - needed // 2)
+        around = same_padding(images.shape[1], pool.size, step)
         images = np.pad(images, ((0, 0), around, around, (0, 0)), constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(images, (pool.size, pool.size), (1, 2))
     windows = windows[:, ::step, ::step]

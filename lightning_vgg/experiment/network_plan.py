@@ -145,6 +145,12 @@ def plan_network(spec: NetworkSpec, image_size: int, num_classes: int, channels:
     return NetworkPlan((image_size, image_size, channels), blocks)
 
 
+def same_padding(pixels: int, window: int, stride: int) -> tuple[int, int]:
+    """Pixels before and after, as in Keras: as many as make ⌈pixels/stride⌉ windows, the odd one after."""
+    needed = max((math.ceil(pixels / stride) - 1) * stride + window - pixels, 0)
+    return needed // 2, needed - needed // 2
+
+
 def require_whitening(plan: NetworkPlan) -> None:
     """Raise NetworkError unless the first layer is a convolution with two kernels for each number of a patch."""
     first = plan.layers[0]

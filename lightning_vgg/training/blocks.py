@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_vgg.experiment.network_plan import CLASSIFIER, NetworkPlan, PlannedLayer, Shape
+from lightning_vgg.experiment.network_plan import CLASSIFIER, NetworkPlan, PlannedLayer, Shape, same_padding
 from lightning_vgg.experiment.recipe import (
     Activation,
     AveragePool,
@@ -181,13 +181,7 @@ def _padding(planned: PlannedLayer, semantics: Semantics) -> tuple[int, int]:
         return 0, 0
     if layer.stride > 1 and semantics.strided_padding == "both" and layer.kernel % 2 == 1:
         return layer.kernel // 2, layer.kernel // 2
-    return _same_padding(planned, layer.kernel, layer.stride)
-
-
-def _same_padding(planned: PlannedLayer, size: int, stride: int) -> tuple[int, int]:
-    """Of windows of ``size`` pixels; the odd pixel after."""
-    needed = max((planned.output_shape[0] - 1) * stride + size - planned.input_shape[0], 0)
-    return needed // 2, needed - needed // 2
+    return same_padding(planned.input_shape[0], layer.kernel, layer.stride)
 
 
 class ActivatedDense(nn.Linear):
@@ -259,7 +253,7 @@ class PaddedPool(nn.Module):
         layer = planned.layer
         assert isinstance(layer, MaxPool | AveragePool)
         self.size, self.stride, self.largest = layer.size, layer.stride or layer.size, isinstance(layer, MaxPool)
-        before, after = _same_padding(planned, self.size, self.stride)
+        before, after = same_padding(planned.input_shape[0], self.size, self.stride)
         self.padding = before, after, before, after
 
     def forward(self, images: Tensor) -> Tensor:
