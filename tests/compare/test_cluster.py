@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
 from conftest import Command
 from test_compare import fake_comparison
 
+T = TypeVar("T")
 ARMS = ("lightning-keras", "lightning-torch", "keras", "lightning-keras-rounded")
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], T | None]) -> T:
+    """What a condition returns as soon as it is true."""
     limit = time.monotonic() + 90
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < limit
         time.sleep(0.05)
+    return value
+
+
+def training_of(worker: psutil.Process) -> psutil.Process | None:
+    """The training that a worker has begun; a worker starts other programs, too, for a moment."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return next((child for child in worker.children() if "fit" in child.cmdline()), None)
+    return None
 
 
 class Cluster:
@@ -49,10 +60,16 @@ class Cluster:
         with (self.folder / f"{kind}.txt").open("ab") as output:
             return subprocess.Popen(command, cwd=folder or self.folder, stdout=output, stderr=output)
 
+    def compare(self, command: list[str], folder: Path) -> subprocess.Popen[str]:
+        command = [*command, "--scheduler", self.address]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.processes.append(process)
+        return process
+
     def stop(self) -> None:
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @pytest.fixture
@@ -67,18 +84,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_its_training_alone(cluster: Cluster, tmp_path: Path) -> None:
     workers = [cluster.worker(), cluster.worker()]
-    command = [*fake_comparison(tmp_path, seeds=1), "--scheduler", cluster.address]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: all(worker.children() for worker in workers) or process.poll() is not None)
-    assert process.poll() is None, process.communicate()
+    process = cluster.compare(fake_comparison(tmp_path, seeds=1), tmp_path)
+    trainings = [wait_for(lambda worker=worker: training_of(worker)) for worker in workers]
     # The machine of the one dies with what runs on it; the other goes on.
-    doomed = [workers[0], *workers[0].children()]
-    lost = doomed[1].cmdline()
-    for each in doomed:
-        each.kill()
+    lost = trainings[0].cmdline()
+    workers[0].kill()
+    trainings[0].kill()
     (tmp_path / "slow").unlink()
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and output.endswith("published\n"), output
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 0 and output.endswith("published\n"), output + error
     arms = json.loads((tmp_path / "runs/vgg/compare-defaults/comparison.json").read_text())["arms"]
     assert {name: list(seeds) for name, seeds in arms.items()} == {name: ["0"] for name in ARMS}
     name = lost[lost.index("--name") + 1].removeprefix("compare-defaults_").replace("_seed", " seed ")
@@ -90,10 +104,8 @@ def test_what_a_dead_worker_left_running_is_waited_for_and_a_signal_stops_the_ot
     cluster: Cluster, tmp_path: Path
 ) -> None:
     worker = cluster.worker()
-    command = [*fake_comparison(tmp_path, seeds=1), "--scheduler", cluster.address]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(worker.children)
-    (orphan,) = worker.children()
+    process = cluster.compare(fake_comparison(tmp_path, seeds=1), tmp_path)
+    orphan = wait_for(lambda: training_of(worker))
     worker.kill()  # the worker alone: its training goes on, and keeps the lock
     cluster.worker()
     time.sleep(1)
@@ -103,9 +115,10 @@ def test_what_a_dead_worker_left_running_is_waited_for_and_a_signal_stops_the_ot
     assert process.returncode == 128 + signal.SIGINT, output + error
     assert error == f"stopped; the same command continues {tmp_path}/runs/vgg/compare-defaults\n"
     orphan.kill()
+    again = cluster.compare(fake_comparison(tmp_path, seeds=1), tmp_path)
     (tmp_path / "slow").unlink()
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
-    assert again.returncode == 0 and again.stdout.endswith("published\n"), again.stdout + again.stderr
+    output, error = again.communicate(timeout=90)
+    assert again.returncode == 0 and output.endswith("published\n"), output + error
 
 
 def test_a_scheduler_that_does_not_answer_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
