@@ -20,6 +20,7 @@ from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
 from lightning_vgg.runs.folder import RunFolder as RunFolder
+from lightning_vgg.weights.export_arguments import export_request
 from lightning_vgg.weights.feature_store import LabelledFeatures
 
 if TYPE_CHECKING:
@@ -97,16 +98,26 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
     return backbone_features(experiment)
 
 
-def export_weights(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
-    """Write the best weights of a run as a file that both frameworks can start from: ``keras-reference export``.
+def export_weights(
+    run: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    format: str | None = None,
+    with_preprocessing: bool = False,
+) -> Path:
+    """Write the best weights of a run as a file: ``keras-reference export``.
 
     Args:
         run: its folder.
-        output: the file, safetensors; None for ``weights.safetensors`` in the run folder.
+        output: the file; None for ``weights.safetensors`` or ``model.*`` in the run folder.
+        format: safetensors, from which both frameworks can start, or the network itself: onnx, torch-export or keras;
+            None: what ``output`` ends in.
+        with_preprocessing: whether the network takes uint8 images (B, S, S, 3) and returns probabilities, instead of
+            normalized images and logits.
 
     Raises:
-        ExperimentError: there is no such run, or Lightning trained it.
+        ExperimentError: the run was not trained by Keras, or the file does not compute what the run does.
     """
+    request = export_request(run, output, format, with_preprocessing)
     from keras_reference.export import export_run
 
-    return export_run(RunFolder.open(run), Path(output) if output is not None else None)
+    return export_run(request)

@@ -13,7 +13,7 @@ PROGRAM = Program(
         "fit": (_MODULE, "train in Keras, then test the best checkpoint"),
         "test": (_MODULE, "evaluate the best checkpoint of a run on the test images"),
         "features": (_MODULE, "write the backbone's features of all images"),
-        "export": (_MODULE, "write a run's weights as a file that both frameworks can start from"),
+        "export": (_MODULE, "write a run's weights, or its network, as a file: safetensors, ONNX, Keras"),
     },
 )
 main = PROGRAM.main

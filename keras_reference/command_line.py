@@ -17,7 +17,7 @@ from lightning_vgg.experiment.parsing import ExplainingParser, UnknownKey, exper
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
 from lightning_vgg.runs.folder import RunFolder, test_lines
-from lightning_vgg.weights.export_arguments import run_and_output
+from lightning_vgg.weights.export_arguments import read_export_request
 from lightning_vgg.weights.feature_store import HEADLESS, write_features
 from lightning_vgg.weights.source import find_source
 
@@ -32,11 +32,11 @@ def main(command: str, args: list[str]) -> None:
             write_features(Path(config.output), backbone_features(experiment))
             print(config.output)
         case "export":
-            run, output = run_and_output("keras-reference export", args)
+            request = read_export_request("keras-reference export", args)
             require("keras", "keras")
             from keras_reference.export import export_run  # loads Keras
 
-            print(export_run(run, output))
+            print(export_run(request))
         case _:
             train_or_test(command, args)
 

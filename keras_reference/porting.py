@@ -67,6 +67,14 @@ class PortedModel:
     notes: tuple[str, ...] = ()
     softmax: bool = False
 
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of its pixels; where it does not scale them, those that make pixels 0..1."""
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        channels = self.plan.input_shape[-1]
+        return (0.0,) * channels, (255.0,) * channels
+
     def weights(self) -> Tensors:
         """Values by neutral name, float32 or float64 as in the model."""
         return network_tensors(plan_tensors(self.plan, self.layers))
@@ -96,6 +104,13 @@ def port_model(model: keras.Model) -> PortedModel:
         )
     softmax = reader.ended is not None
     return PortedModel(network, plan, tuple(layers), reader.mean, reader.std, *compiled, tuple(reader.notes), softmax)
+
+
+def with_classifier(model: keras.Model, classes: int) -> keras.Model:
+    """With pixels flattened and one unit for each class on top, freshly initialized."""
+    return keras.Sequential(
+        [keras.Input(model.input_shape[1:]), model, keras.layers.Flatten(), keras.layers.Dense(classes)]
+    )
 
 
 def chain(model: keras.Model) -> Iterator[keras.layers.Layer]:

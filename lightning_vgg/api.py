@@ -7,6 +7,7 @@ What the user can correct raises `ExperimentError`.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightning_vgg.common.errors import ExperimentError as ExperimentError
+from lightning_vgg.common.extras import require
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.backbone_plan import plan_backbone, plan_model
@@ -27,6 +29,7 @@ from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.dataset import Dataset, load_dataset
 from lightning_vgg.runs.folder import RunFolder as RunFolder
+from lightning_vgg.weights.export_arguments import ExportRequest, export_request
 from lightning_vgg.weights.feature_store import LabelledFeatures
 from lightning_vgg.weights.source import find_source
 
@@ -197,16 +200,33 @@ def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:
     return backbone_features(_experiment(*settings))
 
 
-def export_weights(run: Run, output: str | os.PathLike[str] | None = None) -> Path:
-    """Write the best weights of a run as a file that both frameworks can start from: ``lightning-vgg export``.
+def export_weights(
+    run: Run, output: str | os.PathLike[str] | None = None, format: str | None = None, with_preprocessing: bool = False
+) -> Path:
+    """Write the best weights of a run as a file: ``lightning-vgg export``.
 
     Args:
         run: its folder.
-        output: the file, safetensors; None for ``weights.safetensors`` in the run folder.
+        output: the file; None for ``weights.safetensors`` or ``model.*`` in the run folder.
+        format: safetensors, from which both frameworks can start, or the network itself: onnx, torch-export or keras;
+            None: what ``output`` ends in.
+        with_preprocessing: whether the network takes uint8 images (B, S, S, 3) and returns probabilities, instead of
+            normalized images and logits.
+
+    Raises:
+        ExperimentError: the run was not trained by Lightning, or the file does not compute what the run does.
     """
+    return write_export(export_request(run, output, format, with_preprocessing))
+
+
+def write_export(request: ExportRequest) -> Path:
+    """Write what is asked for; a file for Keras by the package that sees both frameworks."""
+    if request.format == "keras":
+        require("tensorflow", "keras")
+        return importlib.import_module("parity_tests.export_across").export_for_keras(request)
     from lightning_vgg.training.export import export_run
 
-    return export_run(RunFolder.open(run), Path(output) if output is not None else None)
+    return export_run(request)
 
 
 def show_network(*settings: Settings, num_classes: int = 10) -> Image:

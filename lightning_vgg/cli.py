@@ -16,7 +16,7 @@ PROGRAM = Program(
         "predict": (f"{_ROOM}.predict", "classify image files with a trained run"),
         "show": (f"{_ROOM}.show", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
         "features": (f"{_ROOM}.features", "write the backbone's features of all images"),
-        "export": (f"{_ROOM}.export", "write a run's weights as a file that both frameworks can start from"),
+        "export": (f"{_ROOM}.export", "write a run's weights, or its network, as a file: safetensors, ONNX, Keras"),
         "compare": (f"{_ROOM}.compare", "train arms over several seeds, and report how they compare"),
         "twin": (f"{_ROOM}.twin", "train once in both frameworks in float64: is it the same training?"),
         "report": (f"{_ROOM}.report", "report how runs compare: verdicts, curves, speed, in one HTML file"),

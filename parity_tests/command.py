@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
@@ -17,22 +16,24 @@ from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import experiment_spec, framework_free_parser
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import atomic_write
+from parity_tests.tables import ablation_table, horizon_table, ladder_table, located_table, reported_table, wide_console
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from parity_tests.ablation import Ablation
-    from parity_tests.horizon import Horizon
-    from parity_tests.ladder import Report, Rung
-    from parity_tests.locate import Finding
+_OF_A_PAIR = ("--torch", "--keras")
+"""Flags by which the user compares models of their own instead of an experiment."""
 
 
 def main(command: str, args: list[str]) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
+    if any(arg.partition("=")[0] in _OF_A_PAIR for arg in args):
+        from parity_tests import pair_command
+
+        require("tensorflow", "keras")
+        return pair_command.main(command, args)
     parser = framework_free_parser(
         f"lightning-vgg {command}",
         "Measure, rung by rung, how far Lightning and Keras differ on an experiment. Exit status 1 if a rung fails, or "
-        "--locate finds a culprit.",
+        "--locate finds a culprit. Without an experiment, --torch my_net.py:Net --keras my_net.keras compares a torch "
+        "module with a Keras model of the same job.",
     )
     parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
     parser.add_argument("--ablate", type=bool, default=False, help="measure instead how much each default matters")
@@ -42,7 +43,6 @@ def main(command: str, args: list[str]) -> None:
     parser.add_argument(
         "--horizon", type=bool, default=False, help="measure instead how long the trainings stay together"
     )
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # measured on the CPU, where both compute in true float64
     args = [f"{arg}=true" if arg in _MEASUREMENTS else arg for arg in args]
     config = parser.read(args)
     require("tensorflow", "keras")
@@ -144,86 +144,3 @@ def _locate(experiment: ExperimentSpec) -> PlainDict:
 
 
 _MEASUREMENTS = {"--ablate": _ablate, "--locate": _locate, "--horizon": _measure_horizons}
-
-
-def wide_console() -> Console:
-    """As wide as the terminal; into a file or a pipe, as wide as the tables."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 130)
-
-
-def ladder_table(rungs: list[Rung]) -> Table:
-    table = _table("Parity of Lightning and Keras", ("limit", "verdict"))
-    for rung in rungs:
-        verdict = "[green]passed" if rung.passed else "[bold red]FAILED"
-        table.add_row(*_cells(rung), f"{rung.limit:.1e}", verdict)
-    return table
-
-
-def reported_table(reports: list[Report]) -> Table:
-    table = _table("Decided by rounding alone, so without a verdict", ())
-    for report in reports:
-        table.add_row(*_cells(report))
-    return table
-
-
-def _table(title: str, more: tuple[str, ...]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in ("rung", "precision", "worst tensor", "measured", "torch to itself", "ratio", *more):
-        table.add_column(column, justify="left" if column in ("rung", "precision", "worst tensor") else "right")
-    return table
-
-
-def _cells(report: Report) -> list[str]:
-    control = "" if report.control is None else f"{report.control:.1e}"
-    ratio = f"{report.measured / report.control:.2g}" if report.control else ""
-    return [report.name, report.precision, report.worst, f"{report.measured:.1e}", control, ratio]
-
-
-def horizon_table(found: list[Horizon]) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        title=f"How far trainings are from Lightning's after {found[0].steps[-1]} steps",
-        caption="weights: max|difference| / max|reference| of the worst tensor",
-    )
-    for column in ("precision", "training", "weights, 1 step", "weights, end", "other predictions", "half of them by"):
-        table.add_column(column, justify="left" if column in ("precision", "training") else "right")
-    for each in found:
-        half = "" if each.half is None else f"step {each.half}"
-        distances = (f"{each.weights[0]:.1e}", f"{each.weights[-1]:.1e}")
-        table.add_row(each.precision, each.arm, *distances, f"{each.predictions[-1]:.1%}", half)
-    return table
-
-
-def located_table(found: list[Finding]) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        title="Each layer and stage by itself, float64", caption="difference / largest value, on torch's input"
-    )
-    for column in ("where", "quantity", "measured", "limit", ""):
-        table.add_column(column, justify="right" if column in ("measured", "limit") else "left")
-    for finding in found:
-        words = f"[bold red]{finding.relation}" if finding.is_culprit else ""
-        table.add_row(finding.where, finding.quantity, f"{finding.measured:.1e}", f"{finding.limit:.1e}", words)
-    return table
-
-
-def ablation_table(found: list[Ablation]) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        title="What each default does to the parameters",
-        caption="max|difference| / max|reference| of the worst tensor, float64; other default against ours",
-    )
-    for column in ("switch", "1 step", "10 steps", "50 steps", "loss of step 50"):
-        table.add_column(column, justify="left" if column == "switch" else "right")
-    for ablation in found:
-        table.add_row(
-            ablation.switch, *(f"{distance:.1e}" for distance in ablation.distances), f"{ablation.loss_change:+.4f}"
-        )
-    return table

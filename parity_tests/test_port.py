@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_reference.porting import PortedModel, port_model
+from keras_reference.porting import PortedModel, port_model, with_classifier
 from lightning_vgg import cli
 from lightning_vgg.api import build_network
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.network_plan import plan_network
 from parity_tests.frameworks import keras
 from parity_tests.ladder import failed
-from parity_tests.port import batch_of, load_model, prove, with_classifier, write_port
+from parity_tests.port import write_port
+from parity_tests.port_proof import pixels_of, prove
+from parity_tests.user_models import load_keras_model
 
 pytestmark = pytest.mark.slow
 layers, losses, optimizers, l2 = keras.layers, keras.losses, keras.optimizers, keras.regularizers.L2
@@ -117,8 +119,10 @@ MODELS = [tutorial, vgg_with_l2, every_argument, on_a_backbone, normalized, adap
 def test_a_ported_model_is_the_same_to_the_floor(make: Callable[[], keras.Model]) -> None:
     model = make()
     ported = port_model(model)
-    rungs = prove(model, ported, batch_of(ported.plan, None))
-    assert len(rungs) == 6 and failed(rungs) == []
+    report = prove(model, ported, pixels_of(ported.plan, None))
+    assert report.passed and report.culprit is None, report
+    normalized = any(name.endswith("running_var") for name in ported.weights())
+    assert ("batch norm statistics" in [rung.name for rung in report.rungs]) == normalized
     assert ported.plan.trainable_parameters == sum(np.prod(each.shape) for each in model.trainable_weights)
 
 
@@ -130,13 +134,13 @@ def test_the_vggs_of_keras_applications(name: str, top: bool) -> None:
     model = make(weights=None, include_top=top, input_shape=(32, 32, 3), classes=10)
     model = model if top else with_classifier(model, 10)
     ported = port_model(model)
-    assert failed(prove(model, ported, batch_of(ported.plan, None))) == []
+    assert prove(model, ported, pixels_of(ported.plan, None)).passed
 
 
 def test_another_output_than_the_models_own_is_caught() -> None:
     model = tutorial()
     wrong = replace(port_model(model), softmax=True)
-    (rung,) = failed(prove(model, wrong, batch_of(wrong.plan, None)))
+    (rung,) = failed(prove(model, wrong, pixels_of(wrong.plan, None)).rungs)
     assert rung.name == "the model's own output"
 
 
@@ -147,22 +151,29 @@ def changed(ported: PortedModel, **network: Any) -> PortedModel:
 
 
 @pytest.mark.parametrize(
-    ("make", "fault", "rung"),
+    ("make", "fault", "rung", "where"),
     [
-        (vgg_with_l2, ("l2 0.0005", "l2 0.001"), "training loss"),
-        (every_argument, ("epsilon 0.00001", "epsilon 0.001"), "logits"),
-        (every_argument, ("slope 0.3", "slope 0.2"), "logits"),
-        (every_argument, ("momentum 0.9", "momentum 0.99"), "batch norm statistics"),
-        (every_argument, ("average pool(3x3, stride 2, same)", "maxpool(3x3, stride 2, same)"), "logits"),
+        (vgg_with_l2, ("l2 0.0005", "l2 0.001"), "loss", "loss"),
+        (every_argument, ("epsilon 0.00001", "epsilon 0.001"), "output in evaluation", "block1.batch_norm1"),
+        (every_argument, ("slope 0.3", "slope 0.2"), "output in evaluation", "between network.block1.batch_norm1"),
+        (every_argument, ("momentum 0.9", "momentum 0.99"), "batch norm statistics", "momentum: 0.99 instead of 0.9"),
+        (
+            every_argument,
+            ("average pool(3x3, stride 2, same)", "maxpool(3x3, stride 2, same)"),
+            "output in evaluation",
+            "and network.block2.conv1",
+        ),
     ],
 )
-def test_a_wrong_port_is_caught(make: Callable[[], keras.Model], fault: tuple[str, str], rung: str) -> None:
+def test_a_wrong_port_is_caught(make: Callable[[], keras.Model], fault: tuple[str, str], rung: str, where: str) -> None:
     model = make()
     ported = port_model(model)
     blocks = ported.network.conv_block
     assert any(fault[0] in block for block in blocks)
     wrong = changed(ported, conv_block=[block.replace(*fault) for block in blocks])
-    assert rung in [each.name for each in failed(prove(model, wrong, batch_of(ported.plan, None)))]
+    report = prove(model, wrong, pixels_of(ported.plan, None))
+    assert rung in [each.name for each in failed(report.rungs)]
+    assert report.culprit is not None and where in report.culprit
 
 
 def test_a_wrong_optimizer_is_caught() -> None:
@@ -170,7 +181,7 @@ def test_a_wrong_optimizer_is_caught() -> None:
     ported = port_model(model)
     assert ported.optimizer is not None
     wrong = replace(ported, optimizer=replace(ported.optimizer, nesterov=False))
-    (rung,) = failed(prove(model, wrong, batch_of(ported.plan, None)))
+    (rung,) = failed(prove(model, wrong, pixels_of(ported.plan, None)).rungs)
     assert rung.name.startswith("one step of sgd")
 
 
@@ -184,7 +195,7 @@ def test_the_command_writes_an_experiment_that_starts_as_the_model(
     model.save(name)
     assert cli.run(["port", name]) == 0
     printed = capsys.readouterr().out
-    assert "6 of 6 checks passed" in printed and "note: the model does not scale its pixels" in printed
+    assert "7 of 7 checks passed" in printed and "note: the model does not scale its pixels" in printed
     images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
     import torch
 
@@ -268,7 +279,7 @@ def test_files_that_keras_cannot_read_are_named(tmp_path: Path, monkeypatch: pyt
         ("keras:__version__x", "has no attribute"),
     ):
         with pytest.raises(ExperimentError, match=says):
-            load_model(name)
+            load_keras_model(name)
 
 
 def test_what_is_not_kept_is_said(tmp_path: Path) -> None:

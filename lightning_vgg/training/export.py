@@ -1,4 +1,4 @@
-"""The best weights of a run: as a network, and as the neutral file; and weights that no run has trained yet."""
+"""The best weights of a run: as a network, and as a file; and weights that no run has trained yet."""
 
 from __future__ import annotations
 
@@ -13,17 +13,29 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.training.graphs import export_graph, outputs_of
 from lightning_vgg.training.module import VGGClassifier
-from lightning_vgg.training.weights import network_tensors
+from lightning_vgg.training.weights import load_network, network_tensors
+from lightning_vgg.weights.export_arguments import ExportRequest
 from lightning_vgg.weights.neutral import write_neutral
 from lightning_vgg.weights.pretrained import recorded_pretrained
+from lightning_vgg.weights.verified_export import Classify, write_verified
 
 
-def export_run(run: RunFolder, output: Path | None) -> Path:
-    """Write the neutral file of a run's best weights, into its folder where no other file is named."""
-    output = output or run.path / "weights.safetensors"
-    write_neutral(output, network_tensors(load_classifier(run).network))
-    return output
+def export_run(request: ExportRequest) -> Path:
+    """Write the best weights of a run that Lightning has trained as a file of torch's, or as the neutral one."""
+    model = load_classifier(request.run)
+    expected = outputs_of(model, request)
+    if request.format != "safetensors":
+        return export_graph(request, model, expected)
+
+    def read(path: Path) -> Classify:
+        again = VGGClassifier(_without_start(request.experiment), model.plan.num_classes, model.pretrained)
+        load_network(again.network, path)
+        return outputs_of(again.eval(), request)
+
+    tensors = network_tensors(model.network)
+    return write_verified(request.output, request.image_size, expected, lambda path: write_neutral(path, tensors), read)
 
 
 def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:

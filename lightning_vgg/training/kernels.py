@@ -80,9 +80,12 @@ def _convolution(
     weight: Tensor,
     bias: Tensor | None,
     stride: tuple[int, int],
-    padding: tuple[int, int],
-    *dilation_and_groups: object,
+    padding: tuple[int, int] | str,
+    dilation: tuple[int, int],
+    groups: int,
 ) -> Tensor:
+    if isinstance(padding, str) or groups != 1 or set(dilation) != {1}:  # of a user's own module
+        return torch.conv2d(images, weight, bias, stride, padding, dilation, groups)
     patches = F.unfold(images, weight.shape[2:], padding=padding, stride=stride)
     outputs = F.linear(patches.transpose(1, 2).flatten(0, 1), weight.flatten(1), bias)
     height = (images.shape[2] + 2 * padding[0] - weight.shape[2]) // stride[0] + 1
