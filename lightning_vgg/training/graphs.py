@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,9 @@ class Graph(nn.Module):
 
     def __init__(self, model: VGGClassifier, normalization: Normalization, with_preprocessing: bool) -> None:
         super().__init__()
-        self.network, self.scale = model.network, model.spec.tricks.logit_scale
+        # torch.export.save takes tensors in another order in memory for parts of larger ones.
+        self.network = deepcopy(model.network).to(memory_format=torch.contiguous_format)
+        self.scale = model.spec.tricks.logit_scale
         self.with_preprocessing = with_preprocessing
         dtype = next(model.parameters()).dtype
         self.mean, self.std = (torch.tensor(values, dtype=dtype) for values in (normalization.mean, normalization.std))
