@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent
-NOTEBOOKS = ("1_vgg_from_blocks", "2_transfer_learning")
+NOTEBOOKS = ("1_vgg_from_blocks", "2_transfer_learning", "3_port_your_keras_model")
 
 _LOGS = re.compile(
     r"^((WARNING: All log|[IWE]\d{4} |WARNING:tensorflow).*\n|.*UserWarning: CUDA initialization.*\n.*\n)", re.MULTILINE

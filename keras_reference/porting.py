@@ -216,7 +216,7 @@ class _Reader:
             scale, offset = (np.broadcast_to(np.float64(value), channels) for value in (layer.scale, layer.offset))
             if (scale <= 0).any():
                 raise refuse(f"scale {layer.scale} is not above 0")
-            mean, std = -offset / scale, 1 / scale
+            mean, std = (0.0 - offset) / scale, 1 / scale  # no negative zero
         else:
             if layer.invert or layer.axis not in (-1, (-1,), (3,), 3):
                 raise refuse("only by channel, and not inverted")

@@ -16,7 +16,10 @@ EXAMPLES = REPOSITORY / "examples"
 SHORTENED = {
     "1_vgg_from_blocks": {"EPOCHS": 2, "TRIALS": 2},
     "2_transfer_learning": {"PRETRAINING_EPOCHS": 2, "EPOCHS": 3},
+    "3_port_your_keras_model": {"EPOCHS": 2},
 }
+RUNS = {"1_vgg_from_blocks": 10, "2_transfer_learning": 10, "3_port_your_keras_model": 1}
+"""That a notebook leaves behind, at least."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,10 @@ def test_outputs_name_no_place_of_a_machine(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["1_vgg_from_blocks", pytest.param("2_transfer_learning", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "name",
+    ["1_vgg_from_blocks", pytest.param("2_transfer_learning", marks=pytest.mark.thorough), "3_port_your_keras_model"],
+)
 def test_notebook_runs_from_top_to_bottom(
     name: str, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,8 +66,8 @@ def test_notebook_runs_from_top_to_bottom(
     notebook = build.execute(name, tmp_path, **SHORTENED[name])
     pictures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
     committed = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
-    assert len(pictures) == len([each for each in outputs(committed) if "image/png" in each.get("data", {})]) >= 5
-    assert len(list(tmp_path.glob("runs/*/*/run.json"))) >= 10
+    assert len(pictures) == len([each for each in outputs(committed) if "image/png" in each.get("data", {})]) >= 3
+    assert len(list(tmp_path.glob("runs/*/*/run.json"))) >= RUNS[name]
 
 
 def outputs(notebook: Any) -> list[Any]:
