@@ -9,17 +9,12 @@ import keras
 from keras_reference.export import load_classifier
 from keras_reference.weights import network_tensors
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.backbone_plan import BackbonePlan
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import BackboneSpec
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.weights.pretrained import (
-    Pretrained,
-    Readers,
-    Tensors,
-    file_sha256,
-    read_pretrained,
-    read_weights_file,
-)
+from lightning_vgg.weights.pretrained import Pretrained, Readers, file_sha256, read_pretrained
+from lightning_vgg.weights.published import Tensors, read_weights_file
 
 IMAGENET_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{IMAGENET_FILE}"
@@ -39,12 +34,12 @@ def load_pretrained(spec: BackboneSpec, image_size: int) -> Pretrained:
     return pretrained
 
 
-def _download(name: str) -> tuple[Tensors, str, str]:
+def _download(name: str, plan: BackbonePlan) -> tuple[Tensors, str, str]:
     """Keras's copy of the original network, from its cache or the network, for images in BGR."""
     if name != "IMAGENET1K_FEATURES":
         raise ExperimentError(
             f"model.backbone.weights: Keras has no {name}, which is torchvision's own; IMAGENET1K_FEATURES is the "
-            "original network, which both have. Or name a .safetensors file of torchvision's weights"
+            "original vgg16, which both have. Or name a .safetensors file of torchvision's weights"
         )
     try:
         path = Path(keras.utils.get_file(IMAGENET_FILE, IMAGENET_URL, cache_subdir="models", file_hash=IMAGENET_MD5))
@@ -53,10 +48,10 @@ def _download(name: str) -> tuple[Tensors, str, str]:
             f"model.backbone.weights: {name} cannot be downloaded ({error}). Fetch {IMAGENET_URL} on a machine with a "
             "network and put it into ~/.keras/models; or name a file by --model.backbone.weights"
         ) from None
-    return read_weights_file(path), file_sha256(path), "keras_caffe"
+    return read_weights_file(path, plan), file_sha256(path), "keras_caffe"
 
 
-def _read_pth(path: Path) -> Tensors:
+def _read_pth(path: Path, plan: BackbonePlan) -> Tensors:
     raise ExperimentError(
         f"model.backbone.weights: {path} is a torch pickle, which the Keras reference does not read: save the state "
         "dict with safetensors.torch.save_file, and name that file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import keras
@@ -15,6 +16,7 @@ from keras_reference.optim import ParameterGroup
 from keras_reference.weights import NeutralTensor, layer_variables, load_tensors, model_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
 from lightning_vgg.experiment.network_plan import NetworkPlan
+from lightning_vgg.experiment.recipe import Dense
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.weights.pretrained import FIRST_KERNEL, Pretrained
 
@@ -34,7 +36,7 @@ class Backbone:
         self.plan = pretrained.plan
         self.image_size = image_size
         self.bgr = pretrained.description["preprocessing"] == "keras_caffe"
-        self.layers = _vgg16(self.plan) if self.plan.is_vgg16 else [build_layer(layer) for layer in self.plan.layers]
+        self.layers = _layers(self.plan)
         self.resize = Resize(self.plan.image_size)
         self(self.inputs(), fed=0, frozen=0)  # layers make their variables when they first see a shape
         if pretrained.tensors is not None:
@@ -49,7 +51,8 @@ class Backbone:
         for planned, layer in zip(self.plan.layers, self.layers, strict=True):
             for end, variable in layer_variables(planned, layer):
                 name = f"{planned.name}.{end}"
-                yield NeutralTensor(f"backbone.{name}", variable, bgr=self.bgr and name == FIRST_KERNEL)
+                pixels = self.plan.flattened.get(planned.name) if end == "weight" else None
+                yield NeutralTensor(f"backbone.{name}", variable, pixels, bgr=self.bgr and name == FIRST_KERNEL)
 
     def preprocess(self, normalization: Normalization, dtype: str) -> Preprocess:
         """What the weights expect of pixels, by Keras's own function where it has one."""
@@ -94,9 +97,33 @@ class Backbone:
         return pools[self.plan.pooling](keepdims=True)(hidden) if self.plan.pooling in pools else hidden
 
 
-def _vgg16(plan: BackbonePlan) -> list[keras.layers.Layer]:
-    vgg16 = keras.applications.VGG16(include_top=False, weights=None, input_shape=(None, None, 3))
-    return [vgg16.get_layer(planned.name) for planned in plan.layers]
+def _layers(plan: BackbonePlan) -> list[keras.layers.Layer]:
+    """Those of keras.applications, where it has the network."""
+    applications = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
+    application = applications.get(plan.application or "")
+    network = application and application(include_top=False, weights=None, input_shape=(None, None, 3))
+    return [
+        FlattenedDense(planned.width, activation=planned.layer.activation, name=planned.name)
+        if isinstance(planned.layer, Dense)
+        else network.get_layer(planned.name)
+        if network
+        else build_layer(planned)
+        for planned in plan.layers
+    ]
+
+
+class FlattenedDense(keras.layers.Dense):  # type: ignore[misc]
+    """``keras.layers.Dense`` that flattens its inputs first, as fc1 of keras.applications after its ``Flatten``."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build((None, math.prod(size for size in input_shape[1:] if size is not None)))
+        self.input_spec = None
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        return super().call(keras.ops.reshape(inputs, (-1, self.kernel.shape[0])), training)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.units)
 
 
 class Resize(keras.layers.Layer):  # type: ignore[misc]

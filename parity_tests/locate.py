@@ -451,7 +451,14 @@ def _layers_on_backbone(pair: TransferPair, batch: Batch) -> list[Layer]:
     flattened = pair.keras.plan.flattened_layers()
     lower = [
         _layer(
-            f"backbone.{each.name}", each, pair.torch_network, layer, tensors, None, batch, backbone.bgr and not number
+            f"backbone.{each.name}",
+            each,
+            pair.torch_network,
+            layer,
+            tensors,
+            pair.plan.flattened.get(each.name),
+            batch,
+            backbone.bgr and not number,
         )
         for number, (each, layer) in enumerate(zip(pair.plan.layers, backbone.layers, strict=True))
     ]

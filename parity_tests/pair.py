@@ -288,13 +288,15 @@ class Pair:
 
 
 def count_flips(
-    layers: Iterable[PlannedLayer],
+    layers: Sequence[PlannedLayer],
     ours: Callable[[Batch], Tensors],
     theirs: Callable[[Batch], Tensors],
     batch: Batch,
     their_batch: Batch,
 ) -> tuple[int, int]:
     """Between the activations in torch and in Keras; and between torch's and those by other kernels."""
+    if not forks(layers):
+        return 0, 0
     reference = gradient_paths(layers, ours(batch))
     others = [gradient_paths(layers, theirs(their_batch))]
     for kernels in OTHER_KERNELS:

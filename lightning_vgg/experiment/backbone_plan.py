@@ -1,12 +1,13 @@
 """BackboneSpec -> the plan of a backbone: which layers of which network, which of them train when, and how fast.
 
-VGG16 is a network of this project like any other, five lines of recipes, so a backbone is always a plan's lower part.
-Layers have Keras's names here, as in keras.applications.VGG16: block1_conv1, block1_conv2, block1_pool, ...
+A VGG is a network of this project like any other, some lines of recipes, so a backbone is always a plan's lower part.
+Layers have Keras's names here, as in keras.applications.VGG16: block1_conv1, block1_conv2, block1_pool, ..., fc1, fc2.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from lightning_vgg.common.errors import ExperimentError
@@ -21,16 +22,28 @@ from lightning_vgg.experiment.network_plan import (
     plan_network,
     require_whitening,
 )
-from lightning_vgg.experiment.recipe import AveragePool, GlobalAveragePool, MaxPool
+from lightning_vgg.experiment.recipe import AveragePool, Dense, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 
-VGG16 = NetworkSpec(
-    conv_block=["conv - conv - maxpool"] * 2 + ["conv - conv - conv - maxpool"] * 3,
-    filters=[64, 128, 256, 512, 512],
-    units=[],
-)
-"""The convolutions of Simonyan & Zisserman (2014), configuration D."""
+
+def _vgg(convolutions: list[int], word: str) -> NetworkSpec:
+    """Five blocks with so many convolutions each, spelled ``word``, and the two fully connected layers."""
+    blocks = [" - ".join([word] * count + ["maxpool"]) for count in convolutions]
+    return NetworkSpec(conv_block=blocks, filters=[64, 128, 256, 512, 512], dense_block="dense", units=[4096, 4096])
+
+
+_WITH_BATCH_NORM = "conv(linear) - batch norm(momentum 0.9, epsilon 0.00001) - relu"
+"""As torchvision trained it."""
+FAMILY = {
+    "vgg16": _vgg([2, 2, 3, 3, 3], "conv"),
+    "vgg19": _vgg([2, 2, 4, 4, 4], "conv"),
+    "vgg16_bn": _vgg([2, 2, 3, 3, 3], _WITH_BATCH_NORM),
+    "vgg19_bn": _vgg([2, 2, 4, 4, 4], _WITH_BATCH_NORM),
+}
+"""Configurations D and E of Simonyan & Zisserman (2014). Between the fully connected layers torchvision has dropout;
+here, as in Keras, there is none.
+"""
 
 Kind = Literal["none", "named", "file", "run"]
 
@@ -65,7 +78,7 @@ class BackbonePlan:
 
     Attributes:
         source: the plan of the whole network that it is cut from.
-        is_vgg16: whether that is VGG16 itself.
+        application: the name in `FAMILY` of the network whose convolutions these are; None: of another one.
         semantics: those of the source.
         layers: under Keras's names.
         pooling: after the last layer.
@@ -74,7 +87,7 @@ class BackbonePlan:
     """
 
     source: NetworkPlan
-    is_vgg16: bool
+    application: str | None
     semantics: Semantics
     layers: tuple[PlannedLayer, ...]
     pooling: Literal["flatten", "average", "max"]
@@ -85,6 +98,20 @@ class BackbonePlan:
     @property
     def image_size(self) -> int:
         return self.source.input_shape[0]
+
+    @property
+    def fully_connected(self) -> list[int]:
+        """The widths of its fully connected layers."""
+        return [layer.width for layer in self.layers if isinstance(layer.layer, Dense)]
+
+    @property
+    def flattened(self) -> dict[str, Shape]:
+        """The layers whose input is flattened pixels, and the (H, W, C) of these."""
+        return {
+            layer.name: before.output_shape
+            for before, layer in pairwise(self.layers)
+            if isinstance(layer.layer, Dense) and len(before.output_shape) == 3
+        }
 
     @property
     def output_shape(self) -> Shape:
@@ -142,13 +169,15 @@ def plan_backbone(spec: BackboneSpec, source: Source, image_size: int) -> Backbo
     Raises:
         ExperimentError: a layer's name is unknown, an image too small, or the schedule of unfreezing freezes.
     """
-    network = replace(source.network, dense_block="dense", units=[])
+    network = source.network
+    if network not in FAMILY.values():  # what lies above the convolutions of a run belongs to its task
+        network = replace(network, dense_block="dense", units=[])
     if spec.image_size is not None and spec.image_size < 1:
         raise ExperimentError(f"model.backbone.image_size must be at least 1, not {spec.image_size}")
     if spec.rate_factor <= 0 or spec.layer_decay <= 0:
         raise ExperimentError("model.backbone.rate_factor and model.backbone.layer_decay must be above 0")
     # Shapes without images first, so that a small image is the fault of the layers that are used alone.
-    names = [name for name, _ in _named_layers(plan_network(network, 1024, num_classes=1))]
+    names = [name for name, _ in named_layers(plan_network(network, 1024, num_classes=1))]
     count = 1 + _index(spec.layer, names, "layer")
     used = _up_to(network, names[count - 1])
     try:
@@ -157,10 +186,15 @@ def plan_backbone(spec: BackboneSpec, source: Source, image_size: int) -> Backbo
         raise ExperimentError(
             f"model.backbone: {error}; that is, a larger model.backbone.image_size or a lower model.backbone.layer"
         ) from None
-    layers = tuple(replace(layer, name=name) for name, layer in _named_layers(plan))[:count]
+    layers = tuple(replace(layer, name=name) for name, layer in named_layers(plan))[:count]
+    if isinstance(layers[-1].layer, Dense) and source.kind in ("named", "file") and plan.input_shape[0] != 224:
+        raise ExperimentError(
+            f"model.backbone.layer: {spec.layer} was trained on images of 224 pixels, not {plan.input_shape[0]}: set "
+            "model.backbone.image_size to 224"
+        )
     return BackbonePlan(
         source=plan,
-        is_vgg16=source.network == VGG16,
+        application=_application(source.network),
         semantics=source.semantics,
         layers=layers,
         pooling=spec.pooling,
@@ -195,11 +229,14 @@ def freezing_line(
     return f"epoch {epoch + 1:3d}/{epochs}  trainable parameters {trainable:,}  frozen {frozen:,} ({upto})"
 
 
-def _named_layers(plan: NetworkPlan) -> list[tuple[str, PlannedLayer]]:
-    """The convolutional blocks' layers with Keras's names: a block's only pooling is blockN_pool."""
+def named_layers(plan: NetworkPlan) -> list[tuple[str, PlannedLayer]]:
+    """The layers below the classifier with Keras's names: a block's only pooling is blockN_pool, heads are fcN."""
     named = []
     for block, layers in plan.blocks.items():
         if block == CLASSIFIER:
+            continue
+        if block.startswith("head"):
+            named.append((block.replace("head", "fc"), layers[0]))
             continue
         pools = [layer for layer in layers if isinstance(layer.layer, MaxPool | AveragePool | GlobalAveragePool)]
         for layer in layers:
@@ -211,11 +248,22 @@ def _named_layers(plan: NetworkPlan) -> list[tuple[str, PlannedLayer]]:
 def _up_to(network: NetworkSpec, layer: str) -> NetworkSpec:
     """Without the blocks above the layer's."""
     blocks = _block_number(layer)
+    if layer.startswith("fc"):
+        return replace(network, units=network.units[: blocks - len(network.filters)])
+    network = replace(network, units=[])
     recipes = network.conv_block if isinstance(network.conv_block, str) else network.conv_block[:blocks]
     return replace(network, conv_block=recipes, filters=network.filters[:blocks])
 
 
+def _application(network: NetworkSpec) -> str | None:
+    """By its convolutions, which is all that older runs have recorded."""
+    convolutions = {name: (spec.conv_block, spec.filters) for name, spec in FAMILY.items()}
+    return next((name for name, own in convolutions.items() if own == (network.conv_block, network.filters)), None)
+
+
 def _block_number(layer: str) -> int:
+    if layer.startswith("fc"):
+        return 5 + int(layer.removeprefix("fc"))
     return int(layer.partition("_")[0].removeprefix("block"))
 
 

@@ -90,11 +90,12 @@ class BackboneSpec:
     """Pretrained convolutions below the network.
 
     Args:
-        weights: of VGG16: IMAGENET1K_V1 or IMAGENET1K_FEATURES (torchvision's), a file with torchvision's names
+        weights: IMAGENET1K_V1 or, of vgg16, IMAGENET1K_FEATURES (torchvision's), a file with torchvision's names
             (.safetensors, .pth) or Keras's (.h5), none for random ones; or a run folder of this project.
         preprocessing: what the weights expect: torchvision, torchvision_features, keras_caffe, or cifar (mean
             0 and deviation 1 over the training images). Required for a file; named weights and runs bring their own.
-        layer: the last layer, by Keras's name: block1_conv1 ... block5_pool.
+        network: which VGG; _bn are torchvision's with batch norm. A run brings its own.
+        layer: the last layer, by Keras's name: block1_conv1 ... block5_pool, or fc1, fc2, which need 224 pixels.
         pooling: what the head gets of the last layer: all pixels (flatten), or each channel's average or maximum.
         image_size: pixels a side to which the device resizes images (bilinear, no antialiasing); null for as stored.
         freeze_until: the last layer that does not train, such as block3_pool; all; none or null.
@@ -105,6 +106,7 @@ class BackboneSpec:
 
     weights: str = "IMAGENET1K_FEATURES"
     preprocessing: Literal["torchvision", "torchvision_features", "keras_caffe", "cifar"] | None = None
+    network: Literal["vgg16", "vgg19", "vgg16_bn", "vgg19_bn"] = "vgg16"
     layer: str = "block5_pool"
     pooling: Literal["flatten", "average", "max"] = "flatten"
     image_size: int | None = None

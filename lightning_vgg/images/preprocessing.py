@@ -41,4 +41,4 @@ PREPROCESSING = {
 }
 
 NAMED_WEIGHTS = {"IMAGENET1K_V1": "torchvision", "IMAGENET1K_FEATURES": "torchvision_features"}
-"""torchvision's VGG16 weights -> the preprocessing they were trained with."""
+"""torchvision's weights -> the preprocessing they were trained with."""

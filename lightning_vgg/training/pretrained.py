@@ -11,18 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.backbone_plan import BackbonePlan
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec
 from lightning_vgg.images.preprocessing import NAMED_WEIGHTS
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.weights.pretrained import (
-    Pretrained,
-    Readers,
-    Tensors,
-    file_sha256,
-    from_torch_names,
-    read_pretrained,
-)
+from lightning_vgg.weights.pretrained import Pretrained, Readers, file_sha256, read_pretrained
+from lightning_vgg.weights.published import Tensors, from_torch_names
 
 
 def load_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics) -> Pretrained:
@@ -30,11 +25,11 @@ def load_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics) -
     return read_pretrained(spec, image_size, semantics, Readers("lightning", _download, _read_pth, _read_checkpoint))
 
 
-def _download(name: str) -> tuple[Tensors, str, str]:
+def _download(name: str, plan: BackbonePlan) -> tuple[Tensors, str, str]:
     """torchvision's weights, from torch's cache or the network, the file's sha256, and what they expect of pixels."""
-    from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]
+    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 
-    weights = VGG16_Weights[name]
+    weights = get_model_weights(plan.application)[name]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / weights.url.rpartition("/")[2]
     if path.exists():
@@ -46,7 +41,7 @@ def _download(name: str) -> tuple[Tensors, str, str]:
             f"model.backbone.weights: {name} cannot be downloaded ({error}). Fetch {weights.url} on a machine with a "
             f"network and put it, as {path.name}, into {folder}; or name a file by --model.backbone.weights"
         ) from None
-    return from_torch_names(str(path), as_arrays(state)), _verify(path, weights.url), NAMED_WEIGHTS[name]
+    return from_torch_names(str(path), as_arrays(state), plan), _verify(path, weights.url), NAMED_WEIGHTS[name]
 
 
 def _verify(path: Path, url: str) -> str:
@@ -61,7 +56,7 @@ def _verify(path: Path, url: str) -> str:
     return sha256
 
 
-def _read_pth(path: Path) -> Tensors:
+def _read_pth(path: Path, plan: BackbonePlan) -> Tensors:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything, KeyError included
@@ -71,7 +66,7 @@ def _read_pth(path: Path) -> Tensors:
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ExperimentError(f"model.backbone.weights: {path} holds no state dict of plain tensors")
-    return from_torch_names(str(path), as_arrays(state))
+    return from_torch_names(str(path), as_arrays(state), plan)
 
 
 def as_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, freezing_line
 from lightning_vgg.experiment.draws import layer_key
+from lightning_vgg.experiment.recipe import Dense
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.dropout import Dropout
 from lightning_vgg.training.optim import ParameterGroup
@@ -42,6 +43,8 @@ class Backbone(nn.Sequential):
         for layer, module in zip(plan.layers, modules, strict=True):
             if isinstance(module, Dropout):
                 module.layer_key = layer_key(layer.name)  # the head's layers have the source's names
+            if isinstance(layer.layer, Dense):
+                module.register_forward_pre_hook(_flatten)
         self.plan = plan
         self.fed = 0
         if pretrained.tensors is not None:
@@ -71,7 +74,9 @@ class Backbone(nn.Sequential):
 
     def pool(self, hidden: Tensor) -> Tensor:
         """What of the last layer's output (B, C, H, W) goes up to the head, (B, C, H, W) or (B, C, 1, 1)."""
-        if self.plan.pooling == "flatten" or hidden.ndim == 2:
+        if hidden.ndim == 2:
+            return hidden[:, :, None, None]
+        if self.plan.pooling == "flatten":
             return hidden
         if self.plan.pooling == "average":
             return hidden.mean((2, 3), keepdim=True)
@@ -89,6 +94,10 @@ class Backbone(nn.Sequential):
         for layer in list(self.children())[: self.frozen]:
             layer.eval()
         return self
+
+
+def _flatten(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return inputs[0].flatten(1)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.nearest import did_you_mean
-from lightning_vgg.experiment.backbone_plan import VGG16, Source, recorded_source
+from lightning_vgg.experiment.backbone_plan import FAMILY, Source, recorded_source
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec
@@ -27,13 +27,22 @@ def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
     Raises:
         ExperimentError: there are no such weights, or their preprocessing is missing or contradicted.
     """
-    path = Path(spec.weights).expanduser()
+    path, network = Path(spec.weights).expanduser(), FAMILY[spec.network]
     if spec.weights == "none":
-        return Source("none", VGG16, semantics)
+        return Source("none", network, semantics)
     if spec.weights in NAMED_WEIGHTS:
         _refuse_other_preprocessing(spec, NAMED_WEIGHTS[spec.weights])
-        return Source("named", VGG16, semantics)
+        if spec.weights == "IMAGENET1K_FEATURES" and (spec.network != "vgg16" or spec.layer.startswith("fc")):
+            raise ExperimentError(
+                "model.backbone.weights: IMAGENET1K_FEATURES are the convolutions of vgg16 alone; for "
+                f"{spec.network}, layer {spec.layer}, name IMAGENET1K_V1 or a file"
+            )
+        return Source("named", network, semantics)
     if path.is_dir():
+        if spec.network != "vgg16":
+            raise ExperimentError(
+                f"model.backbone.network is {spec.network}, but the run {spec.weights} brings its own: leave it out"
+            )
         _refuse_other_preprocessing(spec, None)
         return _run_source(RunFolder.open(path))
     if not path.is_file():
@@ -53,7 +62,7 @@ def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
             f"It is one of {', '.join(PREPROCESSING)}: torchvision for weights that torchvision trained, "
             "torchvision_features for the original network in RGB, keras_caffe for keras.applications.VGG16"
         )
-    return Source("file", VGG16, semantics)
+    return Source("file", network, semantics)
 
 
 def _refuse_other_preprocessing(spec: BackboneSpec, own: str | None) -> None:

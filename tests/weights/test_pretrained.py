@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import VGG16_Weights, get_model, vgg16
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.backbone_plan import VGG16, plan_backbone
+from lightning_vgg.experiment.backbone_plan import FAMILY, plan_backbone
 from lightning_vgg.experiment.semantics import TORCH
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec
 from lightning_vgg.images.batches import normalize
@@ -183,6 +183,52 @@ def resized(images: torch.Tensor, size: int) -> torch.Tensor:
     return rows[..., below] * (1 - share) + rows[..., above] * share
 
 
+# --- the family -------------------------------------------------------------------------------------------------------
+
+
+def randomize(network: torch.nn.Module) -> torch.nn.Module:
+    """In evaluation mode, with statistics and weights that are neither 0 nor 1."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim > 1:
+            tensor.copy_((2 / tensor[0].numel()) ** 0.5 * torch.randn(tensor.shape, generator=generator))
+        elif tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator)
+            tensor.copy_(0.5 + noise if "var" in name else noise - 0.5)
+    return network.eval()
+
+
+@pytest.mark.parametrize("network", FAMILY)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_other_networks_are_torchvisions_too(
+    network: str, suffix: str, images: torch.Tensor, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        model = get_model(network)
+    features = randomize(model.features.to_empty(device="cpu"))
+    state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
+    FILES[f"features{suffix}"](state, tmp_path / f"w{suffix}")
+    pretrained = load_pretrained(file_spec(tmp_path / f"w{suffix}", network=network), 32, TORCH)
+    with torch.no_grad():
+        assert torch.equal(Backbone(pretrained).eval()(images), features(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", [pytest.param("fc1", marks=pytest.mark.thorough), "fc2"])
+def test_the_fully_connected_layers_are_torchvisions(layer: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = get_model("vgg16")
+    model = randomize(model.to_empty(device="cpu"))
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    spec = file_spec(tmp_path / "w.safetensors", layer=layer, image_size=224)
+    backbone = Backbone(load_pretrained(spec, 224, TORCH)).eval()
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    end = {"fc1": 2, "fc2": 5}[layer]
+    with torch.no_grad():
+        expected = model.classifier[:end](model.features(images).flatten(1))
+        torch.testing.assert_close(backbone(images).flatten(1), expected)
+
+
 # --- preprocessing ----------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +286,9 @@ def test_keras_weights_see_what_they_would_see_as_bgr_and_the_wrong_order_shows(
         ({"weights": "none", "rate_factor": 0.0}, "must be above 0"),
         ({"weights": "none", "image_size": 16}, "block5 (conv - conv - conv - maxpool) cannot be built"),
         ({"weights": "none", "image_size": 0}, "image_size must be at least 1"),
+        ({"network": "vgg19"}, "IMAGENET1K_FEATURES are the convolutions of vgg16 alone; for vgg19, layer block5_pool"),
+        ({"layer": "fc1"}, "for vgg16, layer fc1, name IMAGENET1K_V1 or a file"),
+        ({"weights": "IMAGENET1K_V1", "layer": "fc2"}, "fc2 was trained on images of 224 pixels, not 32: set"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], complaint: str, tmp_path: Path) -> None:
@@ -256,7 +305,7 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], complaint: str, tmp
 def test_a_lower_layer_needs_no_larger_images() -> None:
     spec = BackboneSpec(weights="none", layer="block2_pool", image_size=8)
     assert plan_backbone(spec, find_source(spec, TORCH), 32).output_shape == (2, 2, 128)
-    assert find_source(spec, TORCH).network == VGG16
+    assert find_source(spec, TORCH).network == FAMILY["vgg16"]
 
 
 # --- files at fault ---------------------------------------------------------------------------------------------------
@@ -311,13 +360,31 @@ def test_a_pth_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_files_that_keras_writes_are_read(tmp_path: Path, keras: Any) -> None:
-    model = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+@pytest.mark.thorough
+def test_the_fully_connected_layers_of_a_file_that_keras_writes(tmp_path: Path, keras: Any) -> None:
+    """Whose first one counts flattened pixels in another order."""
+    model = keras.applications.VGG16(weights=None)
+    pixels = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    expected = keras.Model(model.input, model.get_layer("fc2").output).predict(pixels, verbose=0)
+    model.save_weights(tmp_path / "w.weights.h5")
+    del model
+    spec = file_spec(tmp_path / "w.weights.h5", layer="fc2", image_size=224)
+    backbone = Backbone(load_pretrained(spec, 224, TORCH)).eval()
+    with torch.no_grad():
+        found = backbone(torch.from_numpy(pixels).permute(0, 3, 1, 2)).flatten(1).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["vgg16", "vgg19"])
+def test_files_that_keras_writes_are_read(network: str, tmp_path: Path, keras: Any) -> None:
+    application = getattr(keras.applications, network.upper())
+    model = application(include_top=False, weights=None, input_shape=(32, 32, 3))
     model.save_weights(tmp_path / "new.weights.h5")
     model.save(tmp_path / "whole.h5")
     kernels = {layer.name: np.asarray(layer.kernel) for layer in model.layers if hasattr(layer, "kernel")}
     for name in ("new.weights.h5", "whole.h5"):
-        tensors = load_pretrained(file_spec(tmp_path / name), 32, TORCH).tensors
+        tensors = load_pretrained(file_spec(tmp_path / name, network=network), 32, TORCH).tensors
         assert tensors is not None
         for layer, kernel in kernels.items():
             np.testing.assert_array_equal(tensors[f"{layer}.weight"], kernel.transpose(3, 2, 0, 1))
