@@ -83,9 +83,9 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
     model, size = experiment.model, experiment.image_size
     # Before an image is read. The backbone of a trained run may be gone from where it was loaded.
     if model.backbone is None:
-        plan_model(model, size, num_classes=2)
+        plan_model(experiment, num_classes=2)
     elif command != "test" and asked is None:
-        plan_model(model, size, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
+        plan_model(experiment, 2, plan_backbone(model.backbone, find_source(model.backbone, KERAS), size))
     require("keras", "keras")
     return experiment, config
 

@@ -40,7 +40,9 @@ def export_run(request: ExportRequest) -> Path:
         return outputs_of(again, request)
 
     tensors = network_tensors(network.tensors())
-    return write_verified(request.output, request.image_size, expected, lambda path: write_neutral(path, tensors), read)
+    return write_verified(
+        request.output, request.image_shape, expected, lambda path: write_neutral(path, tensors), read
+    )
 
 
 def outputs_of(network: Network, request: ExportRequest) -> Classify:
@@ -72,16 +74,16 @@ def export_model(request: ExportRequest, network: Network, expected: Classify) -
             loaded(images if request.with_preprocessing else (images - mean) / std, training=False)
         )
 
-    return write_verified(request.output, request.image_size, expected, lambda path: model.save(path), read)
+    return write_verified(request.output, request.image_shape, expected, lambda path: model.save(path), read)
 
 
 def _of_own_layers(network: Network, request: ExportRequest) -> keras.Model:
-    layers, size = keras.layers, request.image_size
+    layers, size = keras.layers, request.image_shape[0]
     backbone, normalization = network.backbone, request.normalization
     if backbone is not None and backbone.bgr:  # reads RGB from here on, like every other
         (kernel,) = [tensor for tensor in backbone.tensors() if tensor.name == f"backbone.{FIRST_KERNEL}"]
         kernel.variable.assign(np.array(kernel.variable)[:, :, ::-1])
-    images = keras.Input((size, size, 3), dtype="uint8" if request.with_preprocessing else None, name="images")
+    images = keras.Input(request.image_shape, dtype="uint8" if request.with_preprocessing else None, name="images")
     hidden = images
     if request.with_preprocessing:
         variance = [value**2 for value in normalization.std]
@@ -123,7 +125,7 @@ def load_classifier(run: RunFolder) -> Network:
     model, size = experiment.model, experiment.image_size
     pretrained = recorded_pretrained(model.backbone, size, run)
     prepare_keras(record["precision"], record["seed"])
-    plan = plan_model(model, size, len(record["class_names"]), pretrained.plan if pretrained else None)
+    plan = plan_model(experiment, len(record["class_names"]), pretrained.plan if pretrained else None)
     network = Network(plan, pretrained, size)
     network.model().load_weights(run.checkpoint("best"))
     return network

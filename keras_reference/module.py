@@ -133,7 +133,7 @@ def build_layers(experiment: ExperimentSpec, num_classes: int, pretrained: Pretr
     """All layers as the experiment's seed draws them."""
     prepare_keras(experiment.trainer.precision, experiment.seed_everything)
     size = experiment.image_size
-    plan = plan_model(experiment.model, size, num_classes, pretrained.plan if pretrained else None)
+    plan = plan_model(experiment, num_classes, pretrained.plan if pretrained else None)
     return Network(plan, pretrained, size)
 
 

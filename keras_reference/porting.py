@@ -154,8 +154,8 @@ def _input_shape(model: keras.Model) -> tuple[int, int]:
         raise ExperimentError(f"the model's input is {shape}, not one image (batch, height, width, channels)")
     if shape[1] != shape[2]:
         raise ExperimentError(f"the model's images are {shape[1]} x {shape[2]} pixels: only square ones are known")
-    if shape[3] != 3:
-        raise ExperimentError(f"the model's images have {shape[3]} channels: experiments have red, green and blue")
+    if shape[3] not in (1, 3):
+        raise ExperimentError(f"the model's images have {shape[3]} channels, not one or three")
     return shape[1], shape[3]
 
 

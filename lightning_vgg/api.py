@@ -95,12 +95,11 @@ needs 2x2 pixels and gets 1x1; use fewer blocks, fewer pools, or larger images
 
 def plan_experiment(experiment: ExperimentSpec, num_classes: int) -> NetworkPlan:
     """:func:`plan_network` of settings that are read already."""
-    spec, size = experiment.model, experiment.image_size
-    backbone = None
+    spec, backbone = experiment.model, None
     if spec.backbone is not None:
         source = find_source(spec.backbone, spec.resolved_semantics)
-        backbone = plan_backbone(spec.backbone, source, size)
-    return plan_model(spec, size, num_classes, backbone)
+        backbone = plan_backbone(spec.backbone, source, experiment.image_size)
+    return plan_model(experiment, num_classes, backbone)
 
 
 def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
@@ -111,7 +110,8 @@ def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
         num_classes: logits.
 
     Returns:
-        float32 images (B, 3, S, S) -> logits (B, num_classes); on a backbone, with the backbone.
+        float32 images (B, 3, S, S) -> logits (B, num_classes); on a backbone, with the backbone. Of
+        ``data.grayscale`` (B, 1, S, S).
 
     Raises:
         ExperimentError: the network cannot be built, or its weights cannot be loaded.

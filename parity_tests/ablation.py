@@ -51,7 +51,7 @@ def ablate(experiment: ExperimentSpec, num_classes: int, batches: Sequence[Batch
         the switches, the most effective after 50 steps first.
     """
     spec, clip = experiment.model, experiment.trainer.gradient_clip_val
-    plan = plan_network(spec.network, experiment.image_size, num_classes)
+    plan = plan_network(spec.network, experiment.image_size, num_classes, experiment.data.channels)
     reference, reference_loss = _train(spec, plan, batches, clip, spec)
     found = []
     for switch in SWITCHES:

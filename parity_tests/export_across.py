@@ -46,7 +46,7 @@ def export_for_keras(request: ExportRequest) -> Path:
     if pretrained is not None:
         layers = tuple(_with_epsilon(each, pretrained.plan.semantics) for each in pretrained.plan.layers)
         pretrained = replace(pretrained, plan=replace(pretrained.plan, layers=layers), tensors=None)
-    network = transfer.Network(replace(model.plan, blocks=blocks), pretrained, request.image_size)
+    network = transfer.Network(replace(model.plan, blocks=blocks), pretrained, request.experiment.image_size)
     load_into_keras(str(request.run.path), network.tensors(), network_tensors(model.network))
     return export_model(request, network, outputs_of(model, request))
 
@@ -55,7 +55,7 @@ def export_for_torch(request: ExportRequest, network: transfer.Network) -> Path:
     """Write an ONNX file or an exported program of a run that Keras has trained, whose network is ``network``."""
     experiment = request.experiment
     spec = replace(experiment.model, semantics="keras", semantics_except=[], init_from=None)
-    pretrained = recorded_pretrained(spec.backbone, request.image_size, request.run)
+    pretrained = recorded_pretrained(spec.backbone, request.experiment.image_size, request.run)
     model = VGGClassifier(replace(experiment, model=spec), network.plan.num_classes, pretrained)
     load_tensors(str(request.run.path), model.network, keras_tensors(network.tensors()))
     return export_graph(request, model.eval(), outputs_of_keras(network, request))

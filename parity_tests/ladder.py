@@ -174,7 +174,7 @@ class Ladder:
         self.spec, self.data = self.experiment.model, experiment.data
         self.dataset = dataset
         self.classes = len(dataset.class_names)
-        self.image_size, self.channels = experiment.image_size, 3
+        self.image_size, self.channels = experiment.image_size, experiment.data.channels
         self.seed = experiment.seed_everything
         self.lively = replace(self.data, augmentation=AugmentationSpec(flip=True, shift=4, cutout=8))
 
@@ -252,7 +252,7 @@ class Ladder:
 
     def initialization(self) -> Rung:
         """Spread of each tensor's initial values, in standard errors apart: by chance alone it stays below 5."""
-        ours, theirs = initial_tensors(self.spec, self.image_size, self.classes, self.seed)
+        ours, theirs = initial_tensors(self.spec, self.pair("float32").plan, self.seed)
         worst = Distance(0.0, "")
         for name, tensor in ours.items():
             other = theirs[name]

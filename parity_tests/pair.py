@@ -383,9 +383,8 @@ def _ones(batch: Batch, planned: PlannedLayer) -> np.ndarray:
     return np.ones((len(batch.labels), *planned.input_shape), batch.images.dtype)
 
 
-def initial_tensors(spec: ModelSpec, image_size: int, num_classes: int, seed: int) -> tuple[Tensors, Tensors]:
+def initial_tensors(spec: ModelSpec, plan: NetworkPlan, seed: int) -> tuple[Tensors, Tensors]:
     """Freshly initialized, by torch and by Keras, each from its own random generator."""
-    plan = plan_network(spec.network, image_size, num_classes)
     torch.manual_seed(seed)
     ours = network_tensors(build_network(plan, spec.resolved_semantics))
     keras.utils.set_random_seed(seed)

@@ -104,11 +104,14 @@ def write_port(ported: PortedModel, folder: Path) -> None:
     if ported.label_smoothing:
         model["label_smoothing"] = ported.label_smoothing
     weights = folder / "weights.safetensors"
+    size, _, channels = ported.plan.input_shape
     settings: PlainDict = {
         "experiment": folder.name,
         "model": {**model, "semantics": "keras", "init_from": str(weights)},
-        "data": {"image_size": ported.plan.input_shape[0], "mean": list(mean), "std": list(std)},
+        "data": {"image_size": size, "mean": list(mean), "std": list(std)},
     }
+    if channels == 1:
+        settings["data"]["grayscale"] = True
     if ported.clip is not None:
         settings["trainer"] = {"gradient_clip_val": ported.clip}
     notes = "".join(f"# {note}\n" for note in ported.notes)

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_reference.porting import PortedModel, port_model, with_classifier
 from lightning_vgg import cli
 from lightning_vgg.api import build_network
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.dataset import load_dataset
+from lightning_vgg.runs.folder import RunFolder
 from parity_tests.frameworks import keras
 from parity_tests.ladder import failed
-from parity_tests.port import write_port
+from parity_tests.port import port_keras_model, write_port
 from parity_tests.port_proof import pixels_of, prove
 from parity_tests.user_models import load_keras_model
 
@@ -101,6 +105,24 @@ def on_a_backbone() -> keras.Model:
     return with_classifier(keras.Model(images, layers.MaxPooling2D(name="block1_pool")(hidden)), 10)
 
 
+def mnist() -> keras.Model:
+    """The network of Keras's example "Simple MNIST convnet", by a quarter as wide."""
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(8, kernel_size=(3, 3), activation="relu"),
+            layers.MaxPooling2D(pool_size=(2, 2)),
+            layers.Conv2D(16, kernel_size=(3, 3), activation="relu"),
+            layers.MaxPooling2D(pool_size=(2, 2)),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    return model
+
+
 def normalized() -> keras.Model:
     scaling = layers.Normalization(mean=[120.0, 110.0, 100.0], variance=[3600.0, 2500.0, 4900.0])
     return keras.Sequential([keras.Input((8, 8, 3)), scaling, layers.GlobalAveragePooling2D(), layers.Dense(3)])
@@ -112,7 +134,7 @@ def adapted() -> keras.Model:
     return keras.Sequential([keras.Input((8, 8, 3)), scaling, layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)])
 
 
-MODELS = [tutorial, vgg_with_l2, every_argument, on_a_backbone, normalized, adapted]
+MODELS = [tutorial, mnist, vgg_with_l2, every_argument, on_a_backbone, normalized, adapted]
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -248,7 +270,7 @@ REFUSED: list[tuple[Callable[[], keras.Model], str]] = [
     (lambda: chain_with(layers.Conv2D(4, 3), layers.Rescaling(2.0)), "only the first layer may scale"),
     (lambda: chain_with(layers.Softmax(), layers.ReLU(name="late")), "'late'.*has to be the end"),
     (lambda: chain_with(size=(8, 6, 3)), "8 x 6 pixels"),
-    (lambda: chain_with(size=(8, 8, 1)), "1 channels"),
+    (lambda: chain_with(size=(8, 8, 2)), "2 channels, not one or three"),
     (lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 3)]), "does not end with a dense layer"),
     (lambda: chain_with(layers.Conv2D(4, 3, dtype="float16", name="half")), "'half': its weights are float16"),
 ]
@@ -293,3 +315,29 @@ def test_what_is_not_kept_is_said(tmp_path: Path) -> None:
     assert ported.optimizer is not None and ported.optimizer.learning_rate == pytest.approx(0.01)
     write_port(ported, tmp_path / "mine")
     assert "# first: its initializer Orthogonal" in (tmp_path / "mine" / "experiment.yaml").read_text()
+
+
+def test_a_model_of_grey_images_trains_on_grey_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = mnist()
+    port_keras_model(model, "mnist")
+    flags = ["--data.source", "digits", "--data.train_images", "100", "--trainer.max_epochs", "1"]
+    flags += ["--trainer.logger", "false", "--model.optimizer.learning_rate", "1e-30", "--name", "one"]
+    assert cli.run(["fit", "-c", "mnist/experiment.yaml", *flags]) == 0
+    images = load_dataset(DataSpec("digits", image_size=28, grayscale=True)).test.images
+    assert images.shape[1:] == (28, 28, 1)
+    _, logits = RunFolder(Path("runs/mnist/one")).read_predictions()
+    expected = model.predict(images[:20] / np.float32(255), verbose=0)
+    np.testing.assert_allclose(np.exp(logits[:20]) / np.exp(logits[:20]).sum(1, keepdims=True), expected, atol=1e-5)
+    assert cli.run(["predict", "runs/mnist/one", *_as_files(images[:2])]) == 0
+    printed = capsys.readouterr().out
+    for number, each in enumerate(expected[:2]):
+        assert f"{number}.png  {each.argmax()}  {each.max():.1%}" in printed
+
+
+def _as_files(images: np.ndarray) -> list[str]:
+    for number, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(f"{number}.png")
+    return [f"{number}.png" for number in range(len(images))]

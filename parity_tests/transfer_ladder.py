@@ -93,7 +93,7 @@ class TransferPair:
         ours = torch_pretrained(spec.backbone, image_size, self.semantics)
         theirs = keras_pretrained(spec.backbone, image_size)
         self.plan = ours.plan
-        head = plan_model(spec, image_size, num_classes, self.plan)
+        head = plan_model(ExperimentSpec(model=spec), num_classes, self.plan)
         torch.manual_seed(seed)
         torch_head = build_network(head, self.semantics)
         randomize(torch_head, seed + 1)

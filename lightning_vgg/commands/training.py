@@ -45,8 +45,9 @@ def refuse_early(args: list[str]) -> None:
         return
     if config.model.backbone is None:
         from lightning_vgg.experiment.backbone_plan import plan_model
+        from lightning_vgg.experiment.specs import ExperimentSpec
 
-        plan_model(config.model, config.data.image_size, num_classes=2)
+        plan_model(ExperimentSpec(model=config.model, data=config.data), num_classes=2)
 
 
 def _of_experiment(args: list[str]) -> list[str]:

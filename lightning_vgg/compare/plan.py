@@ -231,7 +231,7 @@ def _plan_arm(name: str, arm: ArmSpec, base: ExperimentSpec) -> Arm:
         model = experiment.model
         require_weights(model.init_from)
         if model.backbone is None:  # otherwise it can be planned when the backbone is loaded
-            plan_model(model, experiment.image_size, num_classes=2)
+            plan_model(experiment, num_classes=2)
     except ExperimentError as error:
         raise ExperimentError(f"compare.arms.{name}: {error}") from None
     return Arm(name, arm, experiment)

@@ -20,8 +20,8 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.compare.arms import CompareSpec
 from lightning_vgg.compare.display import Display
 from lightning_vgg.compare.jobs import PROGRAMS, Job, alone, interruptible, program, run_jobs
+from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.keras_support import refuse_unimplemented
-from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.parsing import ExplainingParser, config_files, experiment_spec, framework_free_parser
 from lightning_vgg.experiment.settings import config_text, dotted
 from lightning_vgg.experiment.specs import ExperimentSpec
@@ -215,8 +215,7 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
     same = int((logits.argmax(1) == other_logits.argmax(1)).sum())
     histories = list(zip(ours.read_history(), theirs.read_history(), strict=True))
     trace, other = read_trace(ours), read_trace(theirs)
-    model = experiment.model
-    idle = set() if model.backbone else plan_network(model.network, experiment.image_size, num_classes=2).idle_biases()
+    idle = set() if experiment.model.backbone else plan_model(experiment, num_classes=2).idle_biases()
     last = {name: distance(trace.last[name], other.last[name]) for name in trace.last if name not in idle}
     names = [name for name in trace.samples if name not in idle]
     apart = np.array([_distances(trace.samples[name], other.samples[name]) for name in names])  # (tensors, steps)

@@ -24,7 +24,7 @@ from lightning_vgg.experiment.network_plan import (
 )
 from lightning_vgg.experiment.recipe import AveragePool, Dense, GlobalAveragePool, MaxPool
 from lightning_vgg.experiment.semantics import Semantics
-from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
+from lightning_vgg.experiment.specs import BackboneSpec, ExperimentSpec, NetworkSpec
 
 
 def _vgg(convolutions: list[int], word: str) -> NetworkSpec:
@@ -117,7 +117,7 @@ class BackbonePlan:
     def output_shape(self) -> Shape:
         """Channels last, after the pooling."""
         shape = self.layers[-1].output_shape
-        return shape if self.pooling == "flatten" or len(shape) == 1 else (1, 1, shape[-1])
+        return shape if self.pooling == "flatten" and len(shape) == 3 else (1, 1, shape[-1])
 
     def features_shape(self, layers: int) -> Shape:
         """Of what the lowest ``layers`` make of an image, channels last; pooled where these are all layers."""
@@ -204,21 +204,24 @@ def plan_backbone(spec: BackboneSpec, source: Source, image_size: int) -> Backbo
     )
 
 
-def plan_model(spec: ModelSpec, image_size: int, num_classes: int, backbone: BackbonePlan | None = None) -> NetworkPlan:
-    """The plan of the network, which stands on the backbone's output where there is one.
+def plan_model(experiment: ExperimentSpec, num_classes: int, backbone: BackbonePlan | None = None) -> NetworkPlan:
+    """The plan of an experiment's network, which stands on the backbone's output where there is one.
 
     Raises:
         ExperimentError: it cannot be built.
     """
+    spec = experiment.model
     if backbone is None:
-        plan = plan_network(spec.network, image_size, num_classes)
+        plan = plan_network(spec.network, experiment.image_size, num_classes, experiment.data.channels)
         if spec.tricks.whitening:
             require_whitening(plan)
         return plan
+    if experiment.data.grayscale:
+        raise ExperimentError("model.backbone reads red, green and blue: leave out data.grayscale")
     if spec.tricks.whitening:
         raise ExperimentError("model.tricks.whitening is of a network that sees pixels: leave out model.backbone")
     shape = backbone.output_shape
-    return plan_network(spec.network, shape[0] if len(shape) == 3 else 1, num_classes, shape[-1])
+    return plan_network(spec.network, shape[0], num_classes, shape[-1])
 
 
 def freezing_line(

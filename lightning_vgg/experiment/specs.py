@@ -246,6 +246,7 @@ class DataSpec:
         augmentation: random changes of the training images.
         cache_dir: where downloads and decoded images are kept; null for the user's cache folder.
         on_bad_image: of folder: error stops before training where an image cannot be decoded; skip leaves it out.
+        grayscale: keep one channel, the brightness, instead of red, green and blue.
         mean: red, green and blue of 0..255 that become 0; null for the mean of the training images.
         std: differences of red, green and blue that become 1; null for the deviations of the training images.
     """
@@ -261,6 +262,7 @@ class DataSpec:
     augmentation: AugmentationSpec = field(default_factory=AugmentationSpec)
     cache_dir: str | None = None
     on_bad_image: Literal["error", "skip"] = "error"
+    grayscale: bool = False
     mean: list[float] | None = None
     std: list[float] | None = None
 
@@ -268,8 +270,10 @@ class DataSpec:
         refuse_null(self, "data")
         if (self.mean is None) != (self.std is None):
             raise ExperimentError("data.mean and data.std belong together: set both, or neither")
-        if any(len(values) != 3 for values in (self.mean, self.std) if values is not None):
-            raise ExperimentError("data.mean and data.std have three numbers: red, green and blue")
+        if any(len(values) != self.channels for values in (self.mean, self.std) if values is not None):
+            raise ExperimentError(
+                "data.mean and data.std have three numbers: red, green and blue; or one with data.grayscale"
+            )
         if self.std is not None and not all(0 < value < math.inf for value in self.std):
             raise ExperimentError(f"data.std must be above 0, not {self.std}")
         if min(self.image_size, self.batch_size, self.eval_batch_size) < 1:
@@ -280,6 +284,10 @@ class DataSpec:
             raise ExperimentError(
                 f"data.augmentation.shift ({self.augmentation.shift}) must be below data.image_size ({self.image_size})"
             )
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grayscale else 3
 
     def steps_per_epoch(self, images: int) -> int:
         """Batches in an epoch of ``images`` training images; the last one may be smaller."""

@@ -23,7 +23,9 @@ class Normalization:
 
         A constant channel gets a standard deviation of 1.
         """
-        counts = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)])
+        counts = np.stack(
+            [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])]
+        )
         values = np.arange(256)
         mean = counts @ values / counts.sum(1)
         variance = counts @ values**2 / counts.sum(1) - mean**2

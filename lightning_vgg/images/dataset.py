@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +11,13 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import load_images, split_validation, stratified_subset
 from lightning_vgg.runs.folder import RunFolder
 
 
 class Split(NamedTuple):
-    """uint8 images (N, S, S, 3) and int64 labels (N,)."""
+    """uint8 images (N, S, S, C), of three channels or one, and int64 labels (N,)."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -77,6 +78,9 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
             )
         normalization = Normalization(tuple(spec.mean), tuple(spec.std))
     images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image)
+    if spec.grayscale:
+        grey = brightness(images.train_images), brightness(images.test_images)
+        images = replace(images, train_images=grey[0], test_images=grey[1])
     chosen = np.arange(len(images.train_labels))
     if spec.train_images is not None:
         chosen = stratified_subset(images.train_labels, spec.train_images)

@@ -45,6 +45,12 @@ def open_image(path_or_file: str | os.PathLike[str] | IO[bytes], image_size: int
         raise DataError(f"The image {name} cannot be read: {_reason(error)}") from error
 
 
+def brightness(images: np.ndarray) -> np.ndarray:
+    """uint8 RGB (..., 3) -> (..., 1): the luma of ITU-R BT.601, in the integers of Pillow's mode L."""
+    red, green, blue = (images[..., channel].astype(np.uint32) for channel in range(3))
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
 def image_files(path: str | os.PathLike[str]) -> list[Path]:
     """The image files below a folder, sorted, hidden ones left out; or the file itself.
 

@@ -17,6 +17,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import Normalization, normalize
+from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import load_images, open_image
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.export import load_classifier
@@ -62,7 +63,8 @@ class TrainedRun:
         return self.test_image(int(which)) if which.isdigit() else open_image(Path(which), self.data.image_size)
 
     def batch(self, image: np.ndarray) -> Tensor:
-        """What the network reads, float (1, 3, S, S)."""
+        """What the network reads, float (1, C, S, S)."""
+        image = brightness(image) if self.data.grayscale else image
         return torch.from_numpy(normalize(image[None], self.normalization, np.float32)).permute(0, 3, 1, 2)
 
     def convolutions(self) -> dict[str, nn.Conv2d]:
@@ -85,11 +87,13 @@ class TrainedRun:
 
 
 def draw_filters(trained: TrainedRun, file: IO[bytes]) -> None:
-    """The first layer's kernels (out, 3, k, k) as RGB, each stretched to its own range."""
+    """The first layer's kernels (out, 3, k, k) as RGB, or (out, 1, k, k) as grey, each stretched to its own range."""
     name, layer = next(iter(trained.convolutions().items()))
     kernels = layer.weight.detach().numpy()[:SHOWN].transpose(0, 2, 3, 1)
     low = kernels.min((1, 2, 3), keepdims=True)
     kernels = (kernels - low) / np.maximum(kernels.max((1, 2, 3), keepdims=True) - low, 1e-12)
+    if kernels.shape[-1] == 1:
+        kernels = kernels.repeat(3, axis=-1)
     _draw_grid(list(kernels), [""] * len(kernels), f"filters of {name}", file)
 
 

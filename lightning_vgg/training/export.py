@@ -35,7 +35,9 @@ def export_run(request: ExportRequest) -> Path:
         return outputs_of(again.eval(), request)
 
     tensors = network_tensors(model.network)
-    return write_verified(request.output, request.image_size, expected, lambda path: write_neutral(path, tensors), read)
+    return write_verified(
+        request.output, request.image_shape, expected, lambda path: write_neutral(path, tensors), read
+    )
 
 
 def load_classifier(run: RunFolder, which: Literal["best", "last"] = "best") -> VGGClassifier:

@@ -56,7 +56,7 @@ def export_graph(request: ExportRequest, model: VGGClassifier, expected: Classif
         return images if request.with_preprocessing else _normalized(images, model, request.normalization).numpy()
 
     def write(path: Path) -> None:
-        example = torch.from_numpy(as_fed(np.zeros((2, request.image_size, request.image_size, 3), np.uint8)))
+        example = torch.from_numpy(as_fed(np.zeros((2, *request.image_shape), np.uint8)))
         with torch.no_grad():
             program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         if request.format == "torch-export":
@@ -83,7 +83,7 @@ def export_graph(request: ExportRequest, model: VGGClassifier, expected: Classif
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda images: session.run(None, {"images": as_fed(images)})[0]
 
-    return write_verified(request.output, request.image_size, expected, write, read)
+    return write_verified(request.output, request.image_shape, expected, write, read)
 
 
 def outputs_of(model: VGGClassifier, request: ExportRequest) -> Classify:

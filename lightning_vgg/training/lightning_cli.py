@@ -120,7 +120,7 @@ class ExperimentCLI(LightningCLI):
             pretrained = (
                 load_pretrained(spec.backbone, size, spec.resolved_semantics) if spec.backbone is not None else None
             )
-        plan_model(spec, size, num_classes=2, backbone=pretrained.plan if pretrained else None)
+        plan_model(self.experiment, num_classes=2, backbone=pretrained.plan if pretrained else None)
         normalization = pretrained.normalization if pretrained else None
         self.datamodule = ImageData(self.experiment, normalization)
         if resumed:

@@ -127,7 +127,7 @@ class VGGClassifier(LightningModule):
         if spec.backbone is not None and pretrained is None:
             pretrained = load_pretrained(spec.backbone, image_size, spec.resolved_semantics)
         self.pretrained = pretrained
-        self.plan = plan_model(spec, image_size, num_classes, pretrained.plan if pretrained else None)
+        self.plan = plan_model(experiment, num_classes, pretrained.plan if pretrained else None)
         self.network: nn.Module = build_network(self.plan, spec.resolved_semantics)
         if spec.tricks.identity_initialization:
             pass_inputs_on(self.network)

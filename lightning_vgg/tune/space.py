@@ -176,7 +176,7 @@ def _refuse_impossible_networks(space: Space, experiment: ExperimentSpec) -> Non
         size = chosen.get("data.image_size", experiment.image_size)
         blocks = {key.rpartition(".")[2]: value for key, value in chosen.items() if key in _SHAPING}
         try:
-            plan_network(replace(experiment.model.network, **blocks), size, num_classes=2)
+            plan_network(replace(experiment.model.network, **blocks), size, 2, experiment.data.channels)
         except ExperimentError as error:
             combination = "".join(f"\n  {key}: {as_text(value)}" for key, value in chosen.items())
             raise ExperimentError(f"tune.space: this combination cannot be built: {error}{combination}") from None

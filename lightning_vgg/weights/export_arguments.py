@@ -43,8 +43,9 @@ class ExportRequest:
         return Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))
 
     @property
-    def image_size(self) -> int:
-        return self.experiment.image_size
+    def image_shape(self) -> tuple[int, int, int]:
+        """(S, S, C) of the images as they are stored."""
+        return self.experiment.image_size, self.experiment.image_size, self.experiment.data.channels
 
     @cached_property
     def experiment(self) -> ExperimentSpec:

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_vgg.common.errors import ExperimentError
 
 Classify = Callable[[np.ndarray], np.ndarray]
-"""uint8 images (B, S, S, 3) -> logits or probabilities (B, classes)."""
+"""uint8 images (B, S, S, C) -> logits or probabilities (B, classes)."""
 
 _BATCHES = 3, 5
 """Images in each batch that is tried: more than one size, since the file has to take any."""
@@ -20,13 +20,17 @@ _TOLERANCE = 1e-4
 
 
 def write_verified(
-    path: Path, image_size: int, expected: Classify, write: Callable[[Path], None], read: Callable[[Path], Classify]
+    path: Path,
+    shape: tuple[int, int, int],
+    expected: Classify,
+    write: Callable[[Path], None],
+    read: Callable[[Path], Classify],
 ) -> Path:
     """Write beside ``path``, read it again, compare, and move it into place; returns the path.
 
     Args:
         path: the file; one that is there stays as it is until the new one is right.
-        image_size: S, of random images that are compared.
+        shape: (S, S, C), of random images that are compared.
         expected: by the run itself.
         write: writes the file.
         read: loads it as others would.
@@ -41,7 +45,7 @@ def write_verified(
         write(temporary)
         found = read(temporary)
         for count in _BATCHES:
-            images = random.integers(0, 256, (count, image_size, image_size, 3), dtype=np.uint8)
+            images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
             theirs, ours = found(images), expected(images)
             apart = np.abs(theirs - ours).max() if theirs.shape == ours.shape else np.inf
             if not apart <= _TOLERANCE * np.abs(ours).max():
