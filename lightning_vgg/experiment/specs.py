@@ -94,7 +94,6 @@ class BackboneSpec:
             (.safetensors, .pth) or Keras's (.h5), none for random ones; or a run folder of this project.
         preprocessing: what the weights expect: torchvision, torchvision_features, keras_caffe, or cifar (mean
             0 and deviation 1 over the training images). Required for a file; named weights and runs bring their own.
-        network: which VGG; _bn are torchvision's with batch norm. A run brings its own.
         layer: the last layer, by Keras's name: block1_conv1 ... block5_pool, or fc1, fc2, which need 224 pixels.
         pooling: what the head gets of the last layer: all pixels (flatten), or each channel's average or maximum.
         image_size: pixels a side to which the device resizes images (bilinear, no antialiasing); null for as stored.
@@ -102,11 +101,11 @@ class BackboneSpec:
         unfreeze: number of finished epochs -> freeze_until from then on, such as {2: block4_pool, 4: none}.
         rate_factor: learning rate of the top block, as a share of the head's.
         layer_decay: factor by which the rate falls with each block further down.
+        network: which VGG the weights are of; _bn are torchvision's with batch norm. A run brings its own.
     """
 
     weights: str = "IMAGENET1K_FEATURES"
     preprocessing: Literal["torchvision", "torchvision_features", "keras_caffe", "cifar"] | None = None
-    network: Literal["vgg16", "vgg19", "vgg16_bn", "vgg19_bn"] = "vgg16"
     layer: str = "block5_pool"
     pooling: Literal["flatten", "average", "max"] = "flatten"
     image_size: int | None = None
@@ -114,6 +113,7 @@ class BackboneSpec:
     unfreeze: dict[int, str | None] = field(default_factory=dict)
     rate_factor: float = 1.0
     layer_decay: float = 1.0
+    network: Literal["vgg16", "vgg19", "vgg16_bn", "vgg19_bn"] = "vgg16"
 
     def __post_init__(self) -> None:
         refuse_null(self, "backbone")
@@ -246,9 +246,9 @@ class DataSpec:
         augmentation: random changes of the training images.
         cache_dir: where downloads and decoded images are kept; null for the user's cache folder.
         on_bad_image: of folder: error stops before training where an image cannot be decoded; skip leaves it out.
-        grayscale: keep one channel, the brightness, instead of red, green and blue.
         mean: red, green and blue of 0..255 that become 0; null for the mean of the training images.
         std: differences of red, green and blue that become 1; null for the deviations of the training images.
+        grayscale: keep one channel, the brightness, instead of red, green and blue.
     """
 
     source: Literal["cifar10", "digits", "folder"] = "cifar10"
@@ -262,9 +262,9 @@ class DataSpec:
     augmentation: AugmentationSpec = field(default_factory=AugmentationSpec)
     cache_dir: str | None = None
     on_bad_image: Literal["error", "skip"] = "error"
-    grayscale: bool = False
     mean: list[float] | None = None
     std: list[float] | None = None
+    grayscale: bool = False
 
     def __post_init__(self) -> None:
         refuse_null(self, "data")

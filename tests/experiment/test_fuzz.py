@@ -17,7 +17,7 @@ from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.network_plan import plan_network
 from lightning_vgg.experiment.parsing import framework_free_parser, known_keys
 from lightning_vgg.experiment.schedule import rate_factors
-from lightning_vgg.experiment.specs import NetworkSpec
+from lightning_vgg.experiment.specs import ExperimentSpec, NetworkSpec
 
 KEYS = sorted(key for key in known_keys(framework_free_parser("p", "d")) if key not in ("help", "config", "-c"))
 WORDS = ["conv", "dense", "batch norm", "maxpool", "dropout", "(", ")", "-", "x3", "x9999", "relu", "0.5", "5x5", ","]
@@ -67,7 +67,7 @@ def test_any_values_of_known_keys(tmp_path: Path, flat: dict[str, Any]) -> None:
     with contextlib.suppress(ExperimentError):
         config = parser.instantiate(parser.parse_args(["-c", str(path)]))
         if config.data.image_size < 5000 and config.model.backbone is None:
-            plan_model(config.model, config.data.image_size, 10)
+            plan_model(ExperimentSpec(model=config.model, data=config.data), 10)
         rates = rate_factors(config.model.schedule, 10)
         assert ((rates >= 0) & (rates <= 1)).all()
 

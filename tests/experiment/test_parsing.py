@@ -224,7 +224,7 @@ def test_config_files() -> None:
 # No field has its default here; the test below holds this list to that.
 EXPERIMENT = ModelSpec(
     network=NetworkSpec(["conv", "conv - maxpool"], [3, 4], ["dense"], [5], 0.125, "dense(linear, no bias)"),
-    backbone=BackboneSpec("none", "cifar", "block3_pool", "max", 48, "block2_pool", {2: "none"}, 0.5, 0.25),
+    backbone=BackboneSpec("none", "cifar", "block3_pool", "max", 48, "block2_pool", {2: "none"}, 0.5, 0.25, "vgg19"),
     optimizer=OptimizerSpec("sgd", 0.05, 0.875, True, 0.8, 0.95, 1e-5, 3e-4, False),
     schedule=ScheduleSpec("one_cycle", 0.25, [0.3], 1e-05),
     semantics="torch",
@@ -248,8 +248,9 @@ DATA = DataSpec(
     AugmentationSpec(flip=True, shift=4, cutout=8),
     "cache",
     "skip",
-    [1.0, 2.0, 3.0],
-    [4.0, 5.0, 6.0],
+    [1.0],
+    [4.0],
+    True,
 )
 TRAINER = TrainerSpec(3, "64-true", 1.0, "elsewhere", False, True)
 
@@ -298,8 +299,8 @@ def test_every_field_by_yaml(write: Write) -> None:
 NEEDED_BY = {
     "model.optimizer.nesterov": {"model.optimizer.momentum": "0.875"},
     "model.tricks.muon_rate": {"model.optimizer.name": "sgd"},
-    "data.mean": {"data.std": "[4.0, 5.0, 6.0]"},
-    "data.std": {"data.mean": "[1.0, 2.0, 3.0]"},
+    "data.mean": {"data.std": "[4.0]", "data.grayscale": "true"},
+    "data.std": {"data.mean": "[1.0]", "data.grayscale": "true"},
 }
 """Flag -> what it cannot do without."""
 

@@ -214,13 +214,13 @@ def build(source: Path, **settings: Any) -> Any:
     from keras_reference.pretrained import load_pretrained
     from keras_reference.transfer import Network
     from lightning_vgg.experiment.backbone_plan import plan_model
-    from lightning_vgg.experiment.specs import ModelSpec, NetworkSpec
+    from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec, NetworkSpec
 
     spec = ModelSpec(
         NetworkSpec(filters=[], units=[]), BackboneSpec(str(source), **{"layer": "block2_pool", **settings})
     )
     pretrained = load_pretrained(spec.backbone, 16)
-    return Network(plan_model(spec, 16, 4, pretrained.plan), pretrained, 16)
+    return Network(plan_model(ExperimentSpec(model=spec), 4, pretrained.plan), pretrained, 16)
 
 
 def test_frozen_layers_stay_and_put_out_the_same_in_training_mode(folder: Path, keras: Any) -> None:

@@ -92,14 +92,14 @@ def test_the_whitening_layer_stays_and_its_bias_trains_for_some_epochs(command: 
 )
 def test_a_network_that_cannot_whiten_is_refused(network: NetworkSpec, complaint: str) -> None:
     with pytest.raises(NetworkError, match=complaint):
-        plan_model(ModelSpec(network, tricks=TricksSpec(whitening=True)), 32, 10)
+        plan_model(ExperimentSpec(model=ModelSpec(network, tricks=TricksSpec(whitening=True))), 10)
 
 
 def test_whitening_of_features_is_refused() -> None:
     spec = ModelSpec(tricks=TricksSpec(whitening=True), backbone=BackboneSpec("none"))
     backbone = plan_backbone(spec.backbone, find_source(spec.backbone, TORCH), 32)
     with pytest.raises(ExperimentError, match="sees pixels"):
-        plan_model(spec, 32, 10, backbone)
+        plan_model(ExperimentSpec(model=spec), 10, backbone)
 
 
 # --- initialization, logits -------------------------------------------------------------------------------------------
