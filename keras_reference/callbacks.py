@@ -21,12 +21,12 @@ from lightning_vgg.runs.tracking import STEP, speed_summary
 from lightning_vgg.weights.pretrained import Pretrained, describe_start
 
 _LOGS = {
-    "train_loss": "training_loss",  # "loss" in Keras's logs has the L2 penalty in it
-    "train_acc": "acc",
-    "val_loss": "val_cross_entropy",  # "val_loss" in Keras's logs has the label smoothing in it
-    "val_acc": "val_acc",
+    "train_loss": ("training_loss", "cross_entropy"),  # "loss" in Keras's logs has the L2 penalty in it
+    "train_acc": ("acc",),
+    "val_loss": ("val_cross_entropy",),  # "val_loss" in Keras's logs has the label smoothing in it
+    "val_acc": ("val_acc",),
 }
-"""Column of the history -> its name in Keras's logs."""
+"""Column of the history -> its name in Keras's logs, the first that is there."""
 
 
 class NextEpoch(keras.callbacks.Callback):  # type: ignore[misc]
@@ -99,7 +99,8 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         seconds = time.perf_counter() - self.epoch_started
         step = int(self.model.optimizer.iterations)
         row: dict[str, float] = {"epoch": epoch + 1, "step": step}
-        row |= {column: logs[name] for column, name in _LOGS.items() if name in logs}
+        for column, names in _LOGS.items():
+            row |= {column: logs[name] for name in names[::-1] if name in logs}
         row |= {"learning_rate": float(self.rates[step - 1]), "seconds": round(seconds, 3)}
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
         assert self.startup_seconds is not None  # an epoch has a first step

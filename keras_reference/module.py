@@ -206,14 +206,16 @@ def compile_model(model: keras.Model, label_smoothing: float, optimizer: keras.o
     on_jax = keras.config.backend() == "jax"
     dtype = None if on_jax else "float64"  # sums over many images; JAX has no float64 unless told at its start
     loss = training_loss(label_smoothing, model.output_shape[-1])
+    metrics = [
+        keras.metrics.SparseCategoricalAccuracy(name="acc", dtype=dtype),
+        keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True, dtype=dtype),
+    ]
+    if label_smoothing:
+        metrics.append(keras.metrics.MeanMetricWrapper(loss.call, name="training_loss", dtype=dtype))
     model.compile(
         optimizer=optimizer,
         loss=loss,
-        metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="acc", dtype=dtype),
-            keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True, dtype=dtype),
-            keras.metrics.MeanMetricWrapper(loss.call, name="training_loss", dtype=dtype),
-        ],
+        metrics=metrics,
         jit_compile=on_jax,  # without it JAX runs operation by operation; TensorFlow compiles graphs anyway
     )
 

@@ -169,7 +169,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> N
 
     for wrong in (for_three_images_alone, lambda images: right(images) * 1.001, lambda images: right(images) * np.nan):
         with pytest.raises(ExperimentError, match="was not written"):
-            write_verified(path, 8, right, lambda file: file.touch(), lambda file, wrong=wrong: wrong)
+            write_verified(path, (8, 8, 3), right, lambda file: file.touch(), lambda file, wrong=wrong: wrong)
         assert path.read_text() == "what was there" and [*tmp_path.iterdir()] == [path]
 
 
