@@ -100,7 +100,8 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         step = int(self.model.optimizer.iterations)
         row: dict[str, float] = {"epoch": epoch + 1, "step": step}
         for column, names in _LOGS.items():
-            row |= {column: logs[name] for name in names[::-1] if name in logs}
+            if known := [name for name in names if name in logs]:
+                row[column] = logs[known[0]]
         row |= {"learning_rate": float(self.rates[step - 1]), "seconds": round(seconds, 3)}
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
         assert self.startup_seconds is not None  # an epoch has a first step

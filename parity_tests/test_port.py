@@ -282,6 +282,11 @@ def test_what_cannot_be_ported_is_named(make: Callable[[], keras.Model], says: s
         port_model(make())
 
 
+class Mine(layers.Layer):  # type: ignore[misc]
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+
 def test_files_that_keras_cannot_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tutorial().save("whole.keras")
@@ -290,6 +295,7 @@ def test_files_that_keras_cannot_read_are_named(tmp_path: Path, monkeypatch: pyt
     Path("model.pt").write_text("")
     Path("saved").mkdir()
     chain_with(layers.Lambda(lambda x: x)).save("code.keras")
+    chain_with(Mine()).save("custom.keras")
     for name, says in (
         ("cut.keras", "Keras cannot read cut.keras"),
         ("text.h5", "Keras cannot read text.h5"),
@@ -297,6 +303,7 @@ def test_files_that_keras_cannot_read_are_named(tmp_path: Path, monkeypatch: pyt
         ("saved", "is a folder"),
         ("missing.keras", "there is no file"),
         ("code.keras", "Keras cannot read code.keras: .*[Ll]ambda"),
+        ("custom.keras", r"custom.keras has objects of classes that are not Keras's own: Mine \('mine.*'\)"),
         ("nowhere:model", "No module named 'nowhere'"),
         ("keras:__version__x", "has no attribute"),
     ):

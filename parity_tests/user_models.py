@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import sys
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,8 +49,33 @@ def load_keras_model(name: str) -> keras.Model:
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
             return keras.saving.load_model(path, safe_mode=True)
     except Exception as error:  # a bad file raises anything from BadZipFile to KeyError
+        if own := _own_classes(path):
+            raise ExperimentError(
+                f"{name} has objects of classes that are not Keras's own: {', '.join(own)}; give a function that builds "
+                "the model, as my_net.py:make_model"
+            ) from None
         reason = str(error).strip().split("\n")[0]
         raise ExperimentError(f"Keras cannot read {name}: {reason or type(error).__name__}") from None
+
+
+def _own_classes(path: Path) -> list[str]:
+    """The classes in a .keras file that Keras does not have, each with the name of its object."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return []
+
+    def walk(value: Any) -> Iterator[str]:
+        if isinstance(value, list):
+            for each in value:
+                yield from walk(each)
+        if isinstance(value, dict):
+            if value.get("registered_name") and not str(value.get("module")).startswith("keras"):
+                yield f"{value['class_name']} ({value.get('config', {}).get('name')!r})"
+            yield from walk(list(value.values()))
+
+    return list(walk(config))
 
 
 def load_torch_module(name: str) -> nn.Module:
