@@ -51,8 +51,8 @@ def load_keras_model(name: str) -> keras.Model:
     except Exception as error:  # a bad file raises anything from BadZipFile to KeyError
         if own := _own_classes(path):
             raise ExperimentError(
-                f"{name} has objects of classes that are not Keras's own: {', '.join(own)}; give a function that builds "
-                "the model, as my_net.py:make_model"
+                f"{name} has objects of classes that are not Keras's own: {', '.join(own)}; name a function that "
+                "builds the model instead, as my_net.py:make_model"
             ) from None
         reason = str(error).strip().split("\n")[0]
         raise ExperimentError(f"Keras cannot read {name}: {reason or type(error).__name__}") from None
