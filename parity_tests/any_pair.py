@@ -12,11 +12,12 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.training.kernels import OTHER_KERNELS
 from parity_tests.distance import distance
 from parity_tests.first_difference import AS_GIVEN, differing_layer, differing_weights
-from parity_tests.float64_copies import KerasCopy, TorchCopy
 from parity_tests.frameworks import keras
+from parity_tests.keras_copy import KerasCopy
 from parity_tests.ladder import GATES, Gate, Rung, failed, verdict
 from parity_tests.matched_pair import MatchedPair
 from parity_tests.pair import Tensors, parameters, statistics
+from parity_tests.torch_copy import TorchCopy
 
 IMAGES = 16
 """Random ones, where none are given."""

@@ -9,9 +9,11 @@ import numpy as np
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.training.kernels import OTHER_KERNELS
-from parity_tests.float64_copies import KerasCopy, TorchCopy, Trace
+from parity_tests.keras_copy import KerasCopy
 from parity_tests.matching import match_layers
 from parity_tests.pair import Tensors, flatten_as_keras
+from parity_tests.torch_copy import TorchCopy
+from parity_tests.traces import Trace
 
 
 class MatchedPair:

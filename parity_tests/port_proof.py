@@ -18,11 +18,12 @@ from lightning_vgg.training import penalty
 from lightning_vgg.training.weights import load_tensors
 from parity_tests.any_pair import PairReport, compare_matched
 from parity_tests.distance import distance
-from parity_tests.float64_copies import KerasCopy, TorchCopy
 from parity_tests.frameworks import keras
+from parity_tests.keras_copy import KerasCopy
 from parity_tests.ladder import GATES, Gate, Rung, verdict
 from parity_tests.matched_pair import MatchedPair
 from parity_tests.pair import TorchSide, keras_precision, parameters
+from parity_tests.torch_copy import TorchCopy
 
 IMAGES = 16
 """Random images that both models are compared on, where none are named."""
