@@ -35,6 +35,11 @@ from lightning_vgg.weights.neutral import require_weights, write_neutral
 PARTED = 1e-8
 """Distance of the weights at which twins have parted: far above what rounding adds up to in thousands of steps (1e-11
 to 1e-9), and far below what one input of a ReLU that changes its sign moves, or one wrong default (1e-6)."""
+ROUNDED = 1e-11
+"""Distance that rounding alone leaves in one step."""
+GROWTH = 30.0
+"""By what factor the distance may grow in one step where it is rounding that grows: chaotic trainings double it in some
+steps, the sign of a ReLU's input that turns round multiplies it by thousands."""
 LOSSES = ("train_loss", "val_loss")
 _FRESH = "initial.safetensors"
 """The weights from which both start, where the experiment names no other file."""
@@ -207,8 +212,9 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
     ``identical``: all predictions are the same, and the weights have not parted. ``images`` of the test, and how many
     of them have the ``same_predictions``; ``epochs``, ``steps``; the largest relative difference of each of the
     ``losses`` after an epoch; the largest distance of the last ``weights``, of which ``tensor``; ``distances`` of the
-    samples after some of the steps; and where that went above PARTED for the first time, or null. A distance is
-    max|difference| / max|value| of a tensor, that of the worst one.
+    samples after some of the steps; and where that went above PARTED for the first time, or null: with the distances of
+    the ``first`` step and of the one ``before``, and whether it has grown from rounding alone, step by step. A distance
+    is max|difference| / max|value| of a tensor, that of the worst one.
     """
     ours, theirs = runs["lightning"], runs["keras"]
     (_, logits), (_, other_logits) = ours.read_predictions(), theirs.read_predictions()
@@ -224,7 +230,14 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
     if (worst > PARTED).any():
         step = int(np.argmax(worst > PARTED))
         tensor = int(apart[:, step].argmax())
-        parted = {"step": step + 1, "tensor": names[tensor], "distance": float(worst[step])}
+        parted = {
+            "step": step + 1,
+            "tensor": names[tensor],
+            "distance": float(worst[step]),
+            "first": float(worst[0]),
+            "before": float(worst[max(step - 1, 0)]),
+            "by_rounding": _is_rounding(worst[: step + 1]),
+        }
     shown = np.unique(np.geomspace(1, len(worst), POINTS).round().astype(int))
     return {
         "identical": same == len(logits) and parted is None,
@@ -241,6 +254,12 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
         "parted": parted,
         "distances": [[int(step), float(worst[step - 1])] for step in shown],
     }
+
+
+def _is_rounding(distances: np.ndarray) -> bool:
+    """Whether the distances after each step, until twins have parted, are rounding that the training amplifies."""
+    grown = distances[1:] / np.maximum(distances[:-1], ROUNDED)
+    return bool(distances[0] <= ROUNDED and (grown <= GROWTH).all())
 
 
 def distance(tensor: np.ndarray, other: np.ndarray) -> float:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.semantics import SWITCHES
-from lightning_vgg.report.words import interval_of, listing, margin_points, nats, percent, points, signed, twin_headline
+from lightning_vgg.report.words import (
+    interval_of,
+    listing,
+    margin_points,
+    nats,
+    percent,
+    points,
+    signed,
+    twin_headline,
+    twin_verdict,
+)
 
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
@@ -15,8 +25,7 @@ def answers(findings: PlainDict) -> list[PlainDict]:
     found = findings["answers"]
     rows = []
     if found["training"]:
-        verdict = "equivalent" if found["training"]["identical"] else "different"
-        rows.append(_row("Same training?", verdict, [twin_headline(found["training"])]))
+        rows.append(_row("Same training?", twin_verdict(found["training"]), [twin_headline(found["training"])]))
     if found["rounding"]:
         rounding = found["rounding"]
         precision = findings["machines"][rounding["arm"]]["precision"]

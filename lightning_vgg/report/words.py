@@ -182,6 +182,14 @@ def twin_headline(twin: PlainDict) -> str:
     same = "both frameworks make the same prediction for every one of"
     if twin["identical"]:
         return f"The same training: {same} {images}."
+    if twin_verdict(twin) == "undecided":
+        parted = twin["parted"]
+        factor = (parted["distance"] / parted["first"]) ** (1 / (parted["step"] - 1))
+        return (
+            f"The same training until rounding takes over: the weights are {power_of_ten(parted['first'])} apart after "
+            f"the first step, and {power_of_ten(parted['distance'])} after step {parted['step']:,}, a factor of "
+            f"{factor:.2g} a step. In the end the frameworks predict differently for {differing:,} of {images}."
+        )
     if not differing:
         return f"Not the same training, although {same} {images}: the weights part in step {twin['parted']['step']:,}."
     return f"Not the same training: the frameworks predict differently for {differing:,} of {images}."
@@ -199,12 +207,33 @@ def twin_lines(twin: PlainDict) -> list[str]:
         f"{weights['tensor']} differs most, by {power_of_ten(weights['distance'])} of its largest value.",
     ]
     if parted:
-        lines.append(
-            f"They part in step {parted['step']:,}, where {parted['tensor']} differs by "
-            f"{power_of_ten(parted['distance'])}: far more than rounding. lightning-vgg parity --locate names a layer "
-            "that computes something else."
-        )
+        lines.append(_how_they_part(parted, twin_verdict(twin)))
     return lines
+
+
+def twin_verdict(twin: PlainDict) -> str:
+    """equivalent, different, or undecided where a training amplifies every rounding until the two have parted."""
+    if twin["identical"]:
+        return "equivalent"
+    return "undecided" if twin["parted"] and twin["parted"].get("by_rounding") else "different"
+
+
+def _how_they_part(parted: PlainDict, verdict: str) -> str:
+    if verdict == "undecided":
+        return (
+            "No step makes the distance much larger than the step before: this training amplifies every rounding. A "
+            "layer that computes something else shows in the first step."
+        )
+    place = f"They part in step {parted['step']:,}, where {parted['tensor']} differs by "
+    if parted["step"] > 1 and "before" in parted:
+        return (
+            f"{place}{power_of_ten(parted['distance'])}, after {power_of_ten(parted['before'])} in the step before: "
+            "more than rounding adds, unless it has turned the sign of a ReLU's input or the maximum of a pool."
+        )
+    return (
+        f"{place}{power_of_ten(parted['distance'])}: far more than rounding. lightning-vgg parity --locate names a "
+        "layer that computes something else."
+    )
 
 
 def horizon_rows(horizons: list[PlainDict]) -> dict[str, list[PlainDict]]:

@@ -15,7 +15,7 @@ from conftest import BIN, Command, run_here, run_in
 
 from lightning_vgg.compare.twin import compare_twins
 from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec, NetworkSpec
-from lightning_vgg.report.words import twin_lines
+from lightning_vgg.report.words import twin_lines, twin_verdict
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.weight_trace import SAMPLED, WeightTrace, read_trace
 
@@ -90,6 +90,25 @@ def made(folder: Path, weights: list[np.ndarray], logits: np.ndarray) -> RunFold
     return run
 
 
+def test_rounding_that_a_training_amplifies_is_told_from_a_fault(tmp_path: Path) -> None:
+    """The distance doubles in every step, as it did when block 5 of VGG16 was fine-tuned with Adam."""
+    experiment = ExperimentSpec(model=ModelSpec(network=NetworkSpec("conv(linear) - batch norm - relu", [3], units=[])))
+    start = np.linspace(-1, 1, 27).reshape(3, 1, 3, 3)
+    logits = np.eye(3, dtype=np.float32)
+    for name, moves, verdict, says in (
+        ("amplified", 4e-13 * 2.0 ** np.arange(20), "undecided", "a factor of 2 a step. In the end"),
+        ("flipped", [1e-13] * 15 + [1e-6] * 5, "different", "after 1.0e−13 in the step before"),
+        ("faulty", [1e-6] * 20, "different", "far more than rounding. lightning-vgg parity --locate"),
+    ):
+        runs = {
+            "lightning": made(tmp_path / name / "lightning", [start] * 20, logits),
+            "keras": made(tmp_path / name / "keras", [start + move for move in moves], logits[[0, 1, 1]]),
+        }
+        found = compare_twins(experiment, runs)
+        assert not found["identical"] and twin_verdict(found) == verdict
+        assert says in " ".join(twin_lines(found))
+
+
 def test_the_answer_by_hand(tmp_path: Path) -> None:
     """The weights part in the third step, and one of three predictions differs."""
     model = ModelSpec(network=NetworkSpec("conv(linear) - batch norm - relu", [3], units=[]))
@@ -102,7 +121,14 @@ def test_the_answer_by_hand(tmp_path: Path) -> None:
     }
     found = compare_twins(ExperimentSpec(model=model), runs)
     assert (found["identical"], found["images"], found["same_predictions"], found["steps"]) == (False, 3, 2, 4)
-    assert found["parted"] == {"step": 3, "tensor": "block1.conv1.weight", "distance": pytest.approx(1e-6)}
+    assert found["parted"] == {
+        "step": 3,
+        "tensor": "block1.conv1.weight",
+        "distance": pytest.approx(1e-6),
+        "first": pytest.approx(1e-15, rel=0.2),
+        "before": pytest.approx(1e-15, rel=0.2),
+        "by_rounding": False,
+    }
     assert found["weights"] == {"distance": pytest.approx(1e-3), "tensor": "block1.conv1.weight"}
     assert [step for step, _ in found["distances"]] == [1, 2, 3, 4]
     assert found["losses"] == {"train_loss": 0}
