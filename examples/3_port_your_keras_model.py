@@ -12,11 +12,11 @@
 EPOCHS = 8  # of either training
 
 # %% [markdown]
-# When TensorFlow and PyTorch meet in one process, some orders of import crash it. `keras_reference` brings the cure, so it
-# is imported first.
+# When TensorFlow and PyTorch meet in one process, some orders of import crash it. `parity_tests` brings the cure, so it is
+# imported first.
 
 # %%
-import lightning_vgg
+from parity_tests import compare_pair, port_keras_model
 
 # isort: split
 from pathlib import Path
@@ -29,7 +29,7 @@ from keras import layers
 from matplotlib import pyplot as plt
 from torch import nn
 
-from parity_tests import compare_pair, port_keras_model
+import lightning_vgg
 
 # %% [markdown]
 # ## A model in Keras

@@ -7,13 +7,15 @@ The only package that sees both frameworks. For tests of your own::
     report = compare_pair(my_torch_module, my_keras_model)
     assert report.passed, report
 
-The names are found when they are first asked for: this import loads nothing.
+Import it before Keras and torch: in some orders the two crash a process. The names are found when they are first asked
+for: this import loads no framework.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import keras_reference  # noqa: F401 - brings the cure for the frameworks' clash, which has to come before both
 from lightning_vgg.common.lazy import lazy_names
 
 if TYPE_CHECKING:

@@ -284,12 +284,19 @@ class Ladder:
         return self._rung("forward", precision, GATES["forward"], lambda side: {"logits": side.logits(batch)})
 
     def loss(self, precision: Precision) -> Rung:
-        """Training mode; once more with logits so large that clipped probabilities would show."""
+        """Training mode; once more with logits so large that clipped probabilities would show.
+
+        Of each image, too: the mean of their errors may be small by luck, and a control that is lucky is none.
+        """
         (batch,) = self.batches(1, precision)
         sure = sure_logits(batch, self.classes)
 
         def losses(side: Side) -> Tensors:
-            return {"loss": side.loss(batch), "of sure logits": side.loss_of(sure, batch)}
+            return {
+                "loss": side.loss(batch),
+                "of each image": side.losses(batch),
+                "of sure logits": side.loss_of(sure, batch),
+            }
 
         return self._rung("loss", precision, GATES["loss"], losses)
 

@@ -93,6 +93,17 @@ class TorchSide:
         """The training loss, in training mode."""
         return self._loss(batch).detach().numpy()
 
+    def losses(self, batch: Batch) -> np.ndarray:
+        """The cross-entropy of each image (B,), in training mode."""
+        labels = torch.from_numpy(batch.labels)
+        return (
+            F.cross_entropy(
+                self._training_logits(batch), labels, label_smoothing=self.label_smoothing, reduction="none"
+            )
+            .detach()
+            .numpy()
+        )
+
     def loss_of(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
         """The training loss of given logits (B, classes)."""
         labels = torch.from_numpy(batch.labels)
@@ -161,14 +172,18 @@ class TorchSide:
             stepper.step()
             yield
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
+    def _training_logits(self, batch: Batch) -> torch.Tensor:
         """With the graph."""
         self.network.train()
         set_mask_keys(self.network, torch.from_numpy(batch.mask_keys))
         if self.frozen_block is not None:
             self.network.get_submodule(self.frozen_block).eval()
-        logits = self.network(_nchw(batch.images))
-        loss = F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=self.label_smoothing)
+        return self.network(_nchw(batch.images))
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """With the graph."""
+        labels = torch.from_numpy(batch.labels)
+        loss = F.cross_entropy(self._training_logits(batch), labels, label_smoothing=self.label_smoothing)
         return loss + penalty.l2_penalty(penalty.penalized_layers(self.network))
 
 
@@ -197,6 +212,10 @@ class KerasSide:
 
     def loss(self, batch: Batch) -> np.ndarray:
         return np.asarray(self._loss(batch))
+
+    def losses(self, batch: Batch) -> np.ndarray:
+        with keras_precision(self.precision):
+            return np.asarray(self.loss_function.call(batch.labels, self.model(batch.for_keras, training=True)))
 
     def _loss(self, batch: Batch) -> Any:
         """Cross-entropy and L2, as ``train_on_batch`` adds them up."""

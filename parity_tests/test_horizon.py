@@ -30,8 +30,8 @@ def test_in_float64_only_a_wrong_default_goes_apart_and_from_the_first_step_on()
         assert by_arm["float32", arm].weights[0] > 1e-9
     for precision in ("float64", "float32", "bfloat16"):
         assert all(by_arm[precision, switch].weights[0] > 1e-6 for switch in WRONG_DEFAULTS)
-    # bfloat16 has three digits: rounding shows at once where it happens at every step.
-    assert by_arm["bfloat16", "Keras"].weights[0] > 1e-4
+    # bfloat16 has three digits: rounding shows at once where it happens at every step. Keras may have the same kernels.
+    assert by_arm["bfloat16", "other kernels"].weights[0] > 1e-4
 
 
 def test_the_step_by_which_half_of_the_predictions_differ() -> None:
