@@ -286,17 +286,14 @@ class Ladder:
     def loss(self, precision: Precision) -> Rung:
         """Training mode; once more with logits so large that clipped probabilities would show.
 
-        Of each image, too: the mean of their errors may be small by luck, and a control that is lucky is none.
+        In float32 of each image, too: the mean of their errors may be small by luck, and so may that of the control.
         """
         (batch,) = self.batches(1, precision)
         sure = sure_logits(batch, self.classes)
 
         def losses(side: Side) -> Tensors:
-            return {
-                "loss": side.loss(batch),
-                "of each image": side.losses(batch),
-                "of sure logits": side.loss_of(sure, batch),
-            }
+            found = {"loss": side.loss(batch), "of sure logits": side.loss_of(sure, batch)}
+            return found | ({"of each image": side.losses(batch)} if precision == "float32" else {})
 
         return self._rung("loss", precision, GATES["loss"], losses)
 
