@@ -47,6 +47,7 @@ def differing_layer(pair: MatchedPair, training: bool, unbiased: bool) -> str | 
         unbiased: whether torch's running variances are n/(n-1) times as large by definition.
     """
     traces = pair.traces(training)
+    moved = _differing_statistics(pair, unbiased) if training else {}
     last = None
     for name in pair.names:
         inputs, outputs = ([getattr(trace, kind)[name] for trace in traces] for kind in ("inputs", "outputs"))
@@ -58,15 +59,16 @@ def differing_layer(pair: MatchedPair, training: bool, unbiased: bool) -> str | 
             return f"{place}: {_in_words(inputs[0], inputs[-1])}"
         if _parted(outputs):
             return f"{_called(pair, name)}: output {_in_words(outputs[0], outputs[-1])}{_hint(pair, name)}"
-        if training and (words := _differing_statistics(pair, name, unbiased)):
-            return f"{_called(pair, name)}: {words}"
+        if name in moved:
+            return f"{_called(pair, name)}: {moved[name]}"
         last = name
     if last and _parted([trace.result for trace in traces]):
         return f"after {_called(pair, last)}: {_in_words(traces[0].result, traces[-1].result)}"
     return None
 
 
-def _differing_statistics(pair: MatchedPair, layer: str, unbiased: bool) -> str | None:
+def _differing_statistics(pair: MatchedPair, unbiased: bool) -> dict[str, str]:
+    """Layer -> which of its running statistics differs after one pass in training mode, and how."""
     twin, before = pair.ours.twin(), pair.ours.tensors()
     twin.trace(pair.images, training=True)
     ours = statistics(twin.tensors())
@@ -74,12 +76,13 @@ def _differing_statistics(pair: MatchedPair, layer: str, unbiased: bool) -> str 
     pair.theirs.trace(pair.images, training=True)
     theirs = statistics(pair.keras_tensors())
     pair.start()
-    for role, quantity in _STATISTICS.items():
-        name = f"{layer}.{role}"
-        if name in ours and _parted([ours[name], theirs[name]], GATES["batch norm statistics"].float64):
+    found: dict[str, str] = {}
+    for name, value in ours.items():
+        layer, _, role = name.rpartition(".")
+        if layer not in found and _parted([value, theirs[name]], GATES["batch norm statistics"].float64):
             kept = float(pair.theirs.leaves[pair.names[layer]].momentum)
-            return f"{quantity}: {of_statistics(before[name], ours[name], theirs[name], kept, {})}"
-    return None
+            found[layer] = f"{_STATISTICS[role]}: {of_statistics(before[name], value, theirs[name], kept, {})}"
+    return found
 
 
 def _called(pair: MatchedPair, name: str) -> str:
