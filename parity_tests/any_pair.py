@@ -16,7 +16,7 @@ from parity_tests.frameworks import keras
 from parity_tests.keras_copy import KerasCopy
 from parity_tests.ladder import GATES, Gate, Rung, failed, verdict
 from parity_tests.matched_pair import MatchedPair
-from parity_tests.pair import Tensors, parameters, statistics
+from parity_tests.pair import Tensors, damped_scales, layers_before_norms, parameters, statistics
 from parity_tests.torch_copy import TorchCopy
 
 IMAGES = 16
@@ -147,9 +147,11 @@ def _measure(pair: MatchedPair) -> tuple[list[Rung], bool]:
     if unbiased:
         for each in (ours, *controls):
             each[_MOVED] = pair.without_factor(each[_MOVED])
+    norms = {name.rpartition(".")[0] for name in pair.given if name.endswith("running_var")}
+    damped = layers_before_norms(list(pair.names), norms)
     rungs = []
     for name, found in ours.items():
-        scales = _scales(pair, found) if name in ("gradients", _TRAINED) else None
+        scales = damped_scales(found, damped) if name in ("gradients", _TRAINED) else None
         control = max(distance(found, each[name], scales).value for each in controls)
         rungs.append(verdict(name, "float64", _GATES[name], distance(found, theirs[name], scales), control))
     return rungs, unbiased
@@ -178,15 +180,6 @@ def _measure_keras(pair: MatchedPair) -> dict[str, Tensors]:
 
 def _that_has_tensors(measured: dict[str, Tensors]) -> dict[str, Tensors]:
     return {name: tensors for name, tensors in measured.items() if tensors}
-
-
-def _scales(pair: MatchedPair, tensors: Tensors) -> dict[str, float]:
-    """What vectors up to the last batch norm are measured by, as by `pair.damped_scales`."""
-    layers = list(pair.names)
-    norms = [layers.index(name.rpartition(".")[0]) for name in pair.given if name.endswith("running_var")]
-    before = set(layers[: max(norms, default=0)])
-    largest = max(float(np.abs(value).max()) for value in tensors.values())
-    return {name: largest for name, value in tensors.items() if value.ndim == 1 and name.rpartition(".")[0] in before}
 
 
 def _images(model: keras.Model, images: np.ndarray | None) -> np.ndarray:

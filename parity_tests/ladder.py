@@ -10,7 +10,7 @@ steps in float32 are decided by chaos; they are reported beside their control, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -20,7 +20,6 @@ import numpy as np
 from keras_reference.data import Preprocess, normalizer
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.draws import draw_epoch, mask_keys
-from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset, Split
@@ -366,7 +365,7 @@ class Ladder:
         batch, pair = self.batch("float32"), self.pair("float32")
         gradients = pair.torch.twin().gradients(batch)
         scales = {name: float(np.abs(value).max()) for name, value in gradients.items()}
-        scales |= damped_scales(gradients, pair.plan)
+        scales |= damped_scales(gradients, pair.damped)
         counted = {name: np.abs(value) >= scales[name] / 100 for name, value in gradients.items()}
 
         def stepped(side: Side, optimizer: OptimizerSpec = optimizer) -> Tensors:
@@ -380,7 +379,7 @@ class Ladder:
         twin = pair.torch.twin()
         sides = measured(pair, stepped, controlled=False)
         sides += controls(twin, lambda side: stepped(side, replace(optimizer, **betas)))
-        for rung in step_rungs(f"{name}, 1 step", "float32", optimizer, sides, pair.plan):
+        for rung in step_rungs(f"{name}, 1 step", "float32", optimizer, sides, pair.damped):
             yield self._gated_if_steady(rung, "float32")
 
     def _trajectory(self, name: str, precision: Precision) -> list[Rung]:
@@ -431,7 +430,7 @@ class Ladder:
         """How far ``measure`` of the two sides lies apart; in float32, beside the controls."""
         pair = self.pair(precision)
         sides = measured(pair, measure, controlled=precision == "float32")
-        return compare(name, precision, gate, sides, damped_scales(sides[0], pair.plan) if damped else None)
+        return compare(name, precision, gate, sides, damped_scales(sides[0], pair.damped) if damped else None)
 
     def _gated_if_steady(self, rung: Rung, precision: Precision) -> Report:
         return without_verdict(rung) if precision == "float32" and self.small_batch.own_flips else rung
@@ -468,13 +467,12 @@ def controls(
 
 
 def step_rungs(
-    label: str,
-    precision: Precision,
-    optimizer: OptimizerSpec,
-    sides: Sequence[Tensors],
-    damped: NetworkPlan | None = None,
+    label: str, precision: Precision, optimizer: OptimizerSpec, sides: Sequence[Tensors], damped: Collection[str] = ()
 ) -> Iterator[Rung]:
-    """Of parameters, and of batch-norm statistics if there are any; ``damped``: the plan, where steps are compared."""
+    """Of parameters, and of batch-norm statistics if there are any.
+
+    ``damped`` as in `damped_scales`, where steps are compared.
+    """
     scales = damped_scales(parameters(sides[0]), damped) if damped else None
     gate = GATES["sgd" if optimizer.name == "sgd" else "adam"]
     yield compare(label, precision, gate, [parameters(side) for side in sides], scales)

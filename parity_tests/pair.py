@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -301,6 +301,14 @@ class Pair:
         self.torch = TorchSide(self.spec, self.plan, precision, seed)
         self.keras = KerasSide(self.spec, self.plan, precision, self.torch.tensors())
 
+    @cached_property
+    def damped(self) -> set[str]:
+        """Layers that a batch norm follows, near or far."""
+        layers = [planned.name for planned in self.plan.layers]
+        return layers_before_norms(
+            layers, {each.name for each in self.plan.layers if isinstance(each.layer, BatchNorm)}
+        )
+
     def flips(self, batch: Batch) -> tuple[int, int]:
         """How many gradients take another path in Keras than in torch; and in torch by other kernels."""
         return count_flips(self.plan.layers, self.torch.activations, self.keras.activations, batch, batch)
@@ -424,16 +432,19 @@ def without_idle_biases(tensors: Tensors, plan: NetworkPlan) -> Tensors:
     return {name: value for name, value in tensors.items() if name not in idle}
 
 
-def damped_scales(gradients: Tensors, plan: NetworkPlan) -> dict[str, float]:
-    """What the gradients of vectors before a batch norm are measured against: the network's largest gradient.
+def layers_before_norms(layers: Sequence[str], norms: Collection[str]) -> set[str]:
+    """Those of ``layers``, in their order, that come before the last of ``norms``."""
+    return set(layers[: max((number for number, name in enumerate(layers) if name in norms), default=0)])
+
+
+def damped_scales(gradients: Tensors, damped: Collection[str]) -> dict[str, float]:
+    """What the gradients of vectors in ``damped`` layers are measured against: the network's largest gradient.
 
     A batch norm cancels a constant that is added before it, entirely, or in part if an activation is between them. The
     gradient of such a vector is a sum whose terms cancel, so its own size says nothing about its rounding error.
     """
-    norms = [number for number, layer in enumerate(plan.layers) if isinstance(layer.layer, BatchNorm)]
-    before = {layer.name for layer in plan.layers[: max(norms, default=0)]}
     largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
-    return {name: largest for name, value in gradients.items() if value.ndim == 1 and name.rpartition(".")[0] in before}
+    return {name: largest for name, value in gradients.items() if value.ndim == 1 and name.rpartition(".")[0] in damped}
 
 
 def randomize(network: nn.Module, seed: int) -> None:

@@ -102,6 +102,12 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
     )
 
 
+def recorded_normalization(run: RunFolder) -> Normalization:
+    """Of the pixels that a run was trained on."""
+    record = run.read_record()["normalization"]
+    return Normalization(tuple(record["mean"]), tuple(record["std"]))
+
+
 def refuse_other_images(dataset: Dataset, run: RunFolder, resuming: bool) -> None:
     """Refuse images that do not fit a run. A run that was stopped before it wrote its run.json accepts any.
 

@@ -16,7 +16,8 @@ from tqdm import TqdmWarning
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import read_experiment
-from lightning_vgg.images.batches import Normalization, normalize
+from lightning_vgg.images.batches import normalize
+from lightning_vgg.images.dataset import recorded_normalization
 from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import load_images, open_image
 from lightning_vgg.runs.folder import RunFolder
@@ -40,11 +41,8 @@ class TrainedRun:
         self.classifier: VGGClassifier = load_classifier(run)
         if self.classifier.backbone is not None:
             self.classifier.backbone.freeze(0)
-        record = run.read_record()
-        self.class_names: list[str] = record["class_names"]
-        self.normalization = Normalization(
-            tuple(record["normalization"]["mean"]), tuple(record["normalization"]["std"])
-        )
+        self.class_names: list[str] = run.read_record()["class_names"]
+        self.normalization = recorded_normalization(run)
         self.data = read_experiment(run.path / "config.yaml").data
 
     def test_image(self, number: int) -> np.ndarray:

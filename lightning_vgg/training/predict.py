@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_vgg.experiment.parsing import read_experiment
-from lightning_vgg.images.batches import Normalization, normalize
+from lightning_vgg.images.batches import normalize
+from lightning_vgg.images.dataset import recorded_normalization
 from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import open_image
 from lightning_vgg.runs.folder import RunFolder
@@ -24,11 +25,9 @@ def predict_probabilities(run: RunFolder, files: list[Path]) -> np.ndarray:
     from lightning_vgg.training.export import load_classifier
 
     model = load_classifier(run)
-    record = run.read_record()["normalization"]
-    normalization = Normalization(tuple(record["mean"]), tuple(record["std"]))
     data = read_experiment(run.path / "config.yaml").data
     images = np.stack([open_image(file, data.image_size) for file in files])
     images = brightness(images) if data.grayscale else images
-    batch = torch.from_numpy(normalize(images, normalization, np.float32)).permute(0, 3, 1, 2)
+    batch = torch.from_numpy(normalize(images, recorded_normalization(run), np.float32)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         return np.asarray(model(batch).softmax(1))

@@ -13,6 +13,7 @@ from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.dataset import recorded_normalization
 from lightning_vgg.runs.folder import RunFolder
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2", "keras": ".keras"}
@@ -39,8 +40,7 @@ class ExportRequest:
     @property
     def normalization(self) -> Normalization:
         """Of the pixels the run was trained on."""
-        recorded = self.run.read_record()["normalization"]
-        return Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))
+        return recorded_normalization(self.run)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

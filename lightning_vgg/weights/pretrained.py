@@ -15,6 +15,7 @@ from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_backbone, 
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec
 from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.dataset import recorded_normalization
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.weights.neutral import read_safetensors
@@ -93,7 +94,7 @@ def read_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics, r
         if tensors is not None and PREPROCESSING[convention].bgr:
             tensors = to_rgb(tensors)
     else:
-        normalization = _recorded_normalization(run)
+        normalization = recorded_normalization(run)
     description = {
         "weights": weights,
         "weights_sha256": sha256,
@@ -125,13 +126,8 @@ def recorded_pretrained(spec: BackboneSpec | None, image_size: int, run: RunFold
         return None
     record = run.read_record()["backbone"]
     return Pretrained(
-        plan_backbone(spec, recorded_source(record), image_size), None, _recorded_normalization(run), record
+        plan_backbone(spec, recorded_source(record), image_size), None, recorded_normalization(run), record
     )
-
-
-def _recorded_normalization(run: RunFolder) -> Normalization:
-    record = run.read_record()["normalization"]
-    return Normalization(tuple(record["mean"]), tuple(record["std"]))
 
 
 def _read_run(run: RunFolder, plan: BackbonePlan, readers: Readers) -> tuple[Tensors, Path]:
