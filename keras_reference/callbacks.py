@@ -17,7 +17,6 @@ from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder, Watch, epoch_line
 from lightning_vgg.runs.machine import process_seconds
-from lightning_vgg.runs.tracking import STEP, speed_summary
 from lightning_vgg.weights.pretrained import Pretrained, describe_start
 
 _LOGS = {
@@ -122,31 +121,6 @@ class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]
             raise Diverged(f"the validation loss is not finite in epoch {epoch + 1}")
         if self.watch(epoch + 1, logs["val_acc"]):
             self.model.stop_training = True
-
-
-class WandbCurves(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sends each row of history.csv to W&B, under the names and steps that Lightning's logger gives them."""
-
-    def __init__(self, run: RunFolder, arguments: PlainDict) -> None:
-        super().__init__()
-        import wandb
-
-        self.run = run
-        self.wandb = wandb.init(**arguments)
-        self.wandb.define_metric(STEP)
-        self.wandb.define_metric("*", step_metric=STEP, step_sync=True)
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        row = self.run.read_history()[-1]
-        curves = {name: row[name] for name in (*_LOGS, "learning_rate") if name in row}
-        self.wandb.log({"epoch": epoch, STEP: int(row["step"]) - 1, **curves})
-
-    def finish(self, results: dict[str, float]) -> None:
-        """Send the test results, too, and close the W&B run."""
-        row = self.run.read_history()[-1]
-        self.wandb.log({"epoch": int(row["epoch"]), STEP: int(row["step"]), **results})
-        self.wandb.summary.update(speed_summary(self.run))
-        self.wandb.finish()
 
 
 def describe_run(

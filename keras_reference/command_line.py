@@ -16,6 +16,7 @@ from lightning_vgg.experiment.keras_support import refuse_unimplemented
 from lightning_vgg.experiment.parsing import ExplainingParser, UnknownKey, experiment_spec, framework_free_parser
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
+from lightning_vgg.experiment.trainer_flags import require_loggers
 from lightning_vgg.runs.folder import RunFolder, test_lines
 from lightning_vgg.weights.export_arguments import read_export_request
 from lightning_vgg.weights.feature_store import HEADLESS, write_features
@@ -80,6 +81,7 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
     if command == "features":  # the network above the backbone is not used, so it need not fit
         experiment = replace(experiment, model=replace(experiment.model, network=HEADLESS))
     refuse_unimplemented(experiment)
+    require_loggers(experiment.trainer)
     model, size = experiment.model, experiment.image_size
     # Before an image is read. The backbone of a trained run may be gone from where it was loaded.
     if model.backbone is None:

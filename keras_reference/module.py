@@ -9,24 +9,23 @@ import keras
 import numpy as np
 
 from keras_reference.backend import prepare_keras
-from keras_reference.callbacks import NextEpoch, RefuseBadLoss, RunRecorder, StopWhere, WandbCurves, describe_run
+from keras_reference.callbacks import NextEpoch, RefuseBadLoss, RunRecorder, StopWhere, describe_run
 from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import kept_features
+from keras_reference.loggers import SendCurves, build_curves
 from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
 from keras_reference.pretrained import load_pretrained
 from keras_reference.transfer import Network, count_parameters, parameter_groups
 from keras_reference.weight_trace import TraceWeights
 from keras_reference.weights import load_network
 from lightning_vgg.common.interruption import Interrupted
-from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import freezing_line, plan_model
 from lightning_vgg.experiment.settings import config_text, plain_settings
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec
 from lightning_vgg.images.dataset import load_dataset, refuse_other_images
 from lightning_vgg.runs import weight_trace
 from lightning_vgg.runs.folder import RunFolder, Watch
-from lightning_vgg.runs.tracking import wandb_arguments
 from lightning_vgg.weights.feature_store import say_features_are_not_kept
 from lightning_vgg.weights.pretrained import Pretrained, recorded_pretrained
 
@@ -79,12 +78,12 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
     validation = training.evaluation("val") if keeper.validated else None
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
     bar = bar and watch is None
-    curves = [] if trainer.logger is False else [WandbCurves(run, _wandb_arguments(run, experiment))]
+    curves = SendCurves(run, build_curves(trainer.loggers, run, experiment.experiment, plain_settings(experiment)))
     echo = None if bar or watch is not None else trainer.max_epochs
     recorder = RunRecorder(run, rates, len(dataset.train.labels), echo)
     # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
     trace = [TraceWeights(run, network, done * steps)] if weight_trace.is_wanted() else []
-    callbacks = [NextEpoch(batches), RefuseBadLoss(run, steps), *trace, recorder, keeper, *curves]
+    callbacks = [NextEpoch(batches), RefuseBadLoss(run, steps), *trace, recorder, keeper, curves]
     if watch is not None:
         callbacks.append(StopWhere(watch))
     for first, end, frozen in training.stages:
@@ -106,8 +105,7 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
         if model.stop_training:
             break
     results = test_best(training, whole, run) if watch is None else {}
-    for wandb_curves in curves:
-        wandb_curves.finish(results)
+    curves.finish(results)
 
 
 def test(experiment: ExperimentSpec, run: RunFolder) -> RunFolder:
@@ -236,7 +234,3 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
     measured = {**results, "test_acc_per_class": per_class.tolist()}
     run.write_test(checkpoint, test.labels, logits.astype(np.float32), measured)
     return results
-
-
-def _wandb_arguments(run: RunFolder, experiment: ExperimentSpec) -> PlainDict:
-    return wandb_arguments(run, experiment.experiment, "keras", plain_settings(experiment))

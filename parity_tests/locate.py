@@ -251,9 +251,7 @@ def locate(ladder: Ladder) -> Iterator[Finding]:
     yield from _of(BACKWARD, found[::-1])
     yield from _of(tuple(STATISTICS.values()), found)
     yield from _frozen(ladder, batch)
-    gradients = [pair.torch.twin().gradients(each) for each in (batch, *batches)]
-    yield from _clipping(ladder, gradients[0])
-    yield from _optimizer(ladder, gradients)
+    yield from _steps(ladder, [batch, *batches])
     ours, theirs = ladder.scores()
     for name, score in ours.items():
         yield compared("evaluation", "evaluation", name, score, theirs[name], limit=GATES["loss"].float64)
@@ -377,6 +375,13 @@ def _unmoved(names: list[str], before: Tensors, ours: Tensors, theirs: Tensors) 
         yield Finding("frozen layers", "frozen layers", name, float(len(moved)), 0.0, words)
 
 
+def _steps(ladder: Ladder, batches: list[Batch]) -> Iterator[Finding]:
+    pair = ladder.pair("float64")
+    gradients = [pair.torch.twin().gradients(batch) for batch in batches]
+    yield from _clipping(ladder, gradients[0])
+    yield from _optimizer(ladder, gradients)
+
+
 def _clipping(ladder: Ladder, gradients: Tensors) -> Iterator[Finding]:
     """A step by gradients that are clipped to about a hundredth of themselves."""
     pair = ladder.pair("float64")
@@ -418,12 +423,14 @@ def _locate_on_backbone(ladder: TransferLadder) -> Iterator[Finding]:
     (batch, *_), (their_batch, *_) = ladder.images(BATCH, "float64"), ladder.keras_images(pair, BATCH)
     layers = _layers_on_backbone(pair, batch)
     network = pair.frozen_copy(0, batch)
-    recorded, _ = record(network, layers, batch, ladder.spec.label_smoothing)
+    recorded, logits = record(network, layers, batch, ladder.spec.label_smoothing)
+    head = ladder.head_ladder(UPDATES)
     found = [finding for layer in layers for finding in layer.measure(*recorded[layer.name])]
     of_backbone = [finding for finding in found if finding.where.startswith("backbone.")]
     yield from _of(FORWARD, of_backbone)
     yield _pooling(pair, recorded[layers[len(pair.plan.layers) - 1].name][1].shape)
     yield from _of(FORWARD, found[len(of_backbone) :])
+    yield from _loss(head.pair("float64"), batch, logits)
     yield from _of(BACKWARD, found[::-1])
     yield from _of(tuple(STATISTICS.values()), found)
     half = len(pair.plan.layers) // 2
@@ -442,6 +449,7 @@ def _locate_on_backbone(ladder: TransferLadder) -> Iterator[Finding]:
         sides = [side[name] - before[name] for side in (ours, theirs, *others)]
         stage = "learning-rate groups"
         yield compared(stage, stage, name, sides[0], sides[1], others=sides[2:], limit=GATES["sgd"].float64)
+    yield from _steps(head, head.batches(UPDATES, "float64"))
 
 
 def _layers_on_backbone(pair: TransferPair, batch: Batch) -> list[Layer]:

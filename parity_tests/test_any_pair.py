@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import vgg16
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
@@ -296,3 +297,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     ):
         assert cli.run(["parity", *args]) == 2
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(1200)
+def test_torchvisions_vgg16_is_that_of_keras_applications() -> None:
+    theirs = keras.applications.VGG16(weights=None, classifier_activation=None)
+    report = compare_pair(vgg16(), theirs, np.random.default_rng(0).standard_normal((1, 224, 224, 3)))
+    assert report.passed and report.culprit is None, report

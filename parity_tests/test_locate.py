@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lightning_vgg import cli
-from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec
+from lightning_vgg.experiment.specs import BackboneSpec, ExperimentSpec, ModelSpec, NetworkSpec
 from lightning_vgg.images.dataset import Dataset
 from parity_tests.locate import Finding, locate
 from parity_tests.mutants import MUTANTS, Mutant, plain_spec
@@ -51,6 +51,18 @@ def test_planted_fault_is_located(mutant: Mutant, culprit_without_fault: Callabl
     assert culprit is not None
     assert fnmatchcase(f"{culprit.kind}: {culprit.quantity}", mutant.place), culprit
     assert mutant.words in culprit.relation, culprit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("switch", "place"), [("adam_formula", "optimizer: *, step 1"), ("clip_epsilon", "clipping: *")]
+)
+def test_a_wrong_step_is_located_on_a_backbone_too(switch: str, place: str) -> None:
+    backbone = BackboneSpec("none", "keras_caffe", "block1_pool", "average")
+    network = NetworkSpec(conv_block="batch norm", filters=[64], units=[])
+    wrong = ModelSpec(network=network, backbone=backbone, semantics_except=[switch])
+    culprit = first_culprit(wrong, tinted_digits())
+    assert culprit is not None and fnmatchcase(f"{culprit.kind}: {culprit.quantity}", place), culprit
 
 
 def test_relations_are_said_in_words() -> None:

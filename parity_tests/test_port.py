@@ -344,6 +344,19 @@ def test_a_model_of_grey_images_trains_on_grey_images(
         assert f"{number}.png  {each.argmax()}  {each.max():.1%}" in printed
 
 
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("make", [mnist, vgg_with_l2])
+def test_a_ported_experiment_climbs_the_whole_ladder(
+    make: Callable[[], keras.Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    port_keras_model(make(), "ported")
+    assert cli.run(["parity", "-c", "ported/experiment.yaml", "--data.source", "digits"]) == 0
+    assert "rungs passed" in capsys.readouterr().out
+
+
 def _as_files(images: np.ndarray) -> list[str]:
     for number, image in enumerate(images):
         Image.fromarray(image[..., 0]).save(f"{number}.png")

@@ -331,14 +331,17 @@ class TransferLadder(Ladder):
         count = size * (number + 1)
         return self.images(count, "float32", size=size)[number], self.keras_images(pair, count, size)[number]
 
-    def head_training(self, precision: Precision) -> Iterator[Report]:
-        """The head's own ladder, on the same embeddings in both."""
+    def head_ladder(self, steps: int) -> HeadLadder:
+        """On the embeddings of as many images as that many steps take, or of all."""
         pair = self.transfer_pair("float32")
-        count = min(BATCH * STEPS, len(self.dataset.train.labels))
-        batches = self.images(count, "float32")
+        batches = self.images(min(BATCH * steps, len(self.dataset.train.labels)), "float32")
         embeddings = [pair.torch_layers(batch.images)["pooled"] for batch in batches]
         labels = np.concatenate([batch.labels for batch in batches])
-        head = HeadLadder(self.experiment, self.dataset, np.concatenate(embeddings), labels)
+        return HeadLadder(self.experiment, self.dataset, np.concatenate(embeddings), labels)
+
+    def head_training(self, precision: Precision) -> Iterator[Report]:
+        """The head's own ladder, on the same embeddings in both."""
+        head = self.head_ladder(STEPS)
         for rung in (head.forward(precision), head.gradients(precision), *head.steps(head.own_optimizer, precision)):
             yield replace(rung, name=f"head: {rung.name}")
 

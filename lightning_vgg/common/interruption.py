@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -40,6 +41,8 @@ class Signals:
         self.waits = False
 
     def install(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # no other may; a training in a thread of somebody's program is theirs to stop
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 

@@ -238,7 +238,7 @@ def publish(plan: ComparisonPlan) -> Path:
     from lightning_vgg.report import read_answers, write_report
 
     report = write_report(read_comparison(plan.folder / COMPARISON), plan.folder)
-    if plan.experiment.trainer.logger is not False:
+    if "wandb" in plan.experiment.trainer.loggers:
         log_report(plan.folder, plan.group)
     print(*read_answers(plan.folder), f"report   {report}", sep="\n")
     return report

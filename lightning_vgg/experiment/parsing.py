@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
@@ -16,7 +16,15 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.nearest import nearest_path
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.shipped import find_config, nearest_config
-from lightning_vgg.experiment.specs import MOVED, BackboneSpec, DataSpec, ExperimentSpec, ModelSpec, TrainerSpec
+from lightning_vgg.experiment.specs import (
+    MOVED,
+    BackboneSpec,
+    DataSpec,
+    ExperimentSpec,
+    LoggerName,
+    ModelSpec,
+    TrainerSpec,
+)
 
 OPTIONAL_GROUPS: dict[str, type] = {"model.backbone": BackboneSpec}
 """Keys that are null or have settings of their own; a parser knows each of these as one key."""
@@ -302,8 +310,10 @@ def _shared_trainer(settings: PlainDict | Namespace) -> TrainerSpec:
     shared = {field.name: settings[field.name] for field in fields(TrainerSpec) if field.name in settings}
     if "precision" in shared:
         shared["precision"] = str(shared["precision"])
-    if not isinstance(shared.get("logger"), bool):  # a logger of the user's own
-        shared["logger"] = None
+    logger = shared.get("logger")
+    names = logger if isinstance(logger, list) else [logger]
+    if not isinstance(logger, bool) and not all(name in get_args(LoggerName) for name in names):
+        shared["logger"] = None  # a logger of the user's own
     if shared.get("max_epochs", 0) is None:  # as long as max_steps or max_time say
         shared["max_epochs"] = -1
     return TrainerSpec(**shared)

@@ -15,6 +15,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.parsing import read_experiment, read_settings
 from lightning_vgg.experiment.specs import ExperimentSpec
+from lightning_vgg.runs.folder import RunFolder
 
 
 def plain_settings(experiment: ExperimentSpec, trainer: Mapping[str, object] | None = None) -> PlainDict:
@@ -64,7 +65,19 @@ _MAY_CHANGE = {"model.channels_last", "model.compile"} | {
 }
 """What does not change the numbers of a run. Images may move; that they are the same is checked by themselves."""
 
-_TRAINER_KEEPS = ("precision", "gradient_clip_val", "accumulate_grad_batches")
+_TRAINER_KEEPS: PlainDict = {
+    "precision": "32-true",
+    "gradient_clip_val": None,
+    "accumulate_grad_batches": 1,
+    "limit_train_batches": None,
+    "limit_val_batches": None,
+    "val_check_interval": None,
+    "check_val_every_n_epoch": 1,
+}
+"""Settings of the trainer that must not change -> what they are where config.yaml leaves them out."""
+
+_LENGTH: PlainDict = {"max_epochs": 10, "max_steps": -1}
+"""Likewise, where the learning rate of every step depends on how many there will be."""
 
 _OF_THE_NETWORK = ("model.network.", "model.backbone", "model.semantics", "data.image_size")
 
@@ -87,9 +100,16 @@ def refuse_changes(path: Path, experiment: ExperimentSpec, trainer: Mapping[str,
         for settings in map(plain_settings, (trained, experiment))
     )
     saved = read_settings(path).get("trainer") or {}
-    for key in _TRAINER_KEEPS:
-        if key in saved:
-            before[f"trainer.{key}"], now[f"trainer.{key}"] = saved[key], trainer.get(key, saved[key])
+    epochs = experiment.trainer.max_epochs
+    history = RunFolder(path.parent).read_history() if resuming else []
+    if history and 0 < epochs < history[-1]["epoch"]:
+        raise ExperimentError(
+            f"{path.parent} has trained {history[-1]['epoch']} epochs, trainer.max_epochs is {epochs}"
+        )
+    spans = trained.model.schedule.name != "constant" or trained.model.schedule.warmup or trained.model.tricks.lookahead
+    for key, default in (_TRAINER_KEEPS | _LENGTH if spans else _TRAINER_KEEPS).items():
+        before[f"trainer.{key}"] = saved.get(key, default)
+        now[f"trainer.{key}"] = trainer.get(key, before[f"trainer.{key}"])
     for key in ("experiment", "name"):
         if getattr(experiment, key) is not None:
             before[key], now[key] = getattr(trained, key), getattr(experiment, key)
@@ -99,4 +119,8 @@ def refuse_changes(path: Path, experiment: ExperimentSpec, trainer: Mapping[str,
     if changed:
         lines = "".join(f"\n  {key}: {before.get(key)} in the run, {now.get(key)} now" for key in changed)
         remedy = "leave them out, or start a new run, without --ckpt_path" if resuming else "leave them out"
+        if any(key.removeprefix("trainer.") in _LENGTH for key in changed):
+            lines += (
+                "\n  (the learning rates of the finished steps would have been others in a training of this length)"
+            )
         raise ExperimentError(f"{path.parent} was trained with other settings: {remedy}{lines}")

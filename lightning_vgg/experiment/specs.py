@@ -294,6 +294,9 @@ class DataSpec:
         return -(-images // self.batch_size)
 
 
+LoggerName = Literal["wandb", "tensorboard", "csv"]
+
+
 @dataclass(frozen=True)
 class TrainerSpec:
     """The settings of ``lightning.pytorch.Trainer`` that mean the same in every framework.
@@ -303,7 +306,7 @@ class TrainerSpec:
         precision: 32-true, 64-true or bf16-mixed.
         gradient_clip_val: largest global norm of the gradients; null for no clipping.
         default_root_dir: folder in which runs/ is made; null for the working folder.
-        logger: false to log nothing to W&B.
+        logger: wandb, tensorboard, csv, or a list of these; null or true for wandb, false for none.
         enable_progress_bar: null for a bar on a terminal and a line per epoch elsewhere.
     """
 
@@ -311,11 +314,18 @@ class TrainerSpec:
     precision: str = "32-true"
     gradient_clip_val: float | None = None
     default_root_dir: str | None = None
-    logger: bool | None = None
+    logger: bool | LoggerName | list[LoggerName] | None = None
     enable_progress_bar: bool | None = None
 
     def __post_init__(self) -> None:
         refuse_null(self, "trainer")
+
+    @property
+    def loggers(self) -> list[LoggerName]:
+        """Where the curves go, by name."""
+        if isinstance(self.logger, bool | None):
+            return [] if self.logger is False else ["wandb"]
+        return [self.logger] if isinstance(self.logger, str) else list(dict.fromkeys(self.logger))
 
 
 @dataclass(frozen=True)

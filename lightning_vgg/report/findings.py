@@ -20,6 +20,7 @@ from lightning_vgg.report.looks import ALPHA
 from lightning_vgg.report.results import Arms, Result, read_results
 from lightning_vgg.report.statistics import POWER
 from lightning_vgg.report.verdicts import other_settings, paired_differences, rounding_answer, verdicts
+from lightning_vgg.runs.hints import hints
 from lightning_vgg.runs.scores import agreement, class_scores, confusion, probabilities, reliability
 
 CURVES = ("train_loss", "val_loss", "train_acc", "val_acc")
@@ -116,6 +117,7 @@ def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
                 "best_epoch": result.best_row["epoch"],
                 "epochs": len(result.history),
                 "checkpoint": Path(result.record["checkpoint"]).name,
+                "hints": hints(result.history, len(result.record["class_names"])),
             }
             for seed, result in sorted(members.items())
         },

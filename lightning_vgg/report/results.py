@@ -43,7 +43,8 @@ class Result:
     @property
     def best_row(self) -> dict[str, float]:
         """The tested checkpoint's epoch: the highest validation accuracy; without validation images the last."""
-        return max(self.history, key=lambda row: row.get("val_acc", row["epoch"]))
+        validated = [row for row in self.history if "val_acc" in row]
+        return max(validated, key=lambda row: row["val_acc"]) if validated else self.history[-1]
 
 
 Arms = dict[str, dict[int, Result]]

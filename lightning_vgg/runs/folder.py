@@ -20,6 +20,7 @@ import glob
 import io
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -35,11 +36,15 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.locks import transient_lock
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.curves import draw_curves
+from lightning_vgg.runs.hints import hints
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-HISTORY_COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "learning_rate", "seconds")
+MEASURED = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
+"""What is measured in each epoch, and logged."""
+
+HISTORY_COLUMNS = ("epoch", "step", *MEASURED, "seconds")
 """epoch: completed epochs, from 1. step: optimizer steps so far. Losses: cross-entropy in nats, means over images.
 Accuracies: fractions. learning_rate: of the epoch's last step. seconds: of the epoch, validation included."""
 
@@ -88,12 +93,11 @@ class RunFolder:
                 )
         name = name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_seed{seed}"
         parent = root / "runs" / experiment
-        parent.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
             path = parent / (name if number == 1 else f"{name}-{number}")
             try:
-                path.mkdir()  # the one atomic way to find out that no other process has it
+                path.mkdir(parents=True)  # the one atomic way to find out that no other process has it
             except FileExistsError:
                 number += 1
             else:
@@ -214,6 +218,13 @@ class RunFolder:
                 if _time_of(self.path / "history.csv") > _time_of(self.path / "curves.png"):
                     self.write_curves()
 
+    def discard(self) -> None:
+        """Remove it, and the folders of its experiment and of all runs if they are empty now."""
+        shutil.rmtree(self.path)
+        for folder in self.path.parents[:2]:
+            with contextlib.suppress(OSError):  # it holds other runs
+                folder.rmdir()
+
     def write_config(self, text: str) -> None:
         with atomic_write(self.path / "config.yaml") as file:
             file.write(text.encode())
@@ -307,6 +318,11 @@ class RunFolder:
             raise RunError(f"{self.path} has not been tested: its run.json has no test_acc")
         return float(record["test_acc"])
 
+    def hints(self) -> list[str]:
+        """What of the training looks wrong, in words, with what usually helps."""
+        classes = self.read_record().get("class_names")
+        return hints(self.read_history(), len(classes)) if classes else []
+
     def plot(self) -> Image:
         """Loss and accuracy over the epochs, as curves.png has them; a notebook displays it."""
         from PIL import Image
@@ -350,7 +366,8 @@ def test_lines(run: RunFolder) -> str:
     lines = [f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}"]
     if AUGMENTED_TEST_ACC in record:
         lines.append(f"test_acc {record[AUGMENTED_TEST_ACC]:.2%}  with test-time augmentation")
-    return "\n".join([*lines, f"run      {run.path}", f"curves   {run.path / 'curves.png'}"])
+    lines += [f"run      {run.path}", f"curves   {run.path / 'curves.png'}"]
+    return "\n".join([*lines, *(f"hint     {hint}" for hint in run.hints())])
 
 
 def find_damage(checkpoint: Path) -> str | None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from lightning_vgg.common.errors import Diverged
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
 from lightning_vgg.common.plain import PlainDict
-from lightning_vgg.runs.folder import AUGMENTED_TEST_ACC, HISTORY_COLUMNS, RunFolder, epoch_line
+from lightning_vgg.runs.folder import AUGMENTED_TEST_ACC, HISTORY_COLUMNS, MEASURED, RunFolder, epoch_line
 from lightning_vgg.runs.machine import process_seconds, processor_name, resident_memory
 from lightning_vgg.training.checkpoints import LAST, AtomicCheckpoints
 from lightning_vgg.training.data import ImageData
@@ -57,6 +57,9 @@ class RunRecorder(Checkpoint):
         self.best: tuple[float, int] | None = None  # accuracy and step
         self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
         self.bad_step: Tensor | None = None
+        self.began = False
+        self.validated_in_step: int | None = None
+        self.train_seconds: float | None = None  # of the epoch, once its last batch is done
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = AtomicCheckpoints()
@@ -65,6 +68,7 @@ class RunRecorder(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
+        self.began = True
         if trainer.is_global_zero:
             self.run.update_record(**describe_run(trainer))
         self.bad_step = torch.tensor(-1, device=pl_module.device)
@@ -95,6 +99,10 @@ class RunRecorder(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch_started = time.perf_counter()
+        self.train_seconds = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated_in_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
@@ -122,10 +130,14 @@ class RunRecorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self._record_epoch(trainer)
-        accuracy = trainer.callback_metrics["val_acc"].item() if self.validated else 0.0
-        better = not self.validated or self.best is None or accuracy > self.best[0]
-        if better:
-            self.best = accuracy, trainer.global_step
+        better = not self.validated
+        if self._is_validated(trainer):
+            accuracy = trainer.callback_metrics["val_acc"].item()
+            better = self.best is None or accuracy > self.best[0]
+            if better:
+                self.best = accuracy, trainer.global_step
+        elif self.best is None:  # until there is a validation, the last epoch is the best one
+            better = True
         self._save(trainer, better)
         signal, _ = self._agreed(trainer, SIGNALS.received, False)
         if signal:
@@ -165,15 +177,26 @@ class RunRecorder(Checkpoint):
             self.run.remove_other_bests(trainer.global_step)
         self.saved = time.monotonic()
 
+    def _is_validated(self, trainer: Trainer) -> bool:
+        """Whether there was a validation at the end of this epoch, and not of an earlier one or within it alone."""
+        return self.validated and self.validated_in_step == trainer.global_step
+
     def _record_epoch(self, trainer: Trainer) -> None:
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        measured = {key: value.item() for key, value in trainer.callback_metrics.items() if key in HISTORY_COLUMNS}
-        row |= measured | {"seconds": round(time.perf_counter() - self.epoch_started, 3)}
+        validated = self._is_validated(trainer)
+        row |= {
+            key: value.item()
+            for key, value in trainer.callback_metrics.items()
+            if key in MEASURED and (validated or not key.startswith("val_"))
+        }
+        row |= {"seconds": round(time.perf_counter() - self.epoch_started, 3)}
         row = {key: row[key] for key in HISTORY_COLUMNS if key in row}
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
-        images = min(trainer.num_training_batches * data.spec.batch_size, data.count("train"))
-        self.images_per_second.append(images / self.train_seconds)
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # max_steps may end an epoch early
+        images = min(batches * data.spec.batch_size, data.count("train"))
+        seconds = self.train_seconds or time.perf_counter() - self.epoch_started
+        self.images_per_second.append(images / seconds)
         assert self.startup_seconds is not None  # an epoch has a first step
         self.run.write_epoch(row, self.images_per_second, self.startup_seconds, peak_memory())
         if self.echo:

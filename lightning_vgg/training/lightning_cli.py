@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_vgg.common.errors import ExperimentError
@@ -25,14 +25,16 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.parsing import ExplainsErrors, add_experiment_arguments, config_files, experiment_spec
 from lightning_vgg.experiment.settings import config_text, plain_settings, refuse_changes
-from lightning_vgg.experiment.specs import TrainerSpec
+from lightning_vgg.experiment.specs import LoggerName, TrainerSpec
+from lightning_vgg.experiment.trainer_flags import refuse_flags, require_loggers
 from lightning_vgg.images.dataset import refuse_other_images
 from lightning_vgg.runs import weight_trace
-from lightning_vgg.runs.folder import RunFolder, test_lines
+from lightning_vgg.runs.folder import MEASURED, RunFolder, test_lines
 from lightning_vgg.runs.machine import keep_freed_memory
-from lightning_vgg.runs.tracking import end_wandb_run, speed_summary, wandb_arguments
+from lightning_vgg.runs.tracking import end_wandb_run
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
+from lightning_vgg.training.loggers import build_loggers, log_speed
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.weight_trace import TraceWeights
@@ -44,6 +46,7 @@ def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI]
     keep_freed_memory()
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # whose results are such messages, too
     # lightning 2.6 calls what torch 2.14 deprecates; nothing that a user could change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # validation_fraction: 0
@@ -70,6 +73,11 @@ def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI]
         end_wandb_run(failed=sys.exception() is not None)
 
 
+def _are_of_the_user(loggers: object) -> bool:
+    """Whether they are loggers by class path, and not the names of known ones."""
+    return any(isinstance(logger, Logger) for logger in (loggers if isinstance(loggers, list) else [loggers]))
+
+
 def _rank() -> int:
     """Of this process among all, by what the launcher has put into the environment."""
     return int(rank_zero_only.rank)  # type: ignore[attr-defined]
@@ -87,7 +95,12 @@ class ExperimentCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_class_arguments(
+            Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={"logger"}
+        )
+        parser.add_argument(
+            "--trainer.logger", type=bool | LoggerName | list[LoggerName] | Logger | list[Logger] | None, default=None
+        )
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         add_experiment_arguments(parser)
 
@@ -101,9 +114,16 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         assert self.subcommand is not None
-        self.config_init = self.parser.instantiate(self.config)
+        refuse_flags(vars(self.config[self.subcommand].trainer))
+        try:
+            self.config_init = self.parser.instantiate(self.config)
+        except ExperimentError:
+            raise
+        except Exception as error:  # of the constructor of a logger or callback
+            raise ExperimentError(f"trainer: {error}") from None
         config = self.config_init[self.subcommand]
         self.experiment = experiment_spec(config)
+        require_loggers(self.experiment.trainer)
         # Whatever can be refused is refused before an image is read or a folder made.
         spec, size = self.experiment.model, self.experiment.image_size
         self._check_sync_batchnorm(config)
@@ -126,10 +146,16 @@ class ExperimentCLI(LightningCLI):
         if resumed:
             refuse_other_images(self.datamodule.dataset, resumed, resuming=self.subcommand == "fit")
         self.model = VGGClassifier(self.experiment, self.datamodule.num_classes, pretrained)
+        self.validated = self.datamodule.count("val") > 0 and config.trainer.limit_val_batches != 0
+        callbacks = config.trainer.callbacks or []
+        self.callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        self._check_monitors()
+        self.is_new = resumed is None
         self.run = resumed or self._new_run()
+        with self._leaving_nothing_untrained():
+            self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
         if self.subcommand == "fit" and _rank() == 0:
             self.run.write_config(config_text(self.experiment, self._trainer_settings()))
-        self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
 
     def _check_sync_batchnorm(self, config: Namespace) -> None:
         if not config.trainer.sync_batchnorm:
@@ -141,6 +167,28 @@ class ExperimentCLI(LightningCLI):
                 "trainer.sync_batchnorm keeps torch's unbiased variance, Keras's is biased: choose torch's by "
                 "--model.semantics_except [batch_norm_variance], or --model.semantics torch"
             )
+
+    def _check_monitors(self) -> None:
+        """Lightning itself would miss the quantity after the first epoch."""
+        measured = [name for name in MEASURED if self.validated or not name.startswith("val_")]
+        for callback in self.callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if monitor is not None and monitor not in measured:
+                raise ExperimentError(
+                    f"trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which is not measured; "
+                    f"choose one of {', '.join(measured)}"
+                )
+
+    @contextmanager
+    def _leaving_nothing_untrained(self) -> Iterator[None]:
+        """Remove the folder of a new run that is refused before its first step."""
+        try:
+            yield
+        except BaseException:
+            if self.is_new and _rank() == 0 and not self.recorder.began:
+                end_wandb_run(failed=True)
+                self.run.discard()
+            raise
 
     def _new_run(self) -> RunFolder:
         if _rank() != 0:
@@ -176,24 +224,21 @@ class ExperimentCLI(LightningCLI):
         bar = self.experiment.trainer.enable_progress_bar
         if bar is None:
             bar = sys.stderr.isatty()
-        self.recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
+        self.recorder = RunRecorder(self.run, self.validated, echo=fitting and not bar)
         trace = [TraceWeights(self.run)] if fitting and weight_trace.is_wanted() else []
-        logger = config.trainer.logger
-        if logger in (None, True):
-            logger = self._wandb_logger() if fitting and not config.trainer.fast_dev_run else False
+        logger, summary = config.trainer.logger, config.trainer.enable_model_summary
+        if not fitting or config.trainer.fast_dev_run:
+            logger = False
+        elif not _are_of_the_user(logger):
+            settings = plain_settings(self.experiment, self._trainer_settings())
+            names = self.experiment.trainer.loggers
+            logger = build_loggers(names, self.run, self.experiment.experiment, settings) or False
         return {
-            "callbacks": [*(config.trainer.callbacks or []), *trace, self.recorder],
+            "callbacks": [*self.callbacks, *trace, self.recorder],
             "enable_progress_bar": bar,
-            "enable_model_summary": fitting and bar,
+            "enable_model_summary": fitting and (bar if summary is None else summary),
             "logger": logger,
         }
-
-    def _wandb_logger(self) -> WandbLogger:
-        settings = plain_settings(self.experiment, self._trainer_settings())
-        arguments = wandb_arguments(self.run, self.experiment.experiment, "lightning", settings)
-        logger = WandbLogger(save_dir=arguments.pop("dir"), **arguments)
-        logger._wandb_init.pop("anonymous", None)  # lightning always passes it, and wandb 0.31 warns of it
-        return logger
 
     def _trainer_settings(self) -> PlainDict:
         """Of the trainer, as plain values: what every framework reads, and what differs from Lightning's defaults."""
@@ -206,18 +251,24 @@ class ExperimentCLI(LightningCLI):
         return {key: value for key, value in ours.items() if key in shared or value != defaults[key]}
 
     def fit(self, **arguments: Any) -> None:
-        with self.run.being_trained() if self.trainer.is_global_zero else nullcontext():
+        with (
+            self._leaving_nothing_untrained(),
+            self.run.being_trained() if self.trainer.is_global_zero else nullcontext(),
+        ):
             self.trainer.fit(**arguments)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, and say which one it was."""
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
         self.run = self.recorder.run
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if self.trainer.is_global_zero and self.is_new:
+                self.run.discard()
+                print("trainer.fast_dev_run: all parts run; nothing is kept")
+            return
         best = str(self.run.checkpoint("best")) if self.trainer.is_global_zero else ""
         self.trainer.test(self.model, self.datamodule, ckpt_path=self.trainer.strategy.broadcast(best), verbose=False)
-        if isinstance(self.trainer.logger, WandbLogger) and self.trainer.is_global_zero:
-            self.trainer.logger.experiment.summary.update(speed_summary(self.run))
+        if self.trainer.is_global_zero:
+            log_speed(self.trainer.loggers, self.run)
         self._say_test_result()
 
     def test(self, **arguments: Any) -> None:

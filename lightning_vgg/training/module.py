@@ -35,7 +35,7 @@ from lightning_vgg.weights.pretrained import Pretrained
 
 
 class LossSum(Metric):
-    """Sum of the losses of all images, in float64 whatever the precision of the training.
+    """Sum of the losses of all images, in float64 whatever the precision of the training, where the device has that.
 
     torchmetrics 1.9's own means will not do: let through NaNs, as they must be, and MeanMetric forgets its weights; and
     on its way through a trainer an aggregator is set back to float32.
@@ -48,14 +48,14 @@ class LossSum(Metric):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, mean_loss: Tensor, count: int) -> None:
-        self.total += mean_loss.double() * count
+        self.total += mean_loss.to(self.total.dtype) * count
 
     def compute(self) -> Tensor:
         return self.total
 
 
 class Scores(nn.Module):
-    """Mean loss and accuracy over all images seen since the last reset, in float64."""
+    """Mean loss and accuracy over all images seen since the last reset, in the dtype of `LossSum`."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -70,18 +70,18 @@ class Scores(nn.Module):
         self.counts.update(logits, labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy, float64 scalars."""
+        """Loss and accuracy, scalars."""
         right, total = self._right_and_total()
         return self.loss.compute() / total.sum(), right.sum() / total.sum()
 
     def accuracy_per_class(self) -> Tensor:
-        """float64 (classes,); NaN for a class without images."""
+        """(classes,); NaN for a class without images."""
         right, total = self._right_and_total()
         return right / total
 
     def _right_and_total(self) -> tuple[Tensor, Tensor]:
         """Images of each class: rightly classified, and in all."""
-        true_positive, _, _, _, support = self.counts.compute().double().unbind(1)
+        true_positive, _, _, _, support = self.counts.compute().to(self.loss.total.dtype).unbind(1)
         return true_positive, support
 
     def reset(self) -> None:
@@ -158,6 +158,12 @@ class VGGClassifier(LightningModule):
             callbacks.append(Whitening(tricks.whitening_bias_epochs))
         return [*callbacks, Lookahead()] if tricks.lookahead else callbacks
 
+    def setup(self, stage: str) -> None:
+        if self.trainer.strategy.root_device.type == "mps":  # Apple's GPUs have no float64
+            for module in self.modules():
+                if isinstance(module, LossSum):
+                    module.set_dtype(torch.float32)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes)."""
         if not self.spec.channels_last:
@@ -198,7 +204,8 @@ class VGGClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_scores("train")
-        self.log("learning_rate", torch.tensor(self.rates[self.global_step - 1], dtype=torch.float64), sync_dist=True)
+        rate = torch.tensor(self.rates[self.global_step - 1], dtype=self._scores("train").loss.total.dtype)
+        self.log("learning_rate", rate, sync_dist=True)
 
     def on_validation_start(self) -> None:
         """Batch norm's statistics differ between processes; a checkpoint will hold those of the first."""

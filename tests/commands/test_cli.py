@@ -24,7 +24,10 @@ from sklearn.metrics import accuracy_score, log_loss, recall_score
 from lightning_vgg.experiment.specs import MOVED
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
-SHORT = ("-c", QUICKSTART, "--trainer.max_epochs", "2", "--data.train_images", "400", "--data.eval_batch_size", "100")
+SHORT = (
+    *("-c", QUICKSTART, "--trainer.max_epochs", "2", "--data.train_images", "400", "--data.eval_batch_size", "100"),
+    *("--model.schedule.name", "constant"),  # with others a run cannot be continued for more epochs
+)
 
 
 @pytest.fixture(scope="module")
@@ -274,24 +277,11 @@ def test_settings_may_be_printed_of_a_network_that_cannot_be_built(command: Comm
 def test_a_resumed_run_goes_on_in_its_own_folder_and_ends_like_an_uninterrupted_one(
     command: Command, tmp_path: Path
 ) -> None:
-    # A schedule would end with the steps of the stopped run.
-    short = (*SHORT, "--model.schedule.name", "constant")
-    command("fit", *short, "--name", "whole", "--trainer.logger", "false")
-    command(
-        "fit",
-        *short,
-        "--name",
-        "stopped",
-        "--trainer.logger",
-        "false",
-        "--trainer.limit_train_batches",
-        "12",
-        "--trainer.max_steps",
-        "12",
-    )
+    command("fit", *SHORT, "--name", "whole", "--trainer.logger", "false")
+    command("fit", *SHORT, "--name", "stopped", "--trainer.logger", "false", "--trainer.max_steps", "12")
     runs = tmp_path / "runs" / "quickstart"
     assert len(history_without_seconds(runs / "stopped")) == 2
-    command("fit", *short, "--name", "stopped", "--trainer.logger", "false", "--ckpt_path", "last")
+    command("fit", *SHORT, "--name", "stopped", "--trainer.logger", "false", "--ckpt_path", "last")
     assert sorted(path.name for path in runs.iterdir()) == ["stopped", "whole"]
     assert history_without_seconds(runs / "stopped") == history_without_seconds(runs / "whole")
     logits = [np.load(runs / name / "test_predictions.npz")["logits"] for name in ("stopped", "whole")]
