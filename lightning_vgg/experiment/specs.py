@@ -234,12 +234,16 @@ class DataSpec:
     """The images.
 
     Args:
-        source: cifar10 (downloaded once), digits (1,797 scanned digits that scikit-learn brings), or folder:
-            ``train/<class>/*`` and ``test/<class>/*`` under root, or an archive of that.
-        root: cifar10: a folder, a cifar-10-python.tar.gz, or a mirror's URL; folder: the folder, .zip or .tar(.gz/.xz).
+        source: cifar10 or cifar100 (downloaded once), cifar100_coarse (its 20 classes), digits (1,797 scanned digits
+            that scikit-learn brings), or folder: ``train/<class>/*`` and ``test/<class>/*`` under root, perhaps
+            ``val/<class>/*``, or ``<class>/*`` alone.
+        root: cifar10, cifar100: a folder, the official .tar.gz, or a mirror's URL; folder: the folder, a .zip or .tar
+            (.gz, .xz) of it, or a .csv with the columns path, label, and perhaps split.
         image_size: pixels a side in memory; images of another size are resized once, when they are read.
         train_images: use only this many of the training images, all classes alike.
-        validation_fraction: share of the training images held out to choose the best epoch.
+        validation_fraction: share of the training images held out to choose the best epoch; a folder's own val/ is
+            used instead, where there is one.
+        test_fraction: share of the images of a folder that become the test, by their names, where there is no test/.
         split_seed: another seed holds out other images.
         batch_size: images per training step, on all devices together.
         eval_batch_size: images per validation or test step, on all devices together.
@@ -251,11 +255,12 @@ class DataSpec:
         grayscale: keep one channel, the brightness, instead of red, green and blue.
     """
 
-    source: Literal["cifar10", "digits", "folder"] = "cifar10"
+    source: Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "folder"] = "cifar10"
     root: str | None = None
     image_size: int = 32
     train_images: int | None = None
     validation_fraction: float = 0.1
+    test_fraction: float = 0.1
     split_seed: int = 0
     batch_size: int = 128
     eval_batch_size: int = 500
@@ -280,6 +285,8 @@ class DataSpec:
             raise ExperimentError("data.image_size, data.batch_size and data.eval_batch_size must be at least 1")
         if not 0 <= self.validation_fraction < 1:
             raise ExperimentError(f"data.validation_fraction lies in [0, 1), not {self.validation_fraction}")
+        if not 0 < self.test_fraction < 1:
+            raise ExperimentError(f"data.test_fraction lies in (0, 1), not {self.test_fraction}")
         if self.augmentation.shift >= self.image_size:
             raise ExperimentError(
                 f"data.augmentation.shift ({self.augmentation.shift}) must be below data.image_size ({self.image_size})"

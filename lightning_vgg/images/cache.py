@@ -14,9 +14,9 @@ import numpy as np
 
 from lightning_vgg.images.imageset import ImageSet, error_text, make_image_set
 
-FORMAT = 2  # raise it whenever the stored files, or the pixels that `decode` gives, change
+FORMAT = 3  # raise it whenever the stored files, or the pixels that `decode` gives, change
 
-_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_PARTS = ("train", "test", "val")
 _log = logging.getLogger(__name__)
 
 
@@ -50,8 +50,8 @@ def _read(entry: Path) -> ImageSet | None:
         return None
     try:
         about = json.loads((entry / "about.json").read_text())
-        arrays = [np.load(entry / f"{name}.npy") for name in _ARRAYS]
-        kept = make_image_set((arrays[0], arrays[1]), (arrays[2], arrays[3]), about["class_names"], about["left_out"])
+        train, test, val = (_read_part(entry, part) for part in _PARTS)
+        kept = make_image_set(train, test, about["class_names"], about["left_out"], val, about["remarks"])
         if kept.fingerprint == about["fingerprint"]:
             return kept
         reason = "its contents differ from its fingerprint"
@@ -60,6 +60,10 @@ def _read(entry: Path) -> ImageSet | None:
     _log.warning("The cached images in %s are damaged (%s); they are made again.", entry, reason)
     _discard(entry)
     return None
+
+
+def _read_part(entry: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.load(entry / f"{part}_images.npy"), np.load(entry / f"{part}_labels.npy")
 
 
 def _discard(entry: Path) -> None:
@@ -74,9 +78,10 @@ def _write(entry: Path, images: ImageSet) -> None:
     with tempfile.TemporaryDirectory(prefix=".images-", dir=entry.parent) as scratch:
         new = Path(scratch, "new")
         new.mkdir()
-        for name in _ARRAYS:
-            np.save(new / f"{name}.npy", getattr(images, name))
-        about = {"class_names": images.class_names, "fingerprint": images.fingerprint, "left_out": images.left_out}
+        for part in _PARTS:
+            for what in ("images", "labels"):
+                np.save(new / f"{part}_{what}.npy", getattr(images, f"{part}_{what}"))
+        about = {name: getattr(images, name) for name in ("class_names", "fingerprint", "left_out", "remarks")}
         (new / "about.json").write_text(json.dumps(about))
         try:
             new.rename(entry)

@@ -33,6 +33,7 @@ class Dataset:
         fingerprint: of all images of the source, their labels and class names.
         normalization: of the pixels, from the training images or as pretrained weights expect it.
         left_out: images that could not be decoded, each with the reason.
+        remarks: what else is to be known of the files.
     """
 
     train: Split
@@ -42,6 +43,7 @@ class Dataset:
     fingerprint: str
     normalization: Normalization
     left_out: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -55,6 +57,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "normalization": {"mean": self.normalization.mean, "std": self.normalization.std},
             **({"images_left_out": list(self.left_out)} if self.left_out else {}),
+            **({"images_remarks": list(self.remarks)} if self.remarks else {}),
             "images": {name: len(part.labels) for name, part in self.parts.items()},
         }
 
@@ -77,20 +80,23 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
                 "data.mean and data.std do not go with model.backbone, whose weights have their own preprocessing"
             )
         normalization = Normalization(tuple(spec.mean), tuple(spec.std))
-    images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image)
+    images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image, spec.test_fraction)
     if spec.grayscale:
-        grey = brightness(images.train_images), brightness(images.test_images)
-        images = replace(images, train_images=grey[0], test_images=grey[1])
+        parts = ("train_images", "val_images", "test_images")
+        images = replace(images, **{part: brightness(getattr(images, part)) for part in parts})
     chosen = np.arange(len(images.train_labels))
     if spec.train_images is not None:
         chosen = stratified_subset(images.train_labels, spec.train_images)
+    own = len(images.val_labels) > 0
+    fraction = 0.0 if own else spec.validation_fraction
     train, val = (
         Split(images.train_images[indices], images.train_labels[indices])
         for indices in (
-            chosen[part]
-            for part in split_validation(images.train_labels[chosen], spec.validation_fraction, spec.split_seed)
+            chosen[part] for part in split_validation(images.train_labels[chosen], fraction, spec.split_seed)
         )
     )
+    if own:
+        val = Split(images.val_images, images.val_labels)
     return Dataset(
         train=train,
         val=val,
@@ -99,6 +105,7 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
         fingerprint=images.fingerprint,
         normalization=normalization or Normalization.of(train.images),
         left_out=images.left_out,
+        remarks=images.remarks,
     )
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, TypeVar
@@ -93,9 +93,22 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in _readable()[0]
 
 
+def is_image(data: bytes) -> bool:
+    """Whether the contents of a file are those of an image, whatever its name is."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_readable()[1]):
+            return True
+    except Exception:  # as for a bad file, anything
+        return False
+
+
 @cache
 def _readable() -> tuple[frozenset[str], tuple[str, ...]]:
     """File suffixes and format names that Pillow opens; the formats in the order in which they are tried."""
+    with suppress(ImportError):  # a plugin for the photos of phones
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     Image.preinit()  # the common formats first; the next line loads all others
     suffixes = Image.registered_extensions()
     formats = tuple(name for name in Image.ID if name not in _NO_IMAGE_FORMATS)

@@ -1,207 +1,268 @@
-"""A folder of image files, `train/<class>/*` and `test/<class>/*`, or an archive of one."""
+"""A folder of image files in one of the layouts of `layout.py`, an archive of one, or a table of paths and labels."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from lightning_vgg.images.archive import ARCHIVE_FAULTS, Member, archive_members, folder_members
 from lightning_vgg.images.cache import FORMAT, remember
-from lightning_vgg.images.decode import decode_all, is_hidden, is_image_name, walk_files
+from lightning_vgg.images.decode import decode_all, is_hidden, is_image, is_image_name, walk_files
 from lightning_vgg.images.imageset import DataError, Images, ImageSet, Labels, error_text, make_image_set
+from lightning_vgg.images.layout import LAYOUT, SPLITS, Parts, Place, arrange, check_classes, check_filled, hold_out
 
 OnBadImage = Literal["error", "skip"]
 
 _log = logging.getLogger(__name__)
 
-SPLITS = ("train", "test")
-LAYOUT = "train/<class>/<image> and test/<class>/<image>"
+UNREADABLE = {
+    ".heic": "needs a plugin: pip install pillow-heif, or save it as JPEG",
+    ".heif": "needs a plugin: pip install pillow-heif, or save it as JPEG",
+    ".jxl": "needs a plugin: pip install pillow-jxl-plugin, or save it as JPEG",
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf"), "is a camera's raw file: save it as JPEG"),
+    ".svg": "is a drawing: save it as PNG",
+}
+"""Suffixes of images that Pillow does not read by itself -> why not, and what helps."""
+
+_NO_IMAGES = {
+    *(".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".db", ".ini", ".py", ".npy", ".pkl", ".pdf"),
+    *(".zip", ".tar", ".gz", ".xz", ".mp4", ".mov", ".avi", ".mp3"),
+}
+"""Suffixes of files that are not even looked into; others may be images under a wrong name, or without a suffix."""
 
 
-def load_folder(root: str | None, image_size: int, cache: Path, on_bad_image: OnBadImage = "error") -> ImageSet:
-    """The images below `root`: a folder, or a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz archive of one.
+def load_folder(
+    root: str | None, image_size: int, cache: Path, on_bad_image: OnBadImage = "error", test_fraction: float = 0.1
+) -> ImageSet:
+    """The images below `root`: a folder, a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz archive of one, or a .csv.
 
-    Classes are sorted by name and files by name within their class, so a folder and its archive give the same
-    arrays. Hidden files, files that are not images, and everything beside `train` and `test` are left out.
+    The layouts are those of `layout.arrange`; a .csv has the columns path (from the table's own folder), label, and
+    perhaps split (train, val or test). Classes are sorted by name and files by name within their class, so a folder and
+    its archive give the same arrays. Every file that is not used is counted in the remarks.
 
-    Raises DataError when the layout is not `train/<class>/*` and `test/<class>/*` with the same two or more
-    classes, or, unless `on_bad_image` is "skip", when a file cannot be decoded.
+    Raises DataError when the layout is none of these, classes differ between the parts, or, unless `on_bad_image` is
+    "skip", when an image cannot be decoded.
     """
     if root is None:
-        raise DataError(f"The source 'folder' needs data.root: a folder, or an archive, that holds {LAYOUT}.")
+        raise DataError(f"The source 'folder' needs data.root: a folder, an archive, or a .csv, that holds {LAYOUT}.")
     path = Path(root).expanduser()
+    reading = _Reading(path, image_size, on_bad_image, test_fraction)
     if path.is_dir():
         files = list(walk_files(path))
-        key = _folder_key(path, files, image_size, on_bad_image)
-        images = remember(cache, key, lambda: _load(path, folder_members(path, files), image_size, on_bad_image))
+        key = reading.key("folder", _listing(path, files))
+        images = remember(cache, key, lambda: reading.load(folder_members(path, files)))
+    elif path.suffix.lower() == ".csv" and path.is_file():
+        table = read_table(path)
+        files = [path.parent.joinpath(*parts) for parts in table]
+        key = reading.key("csv", path.read_bytes() + _listing(path.parent, files))
+        images = remember(cache, key, lambda: reading.load(folder_members(path.parent, files), table))
     elif path.is_file():
-        key = _archive_key(path, image_size, on_bad_image)
-        images = remember(cache, key, lambda: _load_archive(path, image_size, on_bad_image))
+        with path.open("rb") as file:
+            key = reading.key("archive", hashlib.file_digest(file, "sha256").digest())
+        images = remember(cache, key, reading.load_archive)
     else:
         raise DataError(f"data.root: there is no folder or archive {path}.")
-    if images.left_out:
-        more = f" and {len(images.left_out) - 3} more" if len(images.left_out) > 3 else ""
-        _log.warning(
-            "%s: %d images are left out: %s%s", path, len(images.left_out), "; ".join(images.left_out[:3]), more
-        )
+    for remark in (*_left_out(images), *images.remarks):
+        _log.warning("%s: %s", path, remark)
     return images
 
 
-def _folder_key(path: Path, files: list[Path], image_size: int, on_bad_image: OnBadImage) -> str:
-    digest = hashlib.sha256(f"folder {FORMAT} {image_size} {on_bad_image}".encode())
+def _left_out(images: ImageSet) -> list[str]:
+    return [f"{len(images.left_out)} images are left out: {shortened(images.left_out)}"] if images.left_out else []
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first three, and how many more."""
+    return "; ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _listing(path: Path, files: list[Path]) -> bytes:
+    """Names, sizes and times: what shows that no file has changed."""
+    lines = []
     for file in sorted(files):
         about = file.stat()
-        digest.update(f"{file.relative_to(path).as_posix()!r} {about.st_size} {about.st_mtime_ns}".encode())
-    return digest.hexdigest()
+        lines.append(f"{os.path.relpath(file, path)!r} {about.st_size} {about.st_mtime_ns}")
+    return "".join(lines).encode()
 
 
-def _archive_key(path: Path, image_size: int, on_bad_image: OnBadImage) -> str:
-    with path.open("rb") as file:
-        contents = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"archive {FORMAT} {image_size} {on_bad_image} {contents}".encode()).hexdigest()
+def read_table(path: Path) -> dict[Parts, Place]:
+    """The places of the images in a .csv.
+
+    Raises:
+        DataError: a column is missing, a row is incomplete, or a file comes twice.
+    """
+    table: dict[Parts, Place] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if missing := {"path", "label"} - {*(rows.fieldnames or ())}:
+            missing_columns = " or ".join(sorted(missing))
+            raise DataError(
+                f"{path}: there is no column {missing_columns}; the columns are path, label, and perhaps split."
+            )
+        for number, row in enumerate(rows, 2):
+            name, label, split = row["path"], row["label"], row.get("split") or "train"
+            if not name or not label or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise DataError(
+                    f"{path}, line {number}: path must lie below the table's folder, and label not be empty."
+                )
+            if split not in SPLITS:
+                raise DataError(f"{path}, line {number}: split is {split!r}; it must be train, val or test.")
+            parts = PurePosixPath(name).parts
+            if not path.parent.joinpath(*parts).is_file():
+                raise DataError(f"{path}, line {number}: there is no file {path.parent.joinpath(*parts)}.")
+            if parts in table:
+                raise DataError(f"{path}, line {number}: {name} is in the table already.")
+            table[parts] = Place(SPLITS[split], label, parts)
+    if not table:
+        raise DataError(f"{path}: the table has no row.")
+    splits = sorted({place.split for place in table.values()})
+    check_classes(path, {split: {place.label for place in table.values() if place.split == split} for split in splits})
+    return table
 
 
-def _load_archive(path: Path, image_size: int, on_bad_image: OnBadImage) -> ImageSet:
-    try:
-        return _load(path, archive_members(path), image_size, on_bad_image)
-    except ARCHIVE_FAULTS as error:
-        raise DataError(
-            f"The archive {path} is damaged, cut short, or none of .zip, .tar, .tar.gz, .tar.bz2, .tar.xz: "
-            f"{error_text(error)}. Get or make it again."
-        ) from error
+@dataclass(frozen=True)
+class _Reading:
+    """What is read, and how."""
+
+    path: Path
+    image_size: int
+    on_bad_image: OnBadImage
+    test_fraction: float
+
+    def key(self, kind: str, contents: bytes) -> str:
+        settings = f"{kind} {FORMAT} {self.image_size} {self.on_bad_image} {self.test_fraction}"
+        return hashlib.sha256(settings.encode() + contents).hexdigest()
+
+    def load_archive(self) -> ImageSet:
+        try:
+            return self.load(archive_members(self.path))
+        except ARCHIVE_FAULTS as error:
+            raise DataError(
+                f"The archive {self.path} is damaged, cut short, or none of .zip, .tar, .tar.gz, .tar.bz2, .tar.xz: "
+                f"{error_text(error)}. Get or make it again."
+            ) from error
+
+    def load(self, members: Iterable[Member], table: dict[Parts, Place] | None = None) -> ImageSet:
+        from tqdm import tqdm
+
+        survey = _Survey(self.path)
+        encoded = tqdm(survey.images(members), desc=f"Decoding {self.path.name}", unit=" images", disable=None)
+        images, reasons = decode_all(encoded, self.image_size)
+        reasons |= survey.unreadable
+        files = [*images, *reasons]
+        places = table or arrange(self.path, files, survey.folders)
+        has_test = any(place.split == "test" for place in places.values())
+        if not has_test:
+            places = hold_out(places, self.test_fraction)
+        bad = {parts: reasons[parts] for parts in reasons if parts in places}
+        if bad and self.on_bad_image == "error":
+            parts, reason = min(bad.items())
+            more = f" ({len(bad)} such files in all)" if len(bad) > 1 else ""
+            raise DataError(
+                f"{self.path}: {'/'.join(parts)} cannot be decoded: {reason}{more}. Remove or repair it, "
+                "or leave such files out by --data.on_bad_image skip."
+            )
+        used = {parts: place for parts, place in places.items() if parts in images}
+        if not used:
+            raise DataError(survey.without_images())
+        check_filled(self.path, places.values(), used.values())
+        left_out = [f"{'/'.join(parts)} ({reason})" for parts, reason in sorted(bad.items())]
+        unused = sorted(["/".join(parts) for parts in files if parts not in places] + survey.others)
+        remarks = []
+        if not has_test:
+            count = sum(place.split == "test" for place in used.values())
+            remarks.append(f"there is no test/: {count} of {len(used)} images are the test (data.test_fraction)")
+        if unused:
+            remarks.append(f"{len(unused)} files are not used: {shortened(unused)}")
+        if pairs := in_two_parts(images, used):
+            remarks.append(f"{len(pairs)} images are in two parts, so the results are too good: {shortened(pairs)}")
+        return _assemble(images, used, left_out, remarks)
 
 
-class Place(NamedTuple):
-    """The place of an image: enclosing folder ("" for none), split, class, and path within the class."""
-
-    top: str
-    split: str
-    label: str
-    file: tuple[str, ...]
-
-
+@dataclass
 class _Survey:
-    """What was seen besides the images, for the checks and their messages."""
+    """What was seen.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.names: set[str] = set()  # top-level names
-        self.folders: set[Place] = set()  # class folders, also those without an image
-        self.left_out: list[str] = []
+    Attributes:
+        path: of the whole.
+        folders: all of them, also those without an image.
+        unreadable: images that cannot be read -> why.
+        others: files that are no images.
+    """
 
-    def images(self, members: Iterable[Member]) -> Iterator[tuple[Place, bytes]]:
+    path: Path
+    folders: set[Parts] = field(default_factory=set)
+    unreadable: dict[Parts, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+    def images(self, members: Iterable[Member]) -> Iterator[tuple[Parts, bytes]]:
         """The encoded images among the members."""
         for name, read in members:
             parts = self._safe_parts(name)
             if not parts or any(map(is_hidden, parts)):
                 continue
-            self.names.add(parts[0])
-            self._note_class_folder(parts if read is None else parts[:-1])
-            place = _place(parts)
+            folder = parts if read is None else parts[:-1]
+            self.folders |= {folder[: depth + 1] for depth in range(len(folder))}
             if read is None:
                 continue
-            if place is None or not is_image_name(parts[-1]):
-                self.left_out.append(name)
-                continue
-            if not place.file:
-                raise DataError(f"{self.path}: {name} is not in a class folder; the layout is {LAYOUT}.")
-            yield place, read()
+            suffix = PurePosixPath(name).suffix.lower()
+            if is_image_name(name):
+                yield parts, read()
+            elif suffix in UNREADABLE:
+                self.unreadable[parts] = UNREADABLE[suffix]
+            elif suffix not in _NO_IMAGES and is_image(data := read()):
+                yield parts, data
+            else:
+                self.others.append(name)
 
-    def _note_class_folder(self, folder: tuple[str, ...]) -> None:
-        place = _place(folder)
-        if place is not None:
-            self.folders.add(place._replace(file=()))
-
-    def _safe_parts(self, name: str) -> tuple[str, ...]:
+    def _safe_parts(self, name: str) -> Parts:
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts:
             raise DataError(f"{self.path}: {name} points outside the archive; make the archive without it.")
         return parts
 
-
-def _place(parts: tuple[str, ...]) -> Place | None:
-    """None for what is outside the folders in `train` and `test`. A class folder has an empty `file`."""
-    for depth in (0, 1):
-        if len(parts) > depth + 1 and parts[depth] in SPLITS:
-            return Place("".join(parts[:depth]), parts[depth], parts[depth + 1], parts[depth + 2 :])
-    return None
-
-
-def _load(path: Path, members: Iterable[Member], image_size: int, on_bad_image: OnBadImage) -> ImageSet:
-    from tqdm import tqdm
-
-    survey = _Survey(path)
-    encoded = tqdm(survey.images(members), desc=f"Decoding {path.name}", unit=" images", disable=None)
-    images, reasons = decode_all(encoded, image_size)
-    if reasons and on_bad_image == "error":
-        place, reason = min(reasons.items())
-        more = f" ({len(reasons)} such files in all)" if len(reasons) > 1 else ""
-        raise DataError(
-            f"{path}: {_in_words(place)} cannot be decoded: {reason}{more}. Remove or repair it, "
-            "or leave such files out by --data.on_bad_image skip."
+    def without_images(self) -> str:
+        example = f" such as {self.others[0]}" if self.others else ""
+        names = sorted({parts[0] for parts in self.folders} | {name.split("/")[0] for name in self.others})
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        return (
+            f"{self.path}: there is no image in a class folder, but {len(self.others)} other files{example}. "
+            f"At its top there is {', '.join(names[:8]) or 'nothing'}{more}. The layout is {LAYOUT}."
         )
-    if not images:
-        raise DataError(_no_images(survey))
-    left_out = [f"{_in_words(place)} ({reason})" for place, reason in sorted(reasons.items())]
-    return _assemble(survey, images, left_out)
 
 
-def _in_words(place: Place) -> str:
-    return "/".join(filter(None, (place.top, place.split, place.label, *place.file)))
-
-
-def _no_images(survey: _Survey) -> str:
-    example = f" such as {survey.left_out[0]}" if survey.left_out else ""
-    others = f"{len(survey.left_out)} other files{example}"
-    return f"{survey.path}: there is no image, but {others}. {_top_names(survey)} The layout is {LAYOUT}."
-
-
-def _top_names(survey: _Survey) -> str:
-    names = sorted(survey.names)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"At its top there is {', '.join(names[:8]) or 'nothing'}{more}."
-
-
-def _assemble(survey: _Survey, images: dict[Place, Images], left_out: list[str]) -> ImageSet:
-    top = _enclosing_folder(survey, images)
-    classes = _checked_classes(survey, top, {place._replace(file=()) for place in images})
+def _assemble(
+    images: Mapping[Parts, Images], places: Mapping[Parts, Place], left_out: list[str], remarks: list[str]
+) -> ImageSet:
+    classes = sorted({place.label for place in places.values()})
     label_of = {name: label for label, name in enumerate(classes)}
+    size = next(iter(images.values())).shape
 
     def arrays(split: str) -> tuple[Images, Labels]:
-        places = sorted(place for place in images if place[:2] == (top, split))
-        labels = np.array([label_of[place.label] for place in places], dtype=np.int64)
-        return np.stack([images[place] for place in places]), labels
+        files = sorted((place, parts) for parts, place in places.items() if place.split == split)
+        labels = np.array([label_of[place.label] for place, _ in files], dtype=np.int64)
+        pixels = np.stack([images[parts] for _, parts in files]) if files else np.empty((0, *size), np.uint8)
+        return pixels, labels
 
-    return make_image_set(arrays("train"), arrays("test"), classes, left_out)
-
-
-def _enclosing_folder(survey: _Survey, images: dict[Place, Images]) -> str:
-    """The one folder that contains train/ and test/; "" if they are at the top."""
-    tops = sorted({place.top for place in images})
-    if len(tops) > 1 and tops[0]:
-        raise DataError(f"{survey.path}: several folders contain train/ or test/: {', '.join(tops)}. Keep one.")
-    return tops[0]
+    parts = [arrays(split) for split in ("train", "test", "val")]
+    return make_image_set(parts[0], parts[1], classes, left_out, val=parts[2], remarks=remarks)
 
 
-def _checked_classes(survey: _Survey, top: str, filled: set[Place]) -> list[str]:
-    train, test = ({place.label for place in survey.folders if place[:2] == (top, split)} for split in SPLITS)
-    if not train or not test:
-        raise DataError(
-            f"{survey.path}: there is no {'test' if train else 'train'}/ with class folders. "
-            f"{_top_names(survey)} The layout is {LAYOUT}."
-        )
-    if train != test:
-        only = {"train": sorted(train - test), "test": sorted(test - train)}
-        differ = "; ".join(f"only in {split}/: {', '.join(names)}" for split, names in only.items() if names)
-        raise DataError(f"{survey.path}: train/ and test/ must have the same class folders; {differ}.")
-    empty = sorted(_in_words(place) for place in survey.folders if place.top == top and place not in filled)
-    if empty:
-        raise DataError(f"{survey.path}: no image in the class folder {', '.join(empty)}. Remove it or fill it.")
-    if len(train) < 2:
-        raise DataError(f"{survey.path}: there is only one class, {', '.join(train)}; at least two are needed.")
-    return sorted(train)
+def in_two_parts(images: Mapping[Parts, Images], places: Mapping[Parts, Place]) -> list[str]:
+    """Pairs of files with the same pixels in different parts."""
+    first: dict[bytes, Parts] = {}
+    pairs = []
+    for parts, place in sorted(places.items()):
+        digest = hashlib.blake2b(images[parts].tobytes(), digest_size=16).digest()
+        other = first.setdefault(digest, parts)
+        if places[other].split != place.split:
+            pairs.append(f"{'/'.join(other)} = {'/'.join(parts)}")
+    return pairs

@@ -25,6 +25,10 @@ def error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+_NO_IMAGES: Images = np.empty((0, 1, 1, 3), np.uint8)
+_NO_LABELS: Labels = np.empty(0, np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """uint8 images (N, S, S, 3), int64 labels (N,) and the names the labels stand for."""
@@ -38,6 +42,11 @@ class ImageSet:
     """sha256 (hex) of the decoded images, the labels and the class names."""
     left_out: tuple[str, ...] = ()
     """Images that could not be decoded, each with the reason."""
+    val_images: Images = _NO_IMAGES
+    val_labels: Labels = _NO_LABELS
+    """Validation images of the source's own; none where they are to be taken from the training images."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know of the files before training, each a sentence."""
 
     @property
     def num_classes(self) -> int:
@@ -50,11 +59,16 @@ class ImageSet:
 
 
 def make_image_set(
-    train: tuple[Images, Labels], test: tuple[Images, Labels], class_names: Sequence[str], left_out: Sequence[str] = ()
+    train: tuple[Images, Labels],
+    test: tuple[Images, Labels],
+    class_names: Sequence[str],
+    left_out: Sequence[str] = (),
+    val: tuple[Images, Labels] = (_NO_IMAGES, _NO_LABELS),
+    remarks: Sequence[str] = (),
 ) -> ImageSet:
-    """An ImageSet with its fingerprint computed; `train` and `test` are (images, labels)."""
+    """An ImageSet with its fingerprint computed; `train`, `test` and `val` are (images, labels)."""
     digest = hashlib.sha256(json.dumps(list(class_names)).encode())
-    for array in (*train, *test):
+    for array in (*train, *test, *(val if len(val[1]) else ())):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return ImageSet(*train, *test, tuple(class_names), digest.hexdigest(), tuple(left_out))
+    return ImageSet(*train, *test, tuple(class_names), digest.hexdigest(), tuple(left_out), *val, tuple(remarks))

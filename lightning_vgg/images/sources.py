@@ -1,4 +1,4 @@
-"""Where images come from: CIFAR-10, scikit-learn's digits, or a folder (or an archive) of image files.
+"""Where images come from: CIFAR-10 or CIFAR-100, scikit-learn's digits, or a folder (or an archive) of image files.
 
 Every source gives an `ImageSet`: square uint8 RGB images in memory, integer labels, and a fingerprint that shows
 whether two runs saw the same data.
@@ -7,10 +7,11 @@ whether two runs saw the same data.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from lightning_vgg.common.nearest import or_all
 from lightning_vgg.images.cache import cache_folder
-from lightning_vgg.images.cifar10 import load_cifar10
+from lightning_vgg.images.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, load_cifar
 from lightning_vgg.images.decode import image_files, open_image
 from lightning_vgg.images.digits import load_digits
 from lightning_vgg.images.folder import OnBadImage, load_folder
@@ -29,7 +30,13 @@ __all__ = [
     "stratified_subset",
 ]
 
-SOURCES: dict[str, Callable[..., ImageSet]] = {"cifar10": load_cifar10, "digits": load_digits, "folder": load_folder}
+SOURCES: dict[str, Callable[..., ImageSet]] = {
+    "cifar10": partial(load_cifar, CIFAR10),
+    "cifar100": partial(load_cifar, CIFAR100),
+    "cifar100_coarse": partial(load_cifar, CIFAR100_COARSE),
+    "digits": load_digits,
+    "folder": load_folder,
+}
 
 
 def load_images(
@@ -38,12 +45,14 @@ def load_images(
     image_size: int = 32,
     cache_dir: str | None = None,
     on_bad_image: OnBadImage = "error",
+    test_fraction: float = 0.1,
 ) -> ImageSet:
     """All images of a source, `image_size` x `image_size` pixels each.
 
-    `root` says where the files are, in the source's own way (see `load_cifar10`, `load_folder`). Downloads
+    `root` says where the files are, in the source's own way (see `load_cifar`, `load_folder`). Downloads
     and decoded images are kept in `cache_dir`; None is `$XDG_CACHE_HOME/lightning-vgg`, or
-    `~/.cache/lightning-vgg` if the variable is not set. `on_bad_image` concerns only the images of a folder.
+    `~/.cache/lightning-vgg` if the variable is not set. `on_bad_image` and `test_fraction` concern only the images of
+    a folder.
 
     Raises DataError when the source is unknown or its data is missing or damaged.
     """
@@ -52,7 +61,7 @@ def load_images(
     if image_size < 1:
         raise DataError(f"image_size is {image_size}; it is the side of the images in pixels, 1 or more.")
     try:
-        more = {"on_bad_image": on_bad_image} if source == "folder" else {}
+        more = {"on_bad_image": on_bad_image, "test_fraction": test_fraction} if source == "folder" else {}
         return SOURCES[source](root, image_size, cache_folder(cache_dir), **more)
     except OSError as error:
         raise DataError(f"The data of source {source!r} cannot be read: {error}") from error

