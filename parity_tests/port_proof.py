@@ -13,7 +13,7 @@ from keras_reference.optim import build_optimizer
 from keras_reference.porting import PortedModel
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
-from lightning_vgg.images.decode import brightness, image_files, open_image
+from lightning_vgg.images.decode import Sizing, brightness, image_files, open_image
 from lightning_vgg.training import penalty
 from lightning_vgg.training.weights import load_tensors
 from parity_tests.any_pair import PairReport, compare_matched
@@ -48,7 +48,7 @@ def pixels_of(plan: NetworkPlan, paths: Sequence[Path] | None) -> np.ndarray:
     if paths is None:
         return np.random.default_rng(0).integers(0, 256, (IMAGES, *plan.input_shape)).astype(np.float64)
     files = [file for path in paths for file in image_files(path)]
-    images = np.stack([open_image(file, plan.input_shape[0]) for file in files])
+    images = np.stack([open_image(file, Sizing(plan.input_shape[0])) for file in files])
     return (brightness(images) if plan.input_shape[-1] == 1 else images).astype(np.float64)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.sources import ImageSet, load_images
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
@@ -120,7 +121,7 @@ def small_set() -> Files:
 
 
 def load(path: Path, image_size: int = 4) -> ImageSet:
-    return load_images("folder", str(path), image_size, str(path.parent / "cache"))
+    return load_images(DataSpec("folder", root=str(path), image_size=image_size, cache_dir=str(path.parent / "cache")))
 
 
 def without(*starts: str) -> Files:

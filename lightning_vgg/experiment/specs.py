@@ -240,6 +240,9 @@ class DataSpec:
         root: cifar10, cifar100: a folder, the official .tar.gz, or a mirror's URL; folder: the folder, a .zip or .tar
             (.gz, .xz) of it, or a .csv with the columns path, label, and perhaps split.
         image_size: pixels a side in memory; images of another size are resized once, when they are read.
+        resize: of other sizes and shapes: squash stretches both sides, crop cuts the middle out, pad fills with black.
+        antialias: average all pixels that a smaller one covers, when images are shrunk; false as in Keras's
+            ``image_dataset_from_directory``.
         train_images: use only this many of the training images, all classes alike.
         validation_fraction: share of the training images held out to choose the best epoch; a folder's own val/ is
             used instead, where there is one.
@@ -258,6 +261,8 @@ class DataSpec:
     source: Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "folder"] = "cifar10"
     root: str | None = None
     image_size: int = 32
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    antialias: bool = True
     train_images: int | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.1

@@ -28,7 +28,8 @@ from PIL import Image
 
 from lightning_vgg.common.addresses import is_address, without_secrets
 from lightning_vgg.common.locks import file_lock
-from lightning_vgg.images.decode import resize
+from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.decode import Sizing, resize
 from lightning_vgg.images.imageset import DataError, Images, ImageSet, Labels, error_text, make_image_set
 
 
@@ -102,19 +103,19 @@ TIMEOUT = 20.0  # seconds without an answer; there is no second try, a repeat of
 _log = logging.getLogger(__name__)
 
 
-def load_cifar(cifar: Cifar, root: str | None, image_size: int, cache: Path) -> ImageSet:
-    """50,000 training and 10,000 test images, resized where `image_size` is not 32.
+def load_cifar(cifar: Cifar, spec: DataSpec, sizing: Sizing, cache: Path) -> ImageSet:
+    """50,000 training and 10,000 test images, resized where another size is wanted.
 
-    `root` is a folder with the official folder (`cifar-10-batches-py/`) or archive, the archive itself, or the
+    `spec.root` is a folder with the official folder (`cifar-10-batches-py/`) or archive, the archive itself, or the
     http(s) address of a mirror (of its folder or of the file), perhaps with `user:password@`. None is the official
     address; downloads are kept in `cache`.
 
     Raises DataError when a file is missing or damaged, or cannot be downloaded.
     """
-    files = _official_files(cifar, root, cache / cifar.name.replace("-", "").lower())
+    files = _official_files(cifar, spec.root, cache / cifar.name.replace("-", "").lower())
     return make_image_set(
-        _batches(cifar, files, cifar.train_files, image_size),
-        _batches(cifar, files, cifar.test_files, image_size),
+        _batches(cifar, files, cifar.train_files, sizing),
+        _batches(cifar, files, cifar.test_files, sizing),
         unpickle(files[cifar.names_file])[cifar.names_key],
     )
 
@@ -305,10 +306,10 @@ def unpickle(contents: bytes) -> dict[str, Any]:
     return loaded
 
 
-def _batches(cifar: Cifar, files: dict[str, bytes], names: tuple[str, ...], image_size: int) -> tuple[Images, Labels]:
+def _batches(cifar: Cifar, files: dict[str, bytes], names: tuple[str, ...], sizing: Sizing) -> tuple[Images, Labels]:
     batches = [unpickle(files[name]) for name in names]
     flat = np.concatenate([batch["data"] for batch in batches])  # (N, 3072): all red, all green, all blue
     images = np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    if image_size != 32:
-        images = np.stack([resize(Image.fromarray(image), image_size) for image in images])
+    if sizing.size != 32:
+        images = np.stack([resize(Image.fromarray(image), sizing) for image in images])
     return images, np.concatenate([np.asarray(batch[cifar.labels_key], dtype=np.int64) for batch in batches])

@@ -80,7 +80,7 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
                 "data.mean and data.std do not go with model.backbone, whose weights have their own preprocessing"
             )
         normalization = Normalization(tuple(spec.mean), tuple(spec.std))
-    images = load_images(spec.source, spec.root, spec.image_size, spec.cache_dir, spec.on_bad_image, spec.test_fraction)
+    images = load_images(spec)
     if spec.grayscale:
         parts = ("train_images", "val_images", "test_images")
         images = replace(images, **{part: brightness(getattr(images, part)) for part in parts})

@@ -1,8 +1,8 @@
 """Image files of every kind to square RGB arrays.
 
 Transparent pixels are composited on black, 16-bit grey keeps its high byte (Pillow would clip it), EXIF orientation
-is applied, of an animation the first frame is used, and other sizes are resized with Pillow's bilinear filter without
-keeping the aspect ratio.
+is applied, of an animation the first frame is used, and other sizes are resized by Pillow's bilinear filter as `Sizing`
+says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -25,6 +25,7 @@ from lightning_vgg.images.imageset import DataError, Images, error_text
 from lightning_vgg.runs.machine import usable_cores
 
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 # Formats that Pillow names but can only identify, and EPS, for which it would run another program.
 _NO_IMAGE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -32,14 +33,30 @@ _SMALL = 16_384  # bytes; threads only slow smaller files down (60,000 of 32x32:
 _MAX_WAITING = 256  # files read but not yet decoded: bounds the memory when decoding is slower than reading
 
 
-def open_image(path_or_file: str | os.PathLike[str] | IO[bytes], image_size: int) -> Images:
-    """The image as uint8 RGB (image_size, image_size, 3).
+class Sizing(NamedTuple):
+    """How an image becomes a square.
+
+    Attributes:
+        size: pixels a side.
+        mode: squash: stretch both sides; crop: resize the shorter side and cut the middle out of the longer one; pad:
+            resize the longer side and fill what is missing with black.
+        antialias: average all pixels that a smaller one covers; else interpolate between the nearest four, as
+            ``keras.utils.image_dataset_from_directory`` does.
+    """
+
+    size: int
+    mode: Literal["squash", "crop", "pad"] = "squash"
+    antialias: bool = True
+
+
+def open_image(path_or_file: str | os.PathLike[str] | IO[bytes], sizing: Sizing) -> Images:
+    """The image as uint8 RGB (size, size, 3).
 
     Raises DataError, with the file's name and the reason, when it cannot be read or decoded.
     """
     try:
         with _bombs_are_errors():
-            return decode(path_or_file, image_size)
+            return decode(path_or_file, sizing)[0]
     except Exception as error:  # for a bad file Pillow raises anything from struct.error to SyntaxError
         name = getattr(path_or_file, "name", None) or path_or_file
         raise DataError(f"The image {name} cannot be read: {_reason(error)}") from error
@@ -115,17 +132,52 @@ def _readable() -> tuple[frozenset[str], tuple[str, ...]]:
     return frozenset(suffix for suffix, name in suffixes.items() if name in formats), formats
 
 
-def decode(path_or_file: str | os.PathLike[str] | IO[bytes], image_size: int) -> Images:
-    """As `open_image`, but Pillow's exceptions are passed on, and decompression bombs only warn."""
+def decode(path_or_file: str | os.PathLike[str] | IO[bytes], sizing: Sizing) -> tuple[Images, tuple[int, int]]:
+    """As `open_image`, with the image's own width and height; but Pillow's exceptions are passed on, and decompression
+    bombs only warn.
+    """
     with Image.open(path_or_file, formats=_readable()[1]) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        return resize(_to_rgb(image), image_size)
+        return resize(_to_rgb(image), sizing), image.size
 
 
-def resize(image: Image.Image, image_size: int) -> Images:
-    """An RGB image as an array (image_size, image_size, 3)."""
-    if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+class Decoded(NamedTuple, Generic[Key]):
+    """What became of many files.
+
+    Attributes:
+        images: those that were decoded.
+        reasons: why others were not.
+        shrunk: width and height of those that were larger.
+    """
+
+    images: dict[Key, Images]
+    reasons: dict[Key, str]
+    shrunk: dict[Key, tuple[int, int]]
+
+
+def resize(image: Image.Image, sizing: Sizing) -> Images:
+    """An RGB image as an array (size, size, 3)."""
+    size, (width, height) = sizing.size, image.size
+    if (width, height) == (size, size):
+        return np.array(image, dtype=np.uint8)
+    box = (0.0, 0.0, float(width), float(height))
+    target = (size, size)
+    match sizing.mode:
+        case "crop":
+            side = min(width, height)
+            left, top = (width - side) / 2, (height - side) / 2
+            box = (left, top, left + side, top + side)
+        case "pad":
+            scale = size / max(width, height)
+            target = max(round(width * scale), 1), max(round(height * scale), 1)
+    if sizing.antialias:
+        image = image.resize(target, Image.Resampling.BILINEAR, box)
+    else:  # a transformation looks up single points
+        image = image.transform(target, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
+    if sizing.mode == "pad":
+        square = Image.new("RGB", (size, size), "black")
+        square.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
+        image = square
     return np.array(image, dtype=np.uint8)
 
 
@@ -147,36 +199,37 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray((grey >> 8).astype(np.uint8))
 
 
-def decode_all(encoded: Iterable[tuple[Key, bytes]], image_size: int) -> tuple[dict[Key, Images], dict[Key, str]]:
-    """Decode files on all cores: the images, and the reasons for those that cannot be decoded.
+def decode_all(encoded: Iterable[tuple[Key, bytes]], sizing: Sizing) -> Decoded[Key]:
+    """Decode files on all cores.
 
     `encoded` is read in its order and in the calling thread. Where a key comes twice, the later file counts.
     """
-    images: dict[Key, Images] = {}
-    reasons: dict[Key, str] = {}
-    waiting: deque[tuple[Key, Future[Images]]] = deque()
+    found: Decoded[Key] = Decoded({}, {}, {})
+    waiting: deque[tuple[Key, Future[tuple[Images, tuple[int, int]]]]] = deque()
 
     def collect(most: int) -> None:
         while len(waiting) > most:
             key, future = waiting.popleft()
             error = future.exception()
             if error is None:
-                images[key] = future.result()
-                reasons.pop(key, None)
+                found.images[key], size = future.result()
+                if max(size) > sizing.size:
+                    found.shrunk[key] = size
+                found.reasons.pop(key, None)
             else:
-                reasons[key] = _reason(error)
+                found.reasons[key] = _reason(error)
 
     with _bombs_are_errors(), ThreadPoolExecutor(usable_cores()) as pool:
         for key, data in encoded:
             submit = _at_once if len(data) < _SMALL else pool.submit
-            waiting.append((key, submit(decode, io.BytesIO(data), image_size)))
+            waiting.append((key, submit(decode, io.BytesIO(data), sizing)))
             collect(_MAX_WAITING)
         collect(0)
-    return images, reasons
+    return found
 
 
-def _at_once(function: Callable[..., Images], *arguments: object) -> Future[Images]:
-    future: Future[Images] = Future()
+def _at_once(function: Callable[..., Result], *arguments: object) -> Future[Result]:
+    future: Future[Result] = Future()
     try:
         future.set_result(function(*arguments))
     except Exception as error:

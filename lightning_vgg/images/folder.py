@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,12 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.archive import ARCHIVE_FAULTS, Member, archive_members, folder_members
 from lightning_vgg.images.cache import FORMAT, remember
-from lightning_vgg.images.decode import decode_all, is_hidden, is_image, is_image_name, walk_files
+from lightning_vgg.images.decode import Sizing, decode_all, is_hidden, is_image, is_image_name, walk_files
 from lightning_vgg.images.imageset import DataError, Images, ImageSet, Labels, error_text, make_image_set
 from lightning_vgg.images.layout import LAYOUT, SPLITS, Parts, Place, arrange, check_classes, check_filled, hold_out
-
-OnBadImage = Literal["error", "skip"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,22 +39,20 @@ _NO_IMAGES = {
 """Suffixes of files that are not even looked into; others may be images under a wrong name, or without a suffix."""
 
 
-def load_folder(
-    root: str | None, image_size: int, cache: Path, on_bad_image: OnBadImage = "error", test_fraction: float = 0.1
-) -> ImageSet:
-    """The images below `root`: a folder, a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz archive of one, or a .csv.
+def load_folder(spec: DataSpec, sizing: Sizing, cache: Path) -> ImageSet:
+    """The images at `spec.root`: a folder, a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz archive of one, or a .csv.
 
     The layouts are those of `layout.arrange`; a .csv has the columns path (from the table's own folder), label, and
     perhaps split (train, val or test). Classes are sorted by name and files by name within their class, so a folder and
     its archive give the same arrays. Every file that is not used is counted in the remarks.
 
-    Raises DataError when the layout is none of these, classes differ between the parts, or, unless `on_bad_image` is
-    "skip", when an image cannot be decoded.
+    Raises DataError when the layout is none of these, when classes differ between the parts, or, unless
+    `spec.on_bad_image` is "skip", when an image cannot be decoded.
     """
-    if root is None:
+    if spec.root is None:
         raise DataError(f"The source 'folder' needs data.root: a folder, an archive, or a .csv, that holds {LAYOUT}.")
-    path = Path(root).expanduser()
-    reading = _Reading(path, image_size, on_bad_image, test_fraction)
+    path = Path(spec.root).expanduser()
+    reading = _Reading(path, sizing, spec.on_bad_image, spec.test_fraction)
     if path.is_dir():
         files = list(walk_files(path))
         key = reading.key("folder", _listing(path, files))
@@ -133,12 +131,12 @@ class _Reading:
     """What is read, and how."""
 
     path: Path
-    image_size: int
-    on_bad_image: OnBadImage
+    sizing: Sizing
+    on_bad_image: Literal["error", "skip"]
     test_fraction: float
 
     def key(self, kind: str, contents: bytes) -> str:
-        settings = f"{kind} {FORMAT} {self.image_size} {self.on_bad_image} {self.test_fraction}"
+        settings = f"{kind} {FORMAT} {self.sizing} {self.on_bad_image} {self.test_fraction}"
         return hashlib.sha256(settings.encode() + contents).hexdigest()
 
     def load_archive(self) -> ImageSet:
@@ -155,7 +153,7 @@ class _Reading:
 
         survey = _Survey(self.path)
         encoded = tqdm(survey.images(members), desc=f"Decoding {self.path.name}", unit=" images", disable=None)
-        images, reasons = decode_all(encoded, self.image_size)
+        images, reasons, shrunk = decode_all(encoded, self.sizing)
         reasons |= survey.unreadable
         files = [*images, *reasons]
         places = table or arrange(self.path, files, survey.folders)
@@ -182,6 +180,12 @@ class _Reading:
             remarks.append(f"there is no test/: {count} of {len(used)} images are the test (data.test_fraction)")
         if unused:
             remarks.append(f"{len(unused)} files are not used: {shortened(unused)}")
+        if larger := [shrunk[parts] for parts in used if parts in shrunk]:
+            width, height = max(larger, key=math.prod)
+            remarks.append(
+                f"{len(larger)} of {len(used)} images are larger than data.image_size ({self.sizing.size}) and are "
+                f"shrunk ({self.sizing.mode}); the largest has {width} x {height} pixels"
+            )
         if pairs := in_two_parts(images, used):
             remarks.append(f"{len(pairs)} images are in two parts, so the results are too good: {shortened(pairs)}")
         return _assemble(images, used, left_out, remarks)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from lightning_vgg.common.nearest import or_all
+from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.cache import cache_folder
 from lightning_vgg.images.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, load_cifar
-from lightning_vgg.images.decode import image_files, open_image
+from lightning_vgg.images.decode import Sizing, image_files, open_image
 from lightning_vgg.images.digits import load_digits
-from lightning_vgg.images.folder import OnBadImage, load_folder
+from lightning_vgg.images.folder import load_folder
 from lightning_vgg.images.imageset import DataError, ImageSet
 from lightning_vgg.images.splits import split_validation, stratified_subset
 
@@ -26,11 +28,12 @@ __all__ = [
     "image_files",
     "load_images",
     "open_image",
+    "sizing_of",
     "split_validation",
     "stratified_subset",
 ]
 
-SOURCES: dict[str, Callable[..., ImageSet]] = {
+SOURCES: dict[str, Callable[[DataSpec, Sizing, Path], ImageSet]] = {
     "cifar10": partial(load_cifar, CIFAR10),
     "cifar100": partial(load_cifar, CIFAR100),
     "cifar100_coarse": partial(load_cifar, CIFAR100_COARSE),
@@ -39,29 +42,23 @@ SOURCES: dict[str, Callable[..., ImageSet]] = {
 }
 
 
-def load_images(
-    source: str,
-    root: str | None,
-    image_size: int = 32,
-    cache_dir: str | None = None,
-    on_bad_image: OnBadImage = "error",
-    test_fraction: float = 0.1,
-) -> ImageSet:
-    """All images of a source, `image_size` x `image_size` pixels each.
+def load_images(spec: DataSpec) -> ImageSet:
+    """All images of a source, ``spec.image_size`` pixels a side, before any are chosen or held out.
 
-    `root` says where the files are, in the source's own way (see `load_cifar`, `load_folder`). Downloads
-    and decoded images are kept in `cache_dir`; None is `$XDG_CACHE_HOME/lightning-vgg`, or
-    `~/.cache/lightning-vgg` if the variable is not set. `on_bad_image` and `test_fraction` concern only the images of
-    a folder.
+    ``spec.root`` says where the files are, in the source's own way (see `load_cifar`, `load_folder`). Downloads and
+    decoded images are kept in ``spec.cache_dir``; None is `$XDG_CACHE_HOME/lightning-vgg`, or `~/.cache/lightning-vgg`
+    if the variable is not set.
 
     Raises DataError when the source is unknown or its data is missing or damaged.
     """
-    if source not in SOURCES:
-        raise DataError(f"There is no data source {source!r}{or_all(source, SOURCES)}")
-    if image_size < 1:
-        raise DataError(f"image_size is {image_size}; it is the side of the images in pixels, 1 or more.")
+    if spec.source not in SOURCES:
+        raise DataError(f"There is no data source {spec.source!r}{or_all(spec.source, SOURCES)}")
     try:
-        more = {"on_bad_image": on_bad_image, "test_fraction": test_fraction} if source == "folder" else {}
-        return SOURCES[source](root, image_size, cache_folder(cache_dir), **more)
+        return SOURCES[spec.source](spec, sizing_of(spec), cache_folder(spec.cache_dir))
     except OSError as error:
-        raise DataError(f"The data of source {source!r} cannot be read: {error}") from error
+        raise DataError(f"The data of source {spec.source!r} cannot be read: {error}") from error
+
+
+def sizing_of(spec: DataSpec) -> Sizing:
+    """How its images become squares."""
+    return Sizing(spec.image_size, spec.resize, spec.antialias)

@@ -19,7 +19,7 @@ from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import recorded_normalization
 from lightning_vgg.images.decode import brightness
-from lightning_vgg.images.sources import load_images, open_image
+from lightning_vgg.images.sources import load_images, open_image, sizing_of
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.export import load_classifier
 from lightning_vgg.training.module import VGGClassifier
@@ -51,17 +51,14 @@ class TrainedRun:
         Raises:
             ExperimentError: there are fewer test images.
         """
-        data = self.data
-        images = load_images(
-            data.source, data.root, data.image_size, data.cache_dir, data.on_bad_image, data.test_fraction
-        ).test_images
+        images = load_images(self.data).test_images
         if not 0 <= number < len(images):
             raise ExperimentError(f"there is no test image {number}: they are 0 to {len(images) - 1}")
         return images[number]
 
     def image(self, which: str) -> np.ndarray:
         """uint8 (S, S, 3): a test image by its number, or a file."""
-        return self.test_image(int(which)) if which.isdigit() else open_image(Path(which), self.data.image_size)
+        return self.test_image(int(which)) if which.isdigit() else open_image(Path(which), sizing_of(self.data))
 
     def batch(self, image: np.ndarray) -> Tensor:
         """What the network reads, float (1, C, S, S)."""

@@ -10,7 +10,7 @@ from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import recorded_normalization
 from lightning_vgg.images.decode import brightness
-from lightning_vgg.images.sources import open_image
+from lightning_vgg.images.sources import open_image, sizing_of
 from lightning_vgg.runs.folder import RunFolder
 
 
@@ -26,7 +26,7 @@ def predict_probabilities(run: RunFolder, files: list[Path]) -> np.ndarray:
 
     model = load_classifier(run)
     data = read_experiment(run.path / "config.yaml").data
-    images = np.stack([open_image(file, data.image_size) for file in files])
+    images = np.stack([open_image(file, sizing_of(data)) for file in files])
     images = brightness(images) if data.grayscale else images
     batch = torch.from_numpy(normalize(images, recorded_normalization(run), np.float32)).permute(0, 3, 1, 2)
     with torch.inference_mode():

@@ -23,6 +23,8 @@ from made_images import ODD_IMAGES, RED, Files, encoded, load, make, make_tar, m
 from PIL import Image
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.images.decode import Sizing
 from lightning_vgg.images.sources import DataError, load_images, open_image
 from lightning_vgg.weights.neutral import check_tensors, read_safetensors, write_neutral
 
@@ -34,12 +36,12 @@ from lightning_vgg.weights.neutral import check_tensors, read_safetensors, write
 def test_every_kind_of_image_becomes_rgb(name: str, size: int, tmp_path: Path) -> None:
     contents, top, bottom = ODD_IMAGES[name]
     (tmp_path / name).write_bytes(contents)
-    image = open_image(tmp_path / name, size)
+    image = open_image(tmp_path / name, Sizing(size))
     assert image.shape == (size, size, 3)
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image[0, size // 2], top, atol=3)  # JPEG is off by up to 3 here
     np.testing.assert_allclose(image[-1, size // 2], bottom, atol=3)
-    np.testing.assert_array_equal(open_image(io.BytesIO(contents), size), image)
+    np.testing.assert_array_equal(open_image(io.BytesIO(contents), Sizing(size)), image)
 
 
 def bomb() -> bytes:
@@ -67,11 +69,13 @@ def test_an_image_that_cannot_be_decoded_is_named_alone_and_in_a_set(name: str, 
     contents, reason = BAD_IMAGES[name]
     (tmp_path / name).write_bytes(contents)
     with pytest.raises(DataError, match=rf"{name} cannot be read: .*({reason})"):
-        open_image(tmp_path / name, 32)
+        open_image(tmp_path / name, Sizing(32))
     root = write(tmp_path / "set", small_set() | {f"train/cat/{name}": contents})
     with pytest.raises(DataError, match=rf"train/cat/{name} cannot be decoded: .*({reason})"):
         load(root)
-    images = load_images("folder", str(root), 4, str(tmp_path / "cache"), "skip")
+    images = load_images(
+        DataSpec("folder", root=str(root), image_size=4, cache_dir=str(tmp_path / "cache"), on_bad_image="skip")
+    )
     assert len(images.train_labels) == 6
     assert [left_out.split(" (")[0] for left_out in images.left_out] == [f"train/cat/{name}"]
 
@@ -84,7 +88,7 @@ def test_a_bomb_that_is_decoded_in_a_thread_is_named(monkeypatch: pytest.MonkeyP
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.png cannot be read: .*No such file"):
-        open_image(tmp_path / "none.png", 32)
+        open_image(tmp_path / "none.png", Sizing(32))
 
 
 # --- sets of images ---------------------------------------------------------------------------------------------------
@@ -152,21 +156,32 @@ def test_bad_images_are_left_out_where_that_is_asked_for(
 ) -> None:
     bad = {"train/dog/cut.png": png(1)[:-30], "test/cat/empty.jpg": b"", "train/cat/text.gif": b"no image"}
     path = make(tmp_path / f"set{suffix}", small_set() | bad)
-    clean = load_images("folder", str(make(tmp_path / f"clean{suffix}", small_set())), 8, str(tmp_path / "cache"))
+    clean = load_images(
+        DataSpec(
+            "folder",
+            root=str(make(tmp_path / f"clean{suffix}", small_set())),
+            image_size=8,
+            cache_dir=str(tmp_path / "cache"),
+        )
+    )
     for _ in range(2):  # the second time from the cache
         caplog.clear()
-        images = load_images("folder", str(path), 8, str(tmp_path / "cache"), "skip")
+        images = load_images(
+            DataSpec("folder", root=str(path), image_size=8, cache_dir=str(tmp_path / "cache"), on_bad_image="skip")
+        )
         assert images.fingerprint == clean.fingerprint
         assert [name.split(" ")[0] for name in images.left_out] == sorted(bad)
         assert "3 images are left out" in caplog.text and "empty.jpg" in caplog.text
     with pytest.raises(DataError, match=r"3 such files in all.*--data\.on_bad_image skip"):
-        load_images("folder", str(path), 8, str(tmp_path / "cache"))
+        load_images(DataSpec("folder", root=str(path), image_size=8, cache_dir=str(tmp_path / "cache")))
 
 
 def test_a_class_without_a_sound_image_is_named(tmp_path: Path) -> None:
     path = make(tmp_path / "set", {**without("test/dog"), "test/dog/bad.png": b""})
     with pytest.raises(DataError, match=r"no image in the class folder test/dog"):
-        load_images("folder", str(path), 8, str(tmp_path / "cache"), "skip")
+        load_images(
+            DataSpec("folder", root=str(path), image_size=8, cache_dir=str(tmp_path / "cache"), on_bad_image="skip")
+        )
 
 
 def link_to(target: str) -> Callable[[Path], None]:
@@ -330,7 +345,7 @@ def test_a_missing_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder or archive .*elsewhere"):
         load(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"needs data\.root"):
-        load_images("folder", None, 4, str(tmp_path))
+        load_images(DataSpec("folder", image_size=4, cache_dir=str(tmp_path)))
 
 
 # --- weight files -----------------------------------------------------------------------------------------------------

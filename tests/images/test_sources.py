@@ -30,8 +30,10 @@ from hypothesis import strategies as st
 from made_images import BLUE, ODD_IMAGES, RED, Files, encoded, load, make, png, small_set, write
 from PIL import Image
 
+from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images import cache, cifar, folder, sources
 from lightning_vgg.images.cifar import CIFAR10
+from lightning_vgg.images.decode import Sizing
 from lightning_vgg.images.sources import (
     DataError,
     ImageSet,
@@ -56,7 +58,7 @@ def assert_same(first: ImageSet, second: ImageSet) -> None:
 def test_resizing_is_pillows_bilinear() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(open_image(io.BytesIO(encoded(Image.fromarray(pixels), "PNG")), 32), expected)
+    np.testing.assert_array_equal(open_image(io.BytesIO(encoded(Image.fromarray(pixels), "PNG")), Sizing(32)), expected)
 
 
 def test_image_files(tmp_path: Path) -> None:
@@ -132,9 +134,9 @@ def test_threads_keep_the_images_in_order(big: bool, monkeypatch: pytest.MonkeyP
 
 def test_unknown_source_and_image_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data source 'cifar'; did you mean 'cifar10'"):
-        load_images("cifar", None, 32, str(tmp_path))
+        load_images(DataSpec("cifar", image_size=32, cache_dir=str(tmp_path)))
     with pytest.raises(DataError, match="image_size is 0"):
-        load_images("digits", None, 0, str(tmp_path))
+        load_images(DataSpec("digits", image_size=0, cache_dir=str(tmp_path)))
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ def test_the_default_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_digits(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
-    images = load_images("digits", None, 8, str(tmp_path))
+    images = load_images(DataSpec("digits", image_size=8, cache_dir=str(tmp_path)))
     assert images.train_images.shape == (1437, 8, 8, 3)
     assert images.test_images.shape == (360, 8, 8, 3)
     assert images.class_names == tuple("0123456789")
@@ -275,13 +277,18 @@ def test_digits(tmp_path: Path) -> None:
     assert Counter(zip(ours[..., 0].sum((1, 2)).tolist(), both.tolist(), strict=True)) == expected
     shares = np.bincount(images.test_labels) - 360 * np.bincount(labels) / len(labels)
     assert abs(shares).max() < 1
-    assert load_images("digits", None, 32, str(tmp_path)).train_images.shape == (1437, 32, 32, 3)
-    assert_same(load_images("digits", None, 8, str(tmp_path)), images)
+    assert load_images(DataSpec("digits", image_size=32, cache_dir=str(tmp_path))).train_images.shape == (
+        1437,
+        32,
+        32,
+        3,
+    )
+    assert_same(load_images(DataSpec("digits", image_size=8, cache_dir=str(tmp_path))), images)
 
 
 def test_digits_take_no_root(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"reads no files, but data\.root is here"):
-        load_images("digits", "here", 8, str(tmp_path))
+        load_images(DataSpec("digits", root="here", image_size=8, cache_dir=str(tmp_path)))
 
 
 # --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
@@ -356,7 +363,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Cifar:
 
 
 def load_cifar(root: Path | str | None, tmp_path: Path, image_size: int = 32) -> ImageSet:
-    return load_images("cifar10", root if root is None else str(root), image_size, str(tmp_path / "cache"))
+    return load_images(
+        DataSpec(
+            "cifar10",
+            root=root if root is None else str(root),
+            image_size=image_size,
+            cache_dir=str(tmp_path / "cache"),
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
@@ -384,7 +398,7 @@ def test_cifar100_has_fine_and_coarse_classes(
     md5s = {name: hashlib.md5(contents).hexdigest() for name, contents in files.items()}
     known: Any = sources.SOURCES[source]
     monkeypatch.setitem(sources.SOURCES, source, partial(cifar.load_cifar, replace(*known.args, file_md5s=md5s)))
-    images = load_images(source, str(tmp_path), 32, str(tmp_path / "cache"))
+    images = load_images(DataSpec(source, root=str(tmp_path), image_size=32, cache_dir=str(tmp_path / "cache")))
     assert images.class_names == tuple(names) and images.test_labels.tolist() == labels
     np.testing.assert_array_equal(images.train_images[1, :, :, 2].ravel(), pixels[1, 2048:])
 
@@ -691,7 +705,7 @@ def test_no_framework_is_imported() -> None:
 )
 def test_sixty_thousand_real_images() -> None:
     archive = Path(os.environ["LIGHTNING_VGG_TEST_DATA"], "data", "cifar10-jpeg.tar.xz")
-    images = load_images("folder", str(archive))
+    images = load_images(DataSpec("folder", root=str(archive)))
     assert images.class_names == tuple(LABEL_NAMES)
     assert images.train_images.shape == (50_000, 32, 32, 3)
     assert images.test_images.shape == (10_000, 32, 32, 3)
@@ -703,7 +717,7 @@ def test_sixty_thousand_real_images() -> None:
             if member.name == "train/airplane/0000.jpg":
                 file = members.extractfile(member)
                 assert file is not None
-                np.testing.assert_array_equal(images.train_images[0], open_image(io.BytesIO(file.read()), 32))
+                np.testing.assert_array_equal(images.train_images[0], open_image(io.BytesIO(file.read()), Sizing(32)))
                 break
         else:
             pytest.fail("train/airplane/0000.jpg is not in the archive")

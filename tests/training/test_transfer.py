@@ -631,7 +631,7 @@ def test_a_killed_command_goes_on_and_other_commands_need_no_source(
     }
     assert f"test_acc {record['test_acc']:.2%}" in command("test", "-c", runs / "whole" / "config.yaml").stdout
 
-    digits = load_images("digits", None)
+    digits = load_images(DataSpec("digits"))
     for number in range(20):
         Image.fromarray(digits.test_images[number]).save(tmp_path / f"{number:02}.png")
     lines = command("predict", runs / "whole", *sorted(tmp_path.glob("*.png"))).stdout.splitlines()
@@ -691,7 +691,7 @@ def random_vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder of 60 training and 20 test digits."""
     folder = tmp_path_factory.mktemp("digits")
-    write_folder(folder, load_images("digits", None), train=6, test=2)
+    write_folder(folder, load_images(DataSpec("digits")), train=6, test=2)
     return folder
 
 
@@ -733,7 +733,10 @@ def test_real_features_tell_real_images_apart_and_the_channel_order_matters(
     test_data: Path, command: Command, tmp_path: Path
 ) -> None:
     write_folder(
-        tmp_path / "images", load_images("folder", str(test_data / "data" / "cifar10-jpeg.tar.xz")), train=60, test=30
+        tmp_path / "images",
+        load_images(DataSpec("folder", root=str(test_data / "data" / "cifar10-jpeg.tar.xz"))),
+        train=60,
+        test=30,
     )
     accuracies = {}
     for preprocessing in ("keras_caffe", "torchvision_features"):
