@@ -160,6 +160,24 @@ def test_predict_names_the_class_and_its_probability(trained: Path, command: Com
         assert 10 <= float(probability.rstrip("%")) <= 100
 
 
+def test_predict_writes_a_table_and_a_gallery(trained: Path, command: Command, tmp_path: Path) -> None:
+    for shade in (0, 200):
+        Image.new("L", (8, 8), shade).save(tmp_path / f"<{shade}>.png")
+    lines = command("predict", only_run(trained), tmp_path, "--csv", "found.csv", "--gallery", "found.html").stdout
+    with (tmp_path / "found.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).name for row in rows] == ["<0>.png", "<200>.png"]
+    for row, line in zip(rows, lines.splitlines(), strict=True):
+        probabilities = {name: float(row[name]) for name in map(str, range(10))}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == max(probabilities, key=lambda name: probabilities[name])
+        assert f"  {row['label']}  {probabilities[row['label']]:.1%}" in line
+    page = (tmp_path / "found.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 and "&lt;200&gt;.png" in page and "src=\"http" not in page
+    error = command("predict", only_run(trained), tmp_path / "<0>.png", "--csv", "nowhere/x.csv", status=2).stderr
+    assert "there is no folder nowhere for x.csv" in error
+
+
 def test_predict_refuses_what_is_no_run_and_what_is_no_image(trained: Path, command: Command, tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("no image")
     assert "is not a run folder" in command("predict", tmp_path, tmp_path, status=2).stderr
