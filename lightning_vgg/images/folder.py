@@ -170,7 +170,7 @@ class _Reading:
             )
         used = {parts: place for parts, place in places.items() if parts in images}
         if not used:
-            raise DataError(survey.without_images())
+            raise DataError(survey.without_images(files))
         check_filled(self.path, places.values(), used.values())
         left_out = [f"{'/'.join(parts)} ({reason})" for parts, reason in sorted(bad.items())]
         unused = sorted(["/".join(parts) for parts in files if parts not in places] + survey.others)
@@ -233,9 +233,10 @@ class _Survey:
             raise DataError(f"{self.path}: {name} points outside the archive; make the archive without it.")
         return parts
 
-    def without_images(self) -> str:
+    def without_images(self, images: Iterable[Parts]) -> str:
+        """What to say where none of the images is in a class folder."""
         example = f" such as {self.others[0]}" if self.others else ""
-        names = sorted({parts[0] for parts in self.folders} | {name.split("/")[0] for name in self.others})
+        names = sorted({parts[0] for parts in (*self.folders, *images)} | {name.split("/")[0] for name in self.others})
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         return (
             f"{self.path}: there is no image in a class folder, but {len(self.others)} other files{example}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +42,8 @@ class ImageSet:
     """sha256 (hex) of the decoded images, the labels and the class names."""
     left_out: tuple[str, ...] = ()
     """Images that could not be decoded, each with the reason."""
-    val_images: Images = _NO_IMAGES
-    val_labels: Labels = _NO_LABELS
+    val_images: Images = field(default_factory=lambda: _NO_IMAGES)
+    val_labels: Labels = field(default_factory=lambda: _NO_LABELS)
     """Validation images of the source's own; none where they are to be taken from the training images."""
     remarks: tuple[str, ...] = ()
     """What the user should know of the files before training, each a sentence."""

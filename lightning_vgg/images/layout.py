@@ -58,7 +58,12 @@ def arrange(path: object, files: Collection[Parts], folders: Collection[Parts]) 
     if not places and not any(classes.values()):
         return {}
     check_classes(path, classes)
-    expected = [Place(splits.get(folder, "train"), label, ()) for folder, labels in classes.items() for label in labels]
+    expected = [
+        Place(split, label, ())
+        for folder, labels in classes.items()
+        for label in labels
+        if (split := splits.get(folder, "train")) != "val"
+    ]
     check_filled(path, expected, places.values())
     return places
 
@@ -79,7 +84,7 @@ def _enclosing_folder(path: object, files: Collection[Parts], folders: Collectio
 
 def _split_folders(path: object, names: set[str]) -> dict[str, str]:
     """Folder -> split."""
-    splits = {name: SPLITS[name] for name in sorted(names)}
+    splits = {name: split for name, split in SPLITS.items() if name in names}
     validation = [name for name, split in splits.items() if split == "val"]
     if len(validation) > 1:
         raise DataError(
@@ -104,7 +109,10 @@ def _by_split(path: object, inside: Mapping[Parts, Parts], splits: Mapping[str, 
 
 
 def check_classes(path: object, classes: Mapping[str, set[str]]) -> None:
-    """Raise DataError unless the parts, by name, have the same two or more classes."""
+    """Raise DataError unless the parts, by name, have the same two or more classes; a validation may lack some."""
+    lacking = {folder for folder, names in classes.items() if SPLITS.get(folder) == "val"}
+    known = set.union(*(names for folder, names in classes.items() if folder not in lacking))
+    classes = {folder: names for folder, names in classes.items() if folder not in lacking or names - known}
     everywhere = set.union(*classes.values())
     if any(names != everywhere for names in classes.values()):
         common = set.intersection(*classes.values())

@@ -173,7 +173,7 @@ def test_predict_writes_a_table_and_a_gallery(trained: Path, command: Command, t
         assert row["label"] == max(probabilities, key=lambda name: probabilities[name])
         assert f"  {row['label']}  {probabilities[row['label']]:.1%}" in line
     page = (tmp_path / "found.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 2 and "&lt;200&gt;.png" in page and "src=\"http" not in page
+    assert page.count("data:image/jpeg;base64,") == 2 and "&lt;200&gt;.png" in page and 'src="http' not in page
     error = command("predict", only_run(trained), tmp_path / "<0>.png", "--csv", "nowhere/x.csv", status=2).stderr
     assert "there is no folder nowhere for x.csv" in error
 
