@@ -240,13 +240,9 @@ class DataSpec:
         root: cifar10, cifar100: a folder, the official .tar.gz, or a mirror's URL; folder: the folder, a .zip or .tar
             (.gz, .xz) of it, or a .csv with the columns path, label, and perhaps split.
         image_size: pixels a side in memory; images of another size are resized once, when they are read.
-        resize: of other sizes and shapes: squash stretches both sides, crop cuts the middle out, pad fills with black.
-        antialias: average all pixels that a smaller one covers, when images are shrunk; false as in Keras's
-            ``image_dataset_from_directory``.
         train_images: use only this many of the training images, all classes alike.
         validation_fraction: share of the training images held out to choose the best epoch; a folder's own val/ is
             used instead, where there is one.
-        test_fraction: share of the images of a folder that become the test, by their names, where there is no test/.
         split_seed: another seed holds out other images.
         batch_size: images per training step, on all devices together.
         eval_batch_size: images per validation or test step, on all devices together.
@@ -256,16 +252,17 @@ class DataSpec:
         mean: red, green and blue of 0..255 that become 0; null for the mean of the training images.
         std: differences of red, green and blue that become 1; null for the deviations of the training images.
         grayscale: keep one channel, the brightness, instead of red, green and blue.
+        test_fraction: share of the images of a folder that become the test, by their names, where there is no test/.
+        resize: of other sizes and shapes: squash stretches both sides, crop cuts the middle out, pad fills with black.
+        antialias: average all pixels that a smaller one covers, when images are shrunk; false as in Keras's
+            ``image_dataset_from_directory``.
     """
 
     source: Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "folder"] = "cifar10"
     root: str | None = None
     image_size: int = 32
-    resize: Literal["squash", "crop", "pad"] = "squash"
-    antialias: bool = True
     train_images: int | None = None
     validation_fraction: float = 0.1
-    test_fraction: float = 0.1
     split_seed: int = 0
     batch_size: int = 128
     eval_batch_size: int = 500
@@ -275,6 +272,9 @@ class DataSpec:
     mean: list[float] | None = None
     std: list[float] | None = None
     grayscale: bool = False
+    test_fraction: float = 0.1
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         refuse_null(self, "data")

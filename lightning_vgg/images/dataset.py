@@ -82,8 +82,8 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
         normalization = Normalization(tuple(spec.mean), tuple(spec.std))
     images = load_images(spec)
     if spec.grayscale:
-        parts = ("train_images", "val_images", "test_images")
-        images = replace(images, **{part: brightness(getattr(images, part)) for part in parts})
+        grey = [brightness(part) for part in (images.train_images, images.val_images, images.test_images)]
+        images = replace(images, train_images=grey[0], val_images=grey[1], test_images=grey[2])
     chosen = np.arange(len(images.train_labels))
     if spec.train_images is not None:
         chosen = stratified_subset(images.train_labels, spec.train_images)
