@@ -48,12 +48,12 @@ def _ranked(probabilities: np.ndarray, class_names: Sequence[str]) -> list[str]:
 
 def _thumbnail(file: Path) -> str:
     """A JPEG, in base64."""
-    with Image.open(file) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        if max(image.size) < THUMBNAIL // 2:  # of a few pixels: each of them is to be seen
-            scale = THUMBNAIL // max(image.size)
-            image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "JPEG", quality=80)
+    with Image.open(file) as stored:
+        image = ImageOps.exif_transpose(stored).convert("RGB")
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    if max(image.size) < THUMBNAIL // 2:  # of a few pixels: each of them is to be seen
+        scale = THUMBNAIL // max(image.size)
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
     return base64.b64encode(buffer.getvalue()).decode()

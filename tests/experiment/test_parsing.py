@@ -251,6 +251,9 @@ DATA = DataSpec(
     [1.0],
     [4.0],
     True,
+    0.25,
+    "crop",
+    False,
 )
 TRAINER = TrainerSpec(3, "64-true", 1.0, "elsewhere", False, True)
 
