@@ -10,6 +10,7 @@ import numpy as np
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.comparison import Comparison
+from lightning_vgg.runs.best import best_row
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.scores import cross_entropy
 
@@ -42,8 +43,8 @@ class Result:
 
     @property
     def best_row(self) -> dict[str, float]:
-        """The tested checkpoint's epoch: the highest validation accuracy; without validation images the last."""
-        return max(self.history, key=lambda row: row.get("val_acc", row["epoch"]))
+        """The tested checkpoint's epoch."""
+        return best_row(self.history, self.record.get("best_by", "val_acc"))
 
 
 Arms = dict[str, dict[int, Result]]

@@ -34,6 +34,7 @@ from lightning_vgg.runs.tracking import end_wandb_run, speed_summary, wandb_argu
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.module import VGGClassifier
+from lightning_vgg.training.patience import Patience
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.weight_trace import TraceWeights
 from lightning_vgg.weights.pretrained import recorded_pretrained
@@ -125,7 +126,8 @@ class ExperimentCLI(LightningCLI):
         self.datamodule = ImageData(self.experiment, normalization)
         if resumed:
             refuse_other_images(self.datamodule.dataset, resumed, resuming=self.subcommand == "fit")
-        self.model = VGGClassifier(self.experiment, self.datamodule.num_classes, pretrained)
+        weights = self.datamodule.dataset.class_weights
+        self.model = VGGClassifier(self.experiment, self.datamodule.num_classes, pretrained, weights)
         self.run = resumed or self._new_run()
         if self.subcommand == "fit" and _rank() == 0:
             self.run.write_config(config_text(self.experiment, self._trainer_settings()))
@@ -178,11 +180,13 @@ class ExperimentCLI(LightningCLI):
             bar = sys.stderr.isatty()
         self.recorder = RunRecorder(self.run, validated=self.datamodule.count("val") > 0, echo=fitting and not bar)
         trace = [TraceWeights(self.run)] if fitting and weight_trace.is_wanted() else []
+        model = self.experiment.model
+        patience = [Patience(self.run)] if fitting and (model.early_stopping or model.reduce_on_plateau) else []
         logger = config.trainer.logger
         if logger in (None, True):
             logger = self._wandb_logger() if fitting and not config.trainer.fast_dev_run else False
         return {
-            "callbacks": [*(config.trainer.callbacks or []), *trace, self.recorder],
+            "callbacks": [*(config.trainer.callbacks or []), *trace, *patience, self.recorder],
             "enable_progress_bar": bar,
             "enable_model_summary": fitting and bar,
             "logger": logger,
