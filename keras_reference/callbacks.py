@@ -10,6 +10,9 @@ import numpy as np
 from keras_reference.backend import Logs, describe_backend, peak_memory
 from keras_reference.checkpoints import LAST
 from keras_reference.data import TrainingBatches
+from keras_reference.logs import measured
+from keras_reference.optim import take_last_step
+from keras_reference.patience import Patience
 from keras_reference.transfer import Network, count_parameters
 from lightning_vgg.common.errors import Diverged
 from lightning_vgg.common.plain import PlainDict
@@ -18,14 +21,6 @@ from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.runs.folder import RunFolder, Watch, epoch_line
 from lightning_vgg.runs.machine import process_seconds
 from lightning_vgg.weights.pretrained import Pretrained, describe_start
-
-_LOGS = {
-    "train_loss": ("training_loss", "cross_entropy"),  # "loss" in Keras's logs has the L2 penalty in it
-    "train_acc": ("acc",),
-    "val_loss": ("val_cross_entropy",),  # "val_loss" in Keras's logs has the label smoothing in it
-    "val_acc": ("val_acc",),
-}
-"""Column of the history -> its name in Keras's logs, the first that is there."""
 
 
 class NextEpoch(keras.callbacks.Callback):  # type: ignore[misc]
@@ -39,18 +34,40 @@ class NextEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         self.batches.start_epoch(epoch)
 
 
+class LastStep(keras.callbacks.Callback):  # type: ignore[misc]
+    """Makes a step of the gradients that are left at an epoch's end; Keras would carry them over to the next epoch.
+
+    Args:
+        batches: of an epoch.
+        accumulated: of a step.
+    """
+
+    async_safe = True  # it reads no logs
+
+    def __init__(self, batches: int, accumulated: int) -> None:
+        super().__init__()
+        self.batches = batches
+        self.missing = -batches % accumulated
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if batch + 1 == self.batches:
+            take_last_step(self.model, self.missing)
+
+
 class RefuseBadLoss(keras.callbacks.Callback):  # type: ignore[misc]
     """Stops a training whose loss is not finite; Keras's TerminateOnNaN would end it as if it were done.
 
     Args:
         run: the folder with the checkpoints.
         steps: of an epoch.
+        batches: of a step.
     """
 
-    def __init__(self, run: RunFolder, steps: int) -> None:
+    def __init__(self, run: RunFolder, steps: int, batches: int) -> None:
         super().__init__()
         self.run = run
         self.steps = steps
+        self.batches = batches
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.epoch = epoch
@@ -58,7 +75,7 @@ class RefuseBadLoss(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not np.isfinite(logs["loss"]):  # the epoch's mean so far
             last = self.run.checkpoints / LAST
-            step = self.epoch * self.steps + batch + 1
+            step = self.epoch * self.steps + batch // self.batches + 1
             raise Diverged.in_step(step, self.epoch + 1, last if last.exists() else None)
 
 
@@ -68,16 +85,18 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     Args:
         run: the folder.
         rates: the learning rate of every step.
+        patience: what lowers them.
         images: training images an epoch.
         echo: print the lines, of so many epochs; None: don't.
     """
 
     async_safe = True  # on_train_batch_end reads no logs, so Keras need not wait for them after every step
 
-    def __init__(self, run: RunFolder, rates: np.ndarray, images: int, echo: int | None) -> None:
+    def __init__(self, run: RunFolder, rates: np.ndarray, patience: Patience, images: int, echo: int | None) -> None:
         super().__init__()
         self.run = run
         self.rates = rates
+        self.patience = patience
         self.images = images
         self.echo = echo
         self.images_per_second: list[float] = []
@@ -97,11 +116,9 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         seconds = time.perf_counter() - self.epoch_started
         step = int(self.model.optimizer.iterations)
-        row: dict[str, float] = {"epoch": epoch + 1, "step": step}
-        for column, names in _LOGS.items():
-            if known := [name for name in names if name in logs]:
-                row[column] = logs[known[0]]
-        row |= {"learning_rate": float(self.rates[step - 1]), "seconds": round(seconds, 3)}
+        row: dict[str, float] = {"epoch": epoch + 1, "step": step, **measured(logs)}
+        rate = float(self.rates[step - 1]) * self.patience.plateau_factor(epoch)
+        row |= {"learning_rate": rate, "seconds": round(seconds, 3)}
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
         assert self.startup_seconds is not None  # an epoch has a first step
         self.run.write_epoch(row, self.images_per_second, self.startup_seconds, peak_memory())

@@ -9,15 +9,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_reference.averaging import averaged
+from keras_reference.logs import measured
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.runs.best import Quantity, score
 from lightning_vgg.runs.folder import RunFolder, atomic_write
 
 BEST, LAST = "best.weights.h5", "last.npz"
 
 
 class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights of the first epoch with the highest validation accuracy (without validation images: of the last
-    one), and the state after the last epoch.
+    """Keeps the weights of the first epoch with the best value (without validation images: of the last one), and the
+    state after the last epoch.
 
     Both are there whole or not at all. The best come before the state: a run that is killed in between repeats the
     epoch and comes to the same.
@@ -26,17 +29,17 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         run: the folder.
         whole: the whole network, also where a part of it is trained on kept features.
         optimizer: of that training.
-        validated: whether there are validation images.
+        best_by: what makes an epoch the best one; None without validation images.
     """
 
     def __init__(
-        self, run: RunFolder, whole: keras.Model, optimizer: keras.optimizers.Optimizer, validated: bool
+        self, run: RunFolder, whole: keras.Model, optimizer: keras.optimizers.Optimizer, best_by: Quantity | None
     ) -> None:
         super().__init__()
         self.run = run
         self.whole = whole
         self.optimizer = optimizer
-        self.validated = validated
+        self.best_by = best_by
         self.best = -np.inf
 
     def resume(self) -> int:
@@ -65,10 +68,11 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             return int(state["epoch"])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        accuracy = logs["val_acc"] if self.validated else 0.0
-        if not self.validated or accuracy > self.best:
-            self.best = accuracy
-            write_weights(self.whole, self.run.checkpoints / BEST)
+        value = score(measured(logs)[self.best_by], self.best_by) if self.best_by else 0.0
+        if not self.best_by or not epoch or value > self.best:
+            self.best = value
+            with averaged(self.optimizer):
+                write_weights(self.whole, self.run.checkpoints / BEST)
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         with atomic_write(self.run.checkpoints / LAST) as file:
             np.savez(file, *values, epoch=epoch + 1, best=self.best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -82,6 +83,11 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
         experiment = replace(experiment, model=replace(experiment.model, network=HEADLESS))
     refuse_unimplemented(experiment)
     require_loggers(experiment.trainer)
+    if experiment.trainer.accumulate_grad_batches > 1 and os.environ["KERAS_BACKEND"] == "jax":
+        raise ExperimentError(
+            "the Keras reference does not implement trainer.accumulate_grad_batches on JAX, where the last step of an "
+            "epoch cannot be made from outside of model.fit: set KERAS_BACKEND to tensorflow or torch"
+        )
     model, size = experiment.model, experiment.image_size
     # Before an image is read. The backbone of a trained run may be gone from where it was loaded.
     if model.backbone is None:

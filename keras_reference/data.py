@@ -49,7 +49,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.draws = draw_epoch(self.seed, epoch, len(self.part.labels), self.spec.image_size, self.spec.augmentation)
 
     def __len__(self) -> int:
-        return self.spec.steps_per_epoch(len(self.part.labels))
+        return self.spec.batches_per_epoch(len(self.part.labels))
 
     def __getitem__(self, number: int) -> TrainingBatch:
         rows = self.draws[slice(number * self.spec.batch_size, (number + 1) * self.spec.batch_size)]

@@ -8,13 +8,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_reference.averaging import ValidateAverage
 from keras_reference.backend import prepare_keras
-from keras_reference.callbacks import NextEpoch, RefuseBadLoss, RunRecorder, StopWhere, describe_run
+from keras_reference.callbacks import LastStep, NextEpoch, RefuseBadLoss, RunRecorder, StopWhere, describe_run
 from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import kept_features
 from keras_reference.loggers import SendCurves, build_curves
 from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
+from keras_reference.patience import Patience
 from keras_reference.pretrained import load_pretrained
 from keras_reference.transfer import Network, count_parameters, parameter_groups
 from keras_reference.weight_trace import TraceWeights
@@ -70,24 +72,40 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
     rates = spec.learning_rates(trainer.max_epochs * steps)
     optimizer = training.optimizer(rates)
     whole = network.model(training.stages[0][2])
-    keeper = Checkpoints(run, whole, optimizer, validated=len(dataset.val.labels) > 0)
+    validated = len(dataset.val.labels) > 0
+    keeper = Checkpoints(run, whole, optimizer, spec.best_by if validated else None)
     done = keeper.resume()
     run.write_config(config_text(experiment))
     run.update_record(**describe_run(experiment, dataset, network, pretrained))
     batches = training.batches()
-    validation = training.evaluation("val") if keeper.validated else None
+    validation = training.evaluation("val") if validated else None
     bar = sys.stdout.isatty() if trainer.enable_progress_bar is None else trainer.enable_progress_bar
     bar = bar and watch is None
     curves = SendCurves(run, build_curves(trainer.loggers, run, experiment.experiment, plain_settings(experiment)))
     echo = None if bar or watch is not None else trainer.max_epochs
-    recorder = RunRecorder(run, rates, len(dataset.train.labels), echo)
+    patience = Patience(run, spec)
+    recorder = RunRecorder(run, rates, patience, len(dataset.train.labels), echo)
     # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
     trace = [TraceWeights(run, network, done * steps)] if weight_trace.is_wanted() else []
-    callbacks = [NextEpoch(batches), RefuseBadLoss(run, steps), *trace, recorder, keeper, curves]
+    accumulated = trainer.accumulate_grad_batches
+    last_steps = [LastStep(len(batches), accumulated)] if accumulated > 1 else []
+    averages = [] if spec.optimizer.ema is None else [ValidateAverage()]
+    class_weight = None if dataset.class_weights is None else dict(enumerate(dataset.class_weights.tolist()))
+    callbacks = [
+        NextEpoch(batches),
+        *last_steps,
+        *averages,
+        RefuseBadLoss(run, steps, accumulated),
+        *trace,
+        recorder,
+        patience,
+        keeper,
+        curves,
+    ]
     if watch is not None:
         callbacks.append(StopWhere(watch))
     for first, end, frozen in training.stages:
-        if end <= done:
+        if end <= done or patience.stops(done):
             continue
         model = network.model(frozen, training.fed)
         compile_model(model, spec.label_smoothing, optimizer)
@@ -99,6 +117,7 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
             epochs=end,
             shuffle=False,  # the batches are shuffled already
             validation_data=validation,
+            class_weight=class_weight,
             verbose=1 if bar else 0,
             callbacks=callbacks,
         )
@@ -175,8 +194,9 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
-        return self.experiment.data.steps_per_epoch(len(self.dataset.train.labels))
+        """Of the optimizer in an epoch."""
+        batches = self.experiment.data.batches_per_epoch(len(self.dataset.train.labels))
+        return self.experiment.trainer.steps_per_epoch(batches)
 
     def optimizer(self, rates: np.ndarray) -> keras.optimizers.Optimizer:
         """One for all, or one for each group of layers that trains at a rate or from an epoch of its own.
@@ -184,12 +204,15 @@ class Training:
         Args:
             rates: the learning rate of every step.
         """
-        spec, clip = self.experiment.model.optimizer, self.experiment.trainer.gradient_clip_val
+        spec, trainer = self.experiment.model.optimizer, self.experiment.trainer
+        clip, batches = trainer.gradient_clip_val, trainer.accumulate_grad_batches
+        plateau = self.experiment.model.reduce_on_plateau is not None
         backbone = self.network.backbone
         if backbone is None:
-            return build_optimizer(spec, rates, clip, self.network.head.trainable_variables)
+            return build_optimizer(spec, rates, clip, self.network.head.trainable_variables, plateau, batches)
         groups = parameter_groups(self.network, backbone.plan, self.steps)
-        return GroupedOptimizer(spec, rates, clip, [group for group in groups if group.start < len(rates)])
+        groups = [group for group in groups if group.start < len(rates)]
+        return GroupedOptimizer(spec, rates, clip, groups, plateau, batches)
 
     def say_what_trains(self, epoch: int, frozen: int) -> None:
         backbone = self.network.backbone

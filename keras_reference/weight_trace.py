@@ -29,7 +29,8 @@ class TraceWeights(keras.callbacks.Callback):  # type: ignore[misc]
             self.trace.resume(run, steps)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self.trace.add(network_tensors(self.network.tensors()))
+        if int(self.model.optimizer.iterations) > len(self.trace.rows):  # and no gradients are being accumulated
+            self.trace.add(network_tensors(self.network.tensors()))
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.trace.write(self.run, last=network_tensors(self.network.tensors()))

@@ -126,7 +126,7 @@ def build_network(*settings: Settings, num_classes: int = 10) -> nn.Module:
 
 
 def fit(*settings: Settings) -> RunFolder:
-    """Train, keep the checkpoint with the best validation accuracy, and test that one: ``lightning-vgg fit``.
+    """Train, keep the checkpoint of the best epoch (``model.best_by``), and test that one: ``lightning-vgg fit``.
 
     Transfer learning and fine-tuning are this, too, of an experiment with a ``model.backbone``.
 

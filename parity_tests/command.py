@@ -102,7 +102,7 @@ def _ablate(experiment: ExperimentSpec) -> PlainDict:
 
     dataset = load_dataset(experiment.data)
     batches = Ladder(experiment, dataset).batches(AFTER[-1], "float64")
-    found = ablate(experiment, len(dataset.class_names), batches)
+    found = ablate(experiment, len(dataset.class_names), batches, dataset.class_weights)
     wide_console().print(ablation_table(found))
     return {"ablation": [vars(ablation) for ablation in found]}
 

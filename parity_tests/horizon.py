@@ -74,14 +74,15 @@ def measure_horizons(experiment: ExperimentSpec, dataset: Dataset, steps: int = 
 
     A wrong default that means nothing to the experiment is left out.
     """
-    ladder = Ladder(experiment, dataset)
+    ladder, accumulated = Ladder(experiment, dataset), experiment.trainer.accumulate_grad_batches
     points = [int(point) for point in np.unique(np.geomspace(1, steps, POINTS).round())]
     for precision in PRECISIONS:
         dtype = weights_dtype(precision)
         part = evenly(dataset.test, TESTED)
         images = normalize(part.images, dataset.normalization, np.dtype(dtype))
         test = Batch(images, part.labels, mask_keys=np.zeros(len(part.labels), np.int64))
-        course = _Course(ladder.spec, ladder.batches(steps, dtype), test, points, precision)
+        batches = ladder.batches(steps * accumulated, dtype)
+        course = _Course(ladder.spec, batches, accumulated, test, points, precision)
         pair = ladder.pair(precision)
         others: dict[str, Side] = {
             "Keras": pair.keras,
@@ -102,15 +103,18 @@ class _Course:
 
     spec: ModelSpec
     batches: Sequence[Batch]
+    accumulated: int
     test: Batch
     points: Sequence[int]
     precision: Precision
 
     def run(self, side: Side, other_kernels: bool = False) -> list[_Snapshot]:
         """Train; a snapshot at each of the points."""
-        training = side.steps(self.batches, self.spec.optimizer, self.spec.learning_rates(len(self.batches)))
+        steps = len(self.batches) // self.accumulated
+        rates = self.spec.learning_rates(steps)
+        training = side.steps(self.batches, self.spec.optimizer, rates, accumulated=self.accumulated)
         found = []
-        for step in range(1, len(self.batches) + 1):
+        for step in range(1, steps + 1):
             with ExitStack() as arithmetic:
                 if self.precision == "bfloat16" and isinstance(side, TorchSide):
                     arithmetic.enter_context(torch.autocast("cpu", torch.bfloat16))

@@ -40,6 +40,7 @@ from parity_tests.pair import (
     statistics,
     without_idle_biases,
 )
+from parity_tests.patience import plateau_rates, stopping_epochs
 from parity_tests.whole_run import histories
 
 Measured = TypeVar("Measured")
@@ -184,6 +185,7 @@ class Ladder:
         yield self.preprocessing()
         yield self.augmentation()
         yield self.dropout()
+        yield from self.patience()
         for precision in ("float64", "float32"):
             yield self.forward(precision)
             yield self.loss(precision)
@@ -194,6 +196,8 @@ class Ladder:
             yield self.clipping(precision)
             for name in self.optimizers():
                 yield from self.steps(name, precision)
+        yield from self.accumulation()
+        yield from self.averaging()
         yield self.evaluation()
         yield self.whole_run()
 
@@ -203,7 +207,8 @@ class Ladder:
         return OPTIMIZERS if own in OPTIMIZERS.values() else {**OPTIMIZERS, "own": own}
 
     def pair(self, precision: Precision) -> Pair:
-        return Pair(self.spec, self.image_size, self.classes, precision, self.seed, self.channels)
+        weights = self.dataset.class_weights
+        return Pair(self.spec, self.image_size, self.classes, precision, self.seed, self.channels, weights)
 
     def batches(self, count: int, precision: Precision, size: int = BATCH) -> list[Batch]:
         """``count`` batches of the training images, again from the start where there are too few."""
@@ -276,6 +281,14 @@ class Ladder:
         found = distance(*training_batches(self.lively, self.dataset, self.keras_preprocess()))
         return exact("order and augmentation", found)
 
+    def patience(self) -> Iterator[Rung]:
+        """Early stopping and lowering of the rate, where the experiment has them, beside Keras's own callbacks."""
+        if self.spec.early_stopping is not None:
+            yield exact("early stopping", distance(*stopping_epochs(self.spec.early_stopping)))
+        if self.spec.reduce_on_plateau is not None:
+            found = distance(*plateau_rates(self.spec))
+            yield verdict("reduce on plateau", "float64", GATES["loss"], found, None)
+
     # What may differ by rounding
 
     def forward(self, precision: Precision) -> Rung:
@@ -344,6 +357,33 @@ class Ladder:
 
         rung = self._rung("global-norm clipping", precision, GATES["clipping"], moved)
         return self._gated_if_steady(rung, precision)
+
+    def accumulation(self) -> Iterator[Rung]:
+        """Where the experiment has it: three steps of several batches, the last one with too few, in float64."""
+        accumulated = self.experiment.trainer.accumulate_grad_batches
+        if accumulated == 1:
+            return
+        batches, optimizer = self.batches(2 * accumulated + 1, "float64"), OPTIMIZERS["sgd"][0]
+
+        def trained(side: Side) -> Tensors:
+            for _ in side.steps(batches, optimizer, [optimizer.learning_rate] * 3, accumulated=accumulated):
+                pass
+            return without_idle_biases(side.tensors(), side.plan)
+
+        yield self._rung("gradient accumulation", "float64", GATES["sgd"], trained)
+
+    def averaging(self) -> Iterator[Rung]:
+        """Where the experiment has it: the moving average of the weights over five steps, in float64."""
+        if self.spec.optimizer.ema is None:
+            return
+        batches, optimizer = self.batches(5, "float64"), replace(OPTIMIZERS["sgd"][0], ema=self.spec.optimizer.ema)
+
+        def trained(side: Side) -> Tensors:
+            for _ in side.steps(batches, optimizer, [optimizer.learning_rate] * len(batches)):
+                pass
+            return without_idle_biases(side.averages(), side.plan)
+
+        yield self._rung("averaged weights", "float64", GATES["sgd"], trained)
 
     def steps(self, name: str, precision: Precision) -> Iterator[Report]:
         """One step and fifty: rungs in float64; in float32 rungs of one step, reports of fifty."""

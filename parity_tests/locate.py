@@ -5,7 +5,7 @@ So errors do not add up on their way through the network, and the first layer or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -13,7 +13,6 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from keras_reference.blocks import layer_name
 from keras_reference.dropout import drop_by
@@ -238,13 +237,14 @@ def compared(
 def locate(ladder: Ladder) -> Iterator[Finding]:
     """Everything that is compared, in the order in which a training comes to it; float64."""
     yield from _batches(ladder)
+    yield from (_of_rung(rung.name, rung) for rung in ladder.patience())
     if isinstance(ladder, TransferLadder):
         yield from _locate_on_backbone(ladder)
         return
     yield _of_rung("initialization", ladder.initialization())
     pair, (batch, *batches) = ladder.pair("float64"), ladder.batches(UPDATES, "float64")
     layers = _layers(pair, batch)
-    recorded, logits = record(pair.torch.twin().network, layers, batch, ladder.spec.label_smoothing)
+    recorded, logits = record(pair.torch.twin().network, layers, batch, pair.torch.loss_function)
     found = [finding for layer in layers for finding in layer.measure(*recorded[layer.name])]
     yield from _of(FORWARD, found)
     yield from _loss(pair, batch, logits)
@@ -252,6 +252,7 @@ def locate(ladder: Ladder) -> Iterator[Finding]:
     yield from _of(tuple(STATISTICS.values()), found)
     yield from _frozen(ladder, batch)
     yield from _steps(ladder, [batch, *batches])
+    yield from (_of_rung(rung.name, rung) for rung in (*ladder.accumulation(), *ladder.averaging()))
     ours, theirs = ladder.scores()
     for name, score in ours.items():
         yield compared("evaluation", "evaluation", name, score, theirs[name], limit=GATES["loss"].float64)
@@ -316,7 +317,7 @@ def _layer(
 
 
 def record(
-    network: nn.Module, layers: list[Layer], batch: Batch, label_smoothing: float
+    network: nn.Module, layers: list[Layer], batch: Batch, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
     """Each layer's input and the gradient of its output, in training mode; and the logits, with their gradient."""
     inputs: dict[str, torch.Tensor] = {}
@@ -333,7 +334,7 @@ def record(
     set_mask_keys(network, torch.from_numpy(batch.mask_keys))
     # Requires a gradient, so that what has no parameters below it has one, too.
     logits = network.train()(torch.from_numpy(batch.images).permute(0, 3, 1, 2).requires_grad_())
-    F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=label_smoothing).backward()
+    loss(logits, torch.from_numpy(batch.labels)).backward()
     gradients = {name: output.grad for name, output in outputs.items()}
     return {name: (inputs[name], gradient) for name, gradient in gradients.items() if gradient is not None}, logits
 
@@ -347,7 +348,7 @@ def _loss(pair: Pair, batch: Batch, logits: torch.Tensor) -> Iterator[Finding]:
     given = tf.constant(logits.detach().numpy())
     with tf.GradientTape() as tape, keras_precision("float64"):
         tape.watch(given)
-        value = pair.keras.loss_function(batch.labels, given)
+        value = pair.keras.weighted_loss(batch.labels, given)
     assert logits.grad is not None
     yield compared("loss", "loss", "gradient", logits.grad.numpy(), np.asarray(tape.gradient(value, given)))
 
@@ -423,7 +424,7 @@ def _locate_on_backbone(ladder: TransferLadder) -> Iterator[Finding]:
     (batch, *_), (their_batch, *_) = ladder.images(BATCH, "float64"), ladder.keras_images(pair, BATCH)
     layers = _layers_on_backbone(pair, batch)
     network = pair.frozen_copy(0, batch)
-    recorded, logits = record(network, layers, batch, ladder.spec.label_smoothing)
+    recorded, logits = record(network, layers, batch, pair.loss)
     head = ladder.head_ladder(UPDATES)
     found = [finding for layer in layers for finding in layer.measure(*recorded[layer.name])]
     of_backbone = [finding for finding in found if finding.where.startswith("backbone.")]

@@ -18,10 +18,12 @@ from torch import nn
 
 from keras_reference.transfer import Backbone as KerasBackbone
 from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.patience import EarlyStoppingSpec, PlateauSpec, stopping_reason
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.training import dropout
+from lightning_vgg.training.averaging import Average
 from lightning_vgg.training.blocks import ActivatedConv, ActivatedDense
 from lightning_vgg.training.module import Scores
 from lightning_vgg.training.optim import ParameterGroup
@@ -48,6 +50,8 @@ class Mutant:
         switches: semantics that the Lightning side gets wrong.
         plant: the fault as a patch.
         spec: how the experiment differs from the plain one, where the fault needs it.
+        class_weights: of its ten classes, likewise.
+        accumulated: batches of its steps, likewise.
         float32: whether it is large enough to be caught in float32, too.
     """
 
@@ -57,6 +61,8 @@ class Mutant:
     switches: tuple[str, ...] = ()
     plant: Plant = nullcontext
     spec: Callable[[ModelSpec], ModelSpec] = field(default=lambda spec: spec)
+    class_weights: tuple[float, ...] | None = None
+    accumulated: int = 1
     float32: bool = False
     words: str = ""
 
@@ -88,6 +94,9 @@ _CLIPPING = _one(Ladder.clipping)
 _EVALUATION = _one(lambda ladder, precision: ladder.evaluation())
 _PREPROCESSING = _one(lambda ladder, precision: ladder.preprocessing())
 _AUGMENTATION = _one(lambda ladder, precision: ladder.augmentation())
+_PATIENCE: Climb = lambda ladder, precision: ladder.patience()  # noqa: E731
+_ACCUMULATION: Climb = lambda ladder, precision: ladder.accumulation()  # noqa: E731
+_AVERAGING: Climb = lambda ladder, precision: ladder.averaging()  # noqa: E731
 _RESIZE = _on_backbone(lambda ladder, precision: iter([ladder.resize(precision)]))
 _EMBEDDINGS = _on_backbone(TransferLadder.embeddings)
 _FINE_TUNING = _on_backbone(TransferLadder.fine_tuning)
@@ -136,6 +145,11 @@ def _loss_of_clipped_probabilities(self: KerasSide, logits: Any, batch: Batch) -
 
 def _loss_of_hard_labels(self: TorchSide, logits: np.ndarray, batch: Batch) -> np.ndarray:
     return nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(batch.labels)).numpy()
+
+
+def _loss_of_turned_weights(self: KerasSide, labels: np.ndarray, logits: Any) -> Any:
+    assert self.class_weights is not None
+    return self.loss_function(labels, logits, sample_weight=self.class_weights[::-1][labels])
 
 
 def _half_of_the_penalty(layers: list[ActivatedConv | ActivatedDense]) -> torch.Tensor:
@@ -209,6 +223,24 @@ def _nothing_frozen() -> Iterator[None]:
         mock.patch(_PARAMETER_GROUPS, lambda network, plan: [ParameterGroup([*network.parameters()], 1.0)]),
     ):
         yield
+
+
+@torch.no_grad()
+def _average_from_zero(self: Average, weights: list[torch.Tensor]) -> None:
+    self.tensors = self.tensors or [torch.zeros_like(weight) for weight in weights]
+    torch._foreach_lerp_(self.tensors, weights, 1 - self.momentum)
+
+
+def _waits_for_one_more(spec: EarlyStoppingSpec, rows: Any) -> str | None:
+    return stopping_reason(replace(spec, patience=spec.patience + 1), rows)
+
+
+def _stopping(spec: ModelSpec) -> ModelSpec:
+    return replace(spec, early_stopping=EarlyStoppingSpec(patience=2, min_delta=0.001))
+
+
+def _lowering(spec: ModelSpec) -> ModelSpec:
+    return replace(spec, reduce_on_plateau=PlateauSpec(patience=3, min_delta=0.001, cooldown=3, factor=0.5))
 
 
 _PARAMETER_GROUPS = "parity_tests.transfer_ladder.parameter_groups"
@@ -319,6 +351,22 @@ MUTANTS = [
         float32=True,
     ),
     Mutant(
+        "weighted losses divided by the weights",
+        _LOSS,
+        "loss: value",
+        ("weighted_mean",),
+        class_weights=(0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 0.25, 1.0, 1.0),
+        float32=True,
+    ),
+    Mutant(
+        "class weights in another order",
+        _LOSS,
+        "loss: value",
+        plant=_instead("parity_tests.pair.KerasSide.weighted_loss", _loss_of_turned_weights),
+        class_weights=(0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 0.25, 1.0, 1.0),
+        float32=True,
+    ),
+    Mutant(
         "half of the L2 penalty",
         _GRADIENTS,
         "conv: penalty",
@@ -349,6 +397,27 @@ MUTANTS = [
         plant=_torch_steps_with(lambda optimizer, rates: (optimizer, np.append(rates[1:], rates[-1]))),
         spec=_trained_by("nesterov"),
         words="= the rate of the next step",
+    ),
+    Mutant(
+        "gradients carried over the epoch's end",
+        _ACCUMULATION,
+        "gradient accumulation: *",
+        plant=_instead("keras_reference.optim.take_last_step", lambda model, missing: None),
+        accumulated=3,
+    ),
+    Mutant(
+        "average that begins at 0",
+        _AVERAGING,
+        "averaged weights: *",
+        plant=_instead("parity_tests.pair.Average.update", _average_from_zero),
+        spec=_optimizer(ema=0.75),
+    ),
+    Mutant(
+        "momentum as the share of the new weights",
+        _AVERAGING,
+        "averaged weights: *",
+        plant=_instead("parity_tests.pair.Average", lambda momentum: Average(1 - momentum)),
+        spec=_optimizer(ema=0.75),
     ),
     Mutant(
         "decay of biases and batch norm",
@@ -424,6 +493,22 @@ MUTANTS = [
         _EVALUATION,
         "evaluation: val_loss",
         plant=_instead("lightning_vgg.training.data.EvalLoader.__len__", lambda self: self.count // self.batch_size),
+    ),
+    Mutant(
+        "patience for one epoch more",
+        _PATIENCE,
+        "early stopping: epochs",
+        plant=_instead("parity_tests.patience.stopping_reason", _waits_for_one_more),
+        spec=_stopping,
+    ),
+    Mutant(
+        "torch's patience on a plateau", _PATIENCE, "reduce on plateau: rates", ("plateau_patience",), spec=_lowering
+    ),
+    Mutant(
+        "torch's threshold on a plateau", _PATIENCE, "reduce on plateau: rates", ("plateau_threshold",), spec=_lowering
+    ),
+    Mutant(
+        "torch's cooldown on a plateau", _PATIENCE, "reduce on plateau: rates", ("plateau_cooldown",), spec=_lowering
     ),
     Mutant(
         "RGB for weights that read BGR",

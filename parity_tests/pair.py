@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from keras_reference import blocks as keras_blocks
 from keras_reference import optim as keras_optim
+from keras_reference.averaging import averaged
 from keras_reference.blocks import layer_name
 from keras_reference.dropout import Classifier, drop_by
 from keras_reference.splitmix64 import as_words
@@ -25,9 +26,11 @@ from lightning_vgg.experiment.network_plan import NetworkPlan, PlannedLayer, Sha
 from lightning_vgg.experiment.recipe import BatchNorm, Dense, Dropout, MaxPool, SpatialDropout
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
 from lightning_vgg.training import penalty
+from lightning_vgg.training.averaging import Average
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.kernels import OTHER_KERNELS
+from lightning_vgg.training.loss import TrainingLoss
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
 from parity_tests.frameworks import keras
@@ -59,10 +62,20 @@ class TorchSide:
     All tensors, batch-norm statistics included, start from random values, so that none is trivially 0 or 1.
     """
 
-    def __init__(self, spec: ModelSpec, plan: NetworkPlan, precision: Precision, seed: int) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        plan: NetworkPlan,
+        precision: Precision,
+        seed: int,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
         self.plan, self.label_smoothing = plan, spec.label_smoothing
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        self.loss_function = TrainingLoss(spec.resolved_semantics, spec.label_smoothing, weights)
         self.semantics = spec.resolved_semantics
         self.frozen_block: str | None = None
+        self.average: Average | None = None
         torch.manual_seed(seed)
         self.network: nn.Module = build_network(plan, self.semantics).to(getattr(torch, weights_dtype(precision)))
         randomize(self.network, seed + 1)
@@ -107,7 +120,7 @@ class TorchSide:
     def loss_of(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
         """The training loss of given logits (B, classes)."""
         labels = torch.from_numpy(batch.labels)
-        return F.cross_entropy(torch.from_numpy(logits), labels, label_smoothing=self.label_smoothing).numpy()
+        return self.loss_function(torch.from_numpy(logits), labels).numpy()
 
     def gradients(self, batch: Batch) -> Tensors:
         """Of the training loss, in torch's names and layouts."""
@@ -135,12 +148,30 @@ class TorchSide:
         return kept
 
     def steps(
-        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+        self,
+        batches: Sequence[Batch],
+        optimizer: OptimizerSpec,
+        rates: Sequence[float],
+        clip: float | None = None,
+        accumulated: int = 1,
     ) -> Iterator[None]:
-        """Train batch after batch, at a learning rate each; yields after each step."""
-        return self.updates(
-            [lambda batch=batch: self._loss(batch).backward() for batch in batches], optimizer, rates, clip
-        )
+        """Train step after step, at a learning rate each; yields after each step.
+
+        Args:
+            batches: of all steps.
+            optimizer: by which.
+            rates: of each step.
+            clip: largest norm of all gradients together; None for any.
+            accumulated: batches of a step; the last one may have fewer.
+        """
+
+        def backward(step: Sequence[Batch]) -> None:
+            for batch in step:
+                (self._loss(batch) / accumulated).backward()
+
+        firsts = range(0, len(batches), accumulated)
+        steps = [lambda first=first: backward(batches[first : first + accumulated]) for first in firsts]
+        return self.updates(steps, optimizer, rates, clip)
 
     def steps_by(
         self, gradients: Sequence[Tensors], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
@@ -162,6 +193,7 @@ class TorchSide:
     ) -> Iterator[None]:
         """A step after each of ``backwards``, which leave gradients in the parameters."""
         stepper = build_optimizer(self.network, optimizer, self.semantics)
+        self.average = None if optimizer.ema is None else Average(optimizer.ema)
         for backward, rate in zip(backwards, rates, strict=True):
             for group in stepper.param_groups:
                 group["lr"] = rate
@@ -170,7 +202,15 @@ class TorchSide:
             if clip is not None:
                 clip_gradients(self.network.parameters(), clip, self.semantics.clip_epsilon)
             stepper.step()
+            if self.average is not None:
+                self.average.update([*self.network.parameters()])
             yield
+
+    def averages(self) -> Tensors:
+        """The parameters' moving averages after the steps of an optimizer that keeps them."""
+        assert self.average is not None
+        averages = zip(self.network.named_parameters(), self.average.tensors, strict=True)
+        return {name: average.numpy().copy() for (name, _), average in averages}
 
     def _training_logits(self, batch: Batch) -> torch.Tensor:
         """With the graph."""
@@ -183,15 +223,22 @@ class TorchSide:
     def _loss(self, batch: Batch) -> torch.Tensor:
         """With the graph."""
         labels = torch.from_numpy(batch.labels)
-        loss = F.cross_entropy(self._training_logits(batch), labels, label_smoothing=self.label_smoothing)
+        loss = self.loss_function(self._training_logits(batch), labels)
         return loss + penalty.l2_penalty(penalty.penalized_layers(self.network))
 
 
 class KerasSide:
     """The network as the Keras reference builds it, from given weights; its methods are those of :class:`TorchSide`."""
 
-    def __init__(self, spec: ModelSpec, plan: NetworkPlan, precision: Precision, tensors: Tensors) -> None:
-        self.plan, self.precision = plan, precision
+    def __init__(
+        self,
+        spec: ModelSpec,
+        plan: NetworkPlan,
+        precision: Precision,
+        tensors: Tensors,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
+        self.plan, self.precision, self.class_weights = plan, precision, class_weights
         with keras_precision(precision):
             self.loss_function = keras_optim.training_loss(spec.label_smoothing, plan.num_classes)
             self.model = keras_blocks.build_network(plan)
@@ -220,11 +267,16 @@ class KerasSide:
     def _loss(self, batch: Batch) -> Any:
         """Cross-entropy and L2, as ``train_on_batch`` adds them up."""
         with keras_precision(self.precision):
-            return sum(self.model.losses, self.loss_function(batch.labels, self.model(batch.for_keras, training=True)))
+            return sum(self.model.losses, self.weighted_loss(batch.labels, self.model(batch.for_keras, training=True)))
+
+    def weighted_loss(self, labels: np.ndarray, logits: Any) -> Any:
+        """As ``train_on_batch`` weighs it."""
+        weights = None if self.class_weights is None else self.class_weights[labels]
+        return self.loss_function(labels, logits, sample_weight=weights)
 
     def loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
         with keras_precision(self.precision):
-            return np.asarray(self.loss_function(batch.labels, logits))
+            return np.asarray(self.weighted_loss(batch.labels, logits))
 
     def gradients(self, batch: Batch) -> Tensors:
         """Put into a second model, and read back like weights."""
@@ -263,16 +315,31 @@ class KerasSide:
         return kept
 
     def steps(
-        self, batches: Sequence[Batch], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
+        self,
+        batches: Sequence[Batch],
+        optimizer: OptimizerSpec,
+        rates: Sequence[float],
+        clip: float | None = None,
+        accumulated: int = 1,
     ) -> Iterator[None]:
         """By Keras's own ``train_on_batch``."""
         with keras_precision(self.precision):
-            stepper = keras_optim.build_optimizer(optimizer, np.asarray(rates), clip, self.model.trainable_variables)
+            stepper = keras_optim.build_optimizer(
+                optimizer, np.asarray(rates), clip, self.model.trainable_variables, batches=accumulated
+            )
             # Tracing a graph takes longer than a single step.
             self.model.compile(stepper, self.loss_function, jit_compile=False, run_eagerly=len(batches) == 1)
-            for batch in batches:
-                self.model.train_on_batch(batch.for_keras, batch.labels)
-                yield
+            weights = None if self.class_weights is None else dict(enumerate(self.class_weights))
+            for number, batch in enumerate(batches, start=1):
+                self.model.train_on_batch(batch.for_keras, batch.labels, class_weight=weights)
+                if number == len(batches):
+                    keras_optim.take_last_step(self.model, -number % accumulated)
+                if number % accumulated == 0 or number == len(batches):
+                    yield
+
+    def averages(self) -> Tensors:
+        with averaged(self.model.optimizer):
+            return parameters(self.tensors())
 
     def steps_by(
         self, gradients: Sequence[Tensors], optimizer: OptimizerSpec, rates: Sequence[float], clip: float | None = None
@@ -294,12 +361,19 @@ class Pair:
     """The network of ``spec`` in torch and in Keras with the same weights."""
 
     def __init__(
-        self, spec: ModelSpec, image_size: int, num_classes: int, precision: Precision, seed: int, channels: int = 3
+        self,
+        spec: ModelSpec,
+        image_size: int,
+        num_classes: int,
+        precision: Precision,
+        seed: int,
+        channels: int = 3,
+        class_weights: np.ndarray | None = None,
     ) -> None:
         self.spec = spec
         self.plan = plan_network(self.spec.network, image_size, num_classes, channels)
-        self.torch = TorchSide(self.spec, self.plan, precision, seed)
-        self.keras = KerasSide(self.spec, self.plan, precision, self.torch.tensors())
+        self.torch = TorchSide(self.spec, self.plan, precision, seed, class_weights)
+        self.keras = KerasSide(self.spec, self.plan, precision, self.torch.tensors(), class_weights)
 
     @cached_property
     def damped(self) -> set[str]:

@@ -13,27 +13,29 @@ import pytest
 
 from lightning_vgg import cli
 from lightning_vgg.experiment.specs import BackboneSpec, ExperimentSpec, ModelSpec, NetworkSpec
-from lightning_vgg.images.dataset import Dataset
+from parity_tests.ladder import Ladder
 from parity_tests.locate import Finding, locate
 from parity_tests.mutants import MUTANTS, Mutant, plain_spec
 from parity_tests.relation import of_statistics, relation
-from parity_tests.test_mutants import DATA, every_third, tinted_digits
+from parity_tests.test_mutants import DATA, every_third, ladder_for, tinted_digits
 from parity_tests.transfer_ladder import ladder_of
 
 
-def first_culprit(spec: ModelSpec, dataset: Dataset) -> Finding | None:
-    findings = locate(ladder_of(ExperimentSpec(model=spec, data=DATA), dataset))
+def first_culprit(ladder: Ladder) -> Finding | None:
+    findings = locate(ladder)
     return next((finding for finding in findings if finding.is_culprit), None)
 
 
 @pytest.fixture(scope="module")
-def culprit_without_fault() -> Callable[[ModelSpec], Finding | None]:
+def culprit_without_fault() -> Callable[[Mutant], Finding | None]:
     found: dict[str, Finding | None] = {}
 
-    def culprit(spec: ModelSpec) -> Finding | None:
-        if repr(spec) not in found:
-            found[repr(spec)] = first_culprit(spec, tinted_digits())
-        return found[repr(spec)]
+    def culprit(mutant: Mutant) -> Finding | None:
+        spec = mutant.spec(plain_spec())
+        key = repr((spec, mutant.class_weights, mutant.accumulated))
+        if key not in found:
+            found[key] = first_culprit(ladder_for(mutant, spec))
+        return found[key]
 
     return culprit
 
@@ -42,12 +44,12 @@ def culprit_without_fault() -> Callable[[ModelSpec], Finding | None]:
 @pytest.mark.parametrize(
     "mutant", [pytest.param(mutant, id=mutant.name, marks=every_third(number)) for number, mutant in enumerate(MUTANTS)]
 )
-def test_planted_fault_is_located(mutant: Mutant, culprit_without_fault: Callable[[ModelSpec], Finding | None]) -> None:
+def test_planted_fault_is_located(mutant: Mutant, culprit_without_fault: Callable[[Mutant], Finding | None]) -> None:
     spec = mutant.spec(plain_spec())
-    assert culprit_without_fault(spec) is None
+    assert culprit_without_fault(mutant) is None
     with mutant.plant():
         wrong = replace(spec, semantics_except=[*spec.semantics_except, *mutant.switches])
-        culprit = first_culprit(wrong, tinted_digits())
+        culprit = first_culprit(ladder_for(mutant, wrong))
     assert culprit is not None
     assert fnmatchcase(f"{culprit.kind}: {culprit.quantity}", mutant.place), culprit
     assert mutant.words in culprit.relation, culprit
@@ -61,7 +63,7 @@ def test_a_wrong_step_is_located_on_a_backbone_too(switch: str, place: str) -> N
     backbone = BackboneSpec("none", "keras_caffe", "block1_pool", "average")
     network = NetworkSpec(conv_block="batch norm", filters=[64], units=[])
     wrong = ModelSpec(network=network, backbone=backbone, semantics_except=[switch])
-    culprit = first_culprit(wrong, tinted_digits())
+    culprit = first_culprit(ladder_of(ExperimentSpec(model=wrong, data=DATA), tinted_digits()))
     assert culprit is not None and fnmatchcase(f"{culprit.kind}: {culprit.quantity}", place), culprit
 
 

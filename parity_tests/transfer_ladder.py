@@ -30,6 +30,7 @@ from lightning_vgg.images.dataset import Dataset
 from lightning_vgg.training.blocks import build_network
 from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.kernels import OTHER_KERNELS
+from lightning_vgg.training.loss import TrainingLoss
 from lightning_vgg.training.optim import build_optimizer
 from lightning_vgg.training.pretrained import load_pretrained as torch_pretrained
 from lightning_vgg.training.transfer import Backbone, on_backbone, parameter_groups, resize
@@ -90,6 +91,7 @@ class TransferPair:
         assert spec.backbone is not None
         self.spec, self.precision = spec, precision
         self.semantics = spec.resolved_semantics
+        self.loss = TrainingLoss(self.semantics, spec.label_smoothing)
         ours = torch_pretrained(spec.backbone, image_size, self.semantics)
         theirs = keras_pretrained(spec.backbone, image_size)
         self.plan = ours.plan
@@ -229,6 +231,7 @@ class TransferLadder(Ladder):
         yield self.specification()
         yield self.preprocessing()
         yield self.augmentation()
+        yield from self.patience()
         for precision in ("float64", "float32"):
             yield self.resize(precision)
             yield from self.embeddings(precision)

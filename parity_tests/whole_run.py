@@ -40,7 +40,13 @@ def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> 
         experiment = ExperimentSpec(
             model=replace(experiment.model, init_from=str(weights)),
             data=replace(experiment.data, source="folder", train_images=None, **places),
-            trainer=TrainerSpec(max_epochs=epochs, precision="64-true", logger=False, enable_progress_bar=False),
+            trainer=TrainerSpec(
+                max_epochs=epochs,
+                precision="64-true",
+                accumulate_grad_batches=experiment.trainer.accumulate_grad_batches,
+                logger=False,
+                enable_progress_bar=False,
+            ),
         )
         write_neutral(weights, fresh_tensors(experiment, len(dataset.class_names)))
         config = root / "experiment.yaml"

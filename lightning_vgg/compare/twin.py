@@ -210,7 +210,8 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
     """What is written to twin.json.
 
     ``identical``: all predictions are the same, and the weights have not parted. ``images`` of the test, and how many
-    of them have the ``same_predictions``; ``epochs``, ``steps``; the largest relative difference of each of the
+    of them have the ``same_predictions``; ``epochs`` of Lightning and ``keras_epochs``, which differ where early
+    stopping ended only one of them; the ``steps`` of both; the largest relative difference of each of the
     ``losses`` after an epoch; the largest distance of the last ``weights``, of which ``tensor``; ``distances`` of the
     samples after some of the steps; and where that went above PARTED for the first time, or null: with the distances of
     the ``first`` step and of the one ``before``, and whether it has grown from rounding alone, step by step. A distance
@@ -219,7 +220,8 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
     ours, theirs = runs["lightning"], runs["keras"]
     (_, logits), (_, other_logits) = ours.read_predictions(), theirs.read_predictions()
     same = int((logits.argmax(1) == other_logits.argmax(1)).sum())
-    histories = list(zip(ours.read_history(), theirs.read_history(), strict=True))
+    epochs, keras_epochs = len(ours.read_history()), len(theirs.read_history())
+    histories = list(zip(ours.read_history(), theirs.read_history(), strict=False))
     trace, other = read_trace(ours), read_trace(theirs)
     idle = set() if experiment.model.backbone else plan_model(experiment, num_classes=2).idle_biases()
     last = {name: distance(trace.last[name], other.last[name]) for name in trace.last if name not in idle}
@@ -240,10 +242,11 @@ def compare_twins(experiment: ExperimentSpec, runs: Mapping[str, RunFolder]) -> 
         }
     shown = np.unique(np.geomspace(1, len(worst), POINTS).round().astype(int))
     return {
-        "identical": same == len(logits) and parted is None,
+        "identical": same == len(logits) and parted is None and epochs == keras_epochs,
         "images": len(logits),
         "same_predictions": same,
-        "epochs": len(histories),
+        "epochs": epochs,
+        "keras_epochs": keras_epochs,
         "steps": len(worst),
         "losses": {
             name: max(abs(row[name] - twin[name]) / abs(row[name]) for row, twin in histories)
@@ -267,6 +270,8 @@ def distance(tensor: np.ndarray, other: np.ndarray) -> float:
 
 
 def _distances(samples: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of (steps, sample), for each step."""
+    """Of (steps, sample), for each step that both have."""
+    steps = min(len(samples), len(others))
+    samples, others = samples[:steps], others[:steps]
     largest = np.abs(samples).max(1)
     return np.abs(samples - others).max(1) / np.where(largest == 0, 1.0, largest)

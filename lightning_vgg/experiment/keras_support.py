@@ -13,7 +13,18 @@ from lightning_vgg.experiment.specs import ExperimentSpec, ModelSpec, TricksSpec
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "mixed_bfloat16"}
 """trainer.precision -> Keras's dtype policy."""
 
-MODEL_SETTINGS = {"network", "backbone", "optimizer", "schedule", "label_smoothing", "tricks", "init_from"}
+MODEL_SETTINGS = {
+    "network",
+    "backbone",
+    "optimizer",
+    "schedule",
+    "label_smoothing",
+    "early_stopping",
+    "reduce_on_plateau",
+    "best_by",
+    "tricks",
+    "init_from",
+}
 """Settings below ``model`` that it reads. All others must be as they are by default, and so must all tricks but one
 that means nothing without the others."""
 
@@ -34,6 +45,11 @@ def refuse_unimplemented(experiment: ExperimentSpec) -> None:
         raise ExperimentError(
             f"the Keras reference does not implement trainer.precision: {trainer.precision}; "
             f"set it to {' or '.join(PRECISIONS)}"
+        )
+    if experiment.model.optimizer.ema is not None and trainer.accumulate_grad_batches > 1:
+        raise ExperimentError(
+            "the Keras reference does not implement model.optimizer.ema with trainer.accumulate_grad_batches above 1: "
+            "Keras averages the weights after every batch, not after every step"
         )
     if trainer.max_epochs < 1:
         raise ExperimentError(f"trainer.max_epochs must be at least 1, not {trainer.max_epochs}")

@@ -15,6 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.nearest import nearest_path
 from lightning_vgg.common.plain import PlainDict
+from lightning_vgg.experiment.patience import EarlyStoppingSpec, PlateauSpec
 from lightning_vgg.experiment.shipped import find_config, nearest_config
 from lightning_vgg.experiment.specs import (
     MOVED,
@@ -26,7 +27,11 @@ from lightning_vgg.experiment.specs import (
     TrainerSpec,
 )
 
-OPTIONAL_GROUPS: dict[str, type] = {"model.backbone": BackboneSpec}
+OPTIONAL_GROUPS: dict[str, type] = {
+    "model.backbone": BackboneSpec,
+    "model.early_stopping": EarlyStoppingSpec,
+    "model.reduce_on_plateau": PlateauSpec,
+}
 """Keys that are null or have settings of their own; a parser knows each of these as one key."""
 
 

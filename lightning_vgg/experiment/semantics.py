@@ -28,6 +28,10 @@ class Semantics:
         weight_decay: of sgd and adam: decoupled, w -= rate · decay · w, or coupled: added to the gradient as L2.
         sgd_velocity: the velocity sums rate · gradient, or gradients alone; the two differ once the rate changes.
         clip_epsilon: added to the norm of the gradient before dividing by it.
+        weighted_mean: of data.class_weight: a batch's weighted losses are divided by its images, or by their weights.
+        plateau_patience: of reduce_on_plateau: the rate falls when patience is reached, or when it is exceeded.
+        plateau_threshold: of reduce_on_plateau: min_delta is absolute, or relative to the best value.
+        plateau_cooldown: of reduce_on_plateau: the last epoch of the cooldown counts again, or all are silent.
     """
 
     initialization: Literal["glorot_uniform", "kaiming_uniform"]
@@ -41,6 +45,10 @@ class Semantics:
     weight_decay: Literal["decoupled", "coupled"]
     sgd_velocity: Literal["with_rate", "without_rate"]
     clip_epsilon: float
+    weighted_mean: Literal["over_images", "over_weights"]
+    plateau_patience: Literal["reached", "exceeded"]
+    plateau_threshold: Literal["absolute", "relative"]
+    plateau_cooldown: Literal["last_counts", "silent"]
 
 
 KERAS = Semantics(
@@ -55,6 +63,10 @@ KERAS = Semantics(
     weight_decay="decoupled",
     sgd_velocity="with_rate",
     clip_epsilon=0.0,
+    weighted_mean="over_images",
+    plateau_patience="reached",
+    plateau_threshold="absolute",
+    plateau_cooldown="last_counts",
 )
 
 TORCH = Semantics(
@@ -69,6 +81,10 @@ TORCH = Semantics(
     weight_decay="coupled",
     sgd_velocity="without_rate",
     clip_epsilon=1e-6,
+    weighted_mean="over_weights",
+    plateau_patience="exceeded",
+    plateau_threshold="relative",
+    plateau_cooldown="silent",
 )
 
 SWITCHES = tuple(field.name for field in fields(Semantics))

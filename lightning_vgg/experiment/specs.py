@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.nulls import refuse_null
+from lightning_vgg.experiment.patience import EarlyStoppingSpec, PlateauSpec, Rows, plateau_factor
 from lightning_vgg.experiment.schedule import ScheduleSpec as ScheduleSpec
 from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.semantics import Semantics, resolve_semantics
+from lightning_vgg.runs.best import Quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +60,8 @@ class OptimizerSpec:
         epsilon: of adam and adamw; null for the default of the semantics.
         weight_decay: null for the default of the semantics.
         decay_all: whether weight decay also shrinks biases and batch norm, as in both frameworks.
+        ema: momentum of an exponential moving average of the weights, such as 0.99, which is validated and tested in
+            their place; batch norm's statistics are not averaged. null for none.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "adam"
@@ -69,6 +73,7 @@ class OptimizerSpec:
     epsilon: float | None = None
     weight_decay: float | None = None
     decay_all: bool = True
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         refuse_null(self, "optimizer")
@@ -81,6 +86,8 @@ class OptimizerSpec:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ExperimentError(f"optimizer.{name} must be at least 0, not {value}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ExperimentError(f"optimizer.ema lies in (0, 1), not {self.ema}")
         if self.nesterov and self.momentum == 0:
             raise ExperimentError("optimizer.nesterov needs optimizer.momentum above 0")
 
@@ -167,6 +174,9 @@ class ModelSpec:
         semantics: whose defaults the Lightning side follows where the frameworks differ.
         semantics_except: switches that follow the other framework, by name (``batch_norm_epsilon``, ...).
         label_smoothing: share of the target spread evenly over all classes.
+        early_stopping: ends a training that gets no better; null for max_epochs in any case.
+        reduce_on_plateau: lowers the learning rate of a training that gets no better; null for the schedule alone.
+        best_by: what the best epoch has, whose checkpoint is tested: the highest val_acc, or the lowest val_loss.
         tricks: of the fastest training; all off by default.
         init_from: a .safetensors file to start from instead of random weights.
         channels_last: keep images in channels-last memory format, which makes convolutions faster.
@@ -181,6 +191,9 @@ class ModelSpec:
     semantics: Literal["keras", "torch"] = "keras"
     semantics_except: list[str] = field(default_factory=list)
     label_smoothing: float = 0.0
+    early_stopping: EarlyStoppingSpec | None = None
+    reduce_on_plateau: PlateauSpec | None = None
+    best_by: Quantity = "val_acc"
     tricks: TricksSpec = field(default_factory=TricksSpec)
     init_from: str | None = None
     channels_last: bool = True
@@ -193,7 +206,34 @@ class ModelSpec:
             raise ExperimentError(f"model.label_smoothing lies in [0, 1), not {self.label_smoothing}")
         if self.tricks.muon_rate is not None and self.optimizer.name != "sgd":
             raise ExperimentError(f"tricks.muon_rate needs optimizer.name sgd, not {self.optimizer.name}")
+        if self.optimizer.ema is not None and self.tricks.lookahead:
+            raise ExperimentError("optimizer.ema and tricks.lookahead are both averages of the weights: choose one")
+        self._check_plateau()
         self.resolved_semantics  # noqa: B018 - an unknown switch is refused here
+
+    def _check_plateau(self) -> None:
+        if self.reduce_on_plateau is None:
+            return
+        if self.schedule.name != "constant":
+            raise ExperimentError(
+                f"model.reduce_on_plateau needs schedule.name constant, not {self.schedule.name}: only one of them can "
+                "lower the learning rate"
+            )
+        if self.reduce_on_plateau.min_rate > self.optimizer.learning_rate:
+            raise ExperimentError(
+                f"reduce_on_plateau.min_rate ({self.reduce_on_plateau.min_rate}) must not be above "
+                f"optimizer.learning_rate ({self.optimizer.learning_rate})"
+            )
+
+    @property
+    def needs_validation(self) -> str | None:
+        """A setting that asks for validation images; None for none."""
+        settings = {
+            "model.best_by: val_loss": self.best_by == "val_loss",
+            "model.early_stopping": self.early_stopping is not None,
+            "model.reduce_on_plateau": self.reduce_on_plateau is not None,
+        }
+        return next((setting for setting, used in settings.items() if used), None)
 
     @cached_property
     def resolved_semantics(self) -> Semantics:
@@ -207,6 +247,16 @@ class ModelSpec:
     def learning_rates(self, steps: int) -> np.ndarray:
         """Of each step of a training of ``steps``, float64 (steps,): the one table that both frameworks follow."""
         return self.optimizer.learning_rate * self.rate_factors(steps)
+
+    def plateau_factor(self, history: Rows, semantics: Semantics | None = None) -> float:
+        """By what the table's rates are multiplied after the epochs of a history.
+
+        Args:
+            history: rows of history.csv.
+            semantics: whose rule; None for that of the spec.
+        """
+        semantics = semantics or self.resolved_semantics
+        return plateau_factor(self.reduce_on_plateau, semantics, self.optimizer.learning_rate, history)
 
 
 @dataclass(frozen=True)
@@ -256,6 +306,8 @@ class DataSpec:
         resize: of other sizes and shapes: squash stretches both sides, crop cuts the middle out, pad fills with black.
         antialias: average all pixels that a smaller one covers, when images are shrunk; false as in Keras's
             ``image_dataset_from_directory``.
+        class_weight: factors on the training loss of an image by its class: {class name or number: weight}, 1 for
+            classes left out; or balanced, the rarer the higher; null for none. Losses in the history are without.
     """
 
     source: Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "folder"] = "cifar10"
@@ -275,6 +327,7 @@ class DataSpec:
     test_fraction: float = 0.1
     resize: Literal["squash", "crop", "pad"] = "squash"
     antialias: bool = True
+    class_weight: Literal["balanced"] | dict[str | int, float] | None = None
 
     def __post_init__(self) -> None:
         refuse_null(self, "data")
@@ -286,6 +339,9 @@ class DataSpec:
             )
         if self.std is not None and not all(0 < value < math.inf for value in self.std):
             raise ExperimentError(f"data.std must be above 0, not {self.std}")
+        weights = self.class_weight.items() if isinstance(self.class_weight, dict) else ()
+        if wrong := [f"{name}: {weight}" for name, weight in weights if not 0 < weight < math.inf]:
+            raise ExperimentError(f"data.class_weight must be above 0, not {', '.join(wrong)}")
         if min(self.image_size, self.batch_size, self.eval_batch_size) < 1:
             raise ExperimentError("data.image_size, data.batch_size and data.eval_batch_size must be at least 1")
         if not 0 <= self.validation_fraction < 1:
@@ -301,8 +357,8 @@ class DataSpec:
     def channels(self) -> int:
         return 1 if self.grayscale else 3
 
-    def steps_per_epoch(self, images: int) -> int:
-        """Batches in an epoch of ``images`` training images; the last one may be smaller."""
+    def batches_per_epoch(self, images: int) -> int:
+        """Of ``images`` training images; the last batch may be smaller."""
         return -(-images // self.batch_size)
 
 
@@ -317,6 +373,8 @@ class TrainerSpec:
         max_epochs: epochs to train.
         precision: 32-true, 64-true or bf16-mixed.
         gradient_clip_val: largest global norm of the gradients; null for no clipping.
+        accumulate_grad_batches: batches whose gradients make one step of the optimizer, as their mean. The last step of
+            an epoch has those that are left, their sum divided by the same number.
         default_root_dir: folder in which runs/ is made; null for the working folder.
         logger: wandb, tensorboard, csv, or a list of these; null or true for wandb, false for none.
         enable_progress_bar: null for a bar on a terminal and a line per epoch elsewhere.
@@ -325,12 +383,21 @@ class TrainerSpec:
     max_epochs: int = 10
     precision: str = "32-true"
     gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
     default_root_dir: str | None = None
     logger: bool | LoggerName | list[LoggerName] | None = None
     enable_progress_bar: bool | None = None
 
     def __post_init__(self) -> None:
         refuse_null(self, "trainer")
+        if self.accumulate_grad_batches < 1:
+            raise ExperimentError(
+                f"trainer.accumulate_grad_batches must be at least 1, not {self.accumulate_grad_batches}"
+            )
+
+    def steps_per_epoch(self, batches: int) -> int:
+        """Steps of the optimizer in an epoch of so many batches."""
+        return -(-batches // self.accumulate_grad_batches)
 
     @property
     def loggers(self) -> list[LoggerName]:
@@ -359,6 +426,11 @@ class ExperimentSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataSpec = field(default_factory=DataSpec)
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
+
+    def __post_init__(self) -> None:
+        needing = self.model.needs_validation
+        if needing and self.data.validation_fraction == 0:
+            raise ExperimentError(f"{needing} needs validation images: set data.validation_fraction above 0")
 
     @property
     def root(self) -> Path:

@@ -11,6 +11,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.class_weights import class_weights
 from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import load_images, split_validation, stratified_subset
 from lightning_vgg.runs.folder import RunFolder
@@ -34,6 +35,7 @@ class Dataset:
         normalization: of the pixels, from the training images or as pretrained weights expect it.
         left_out: images that could not be decoded, each with the reason.
         remarks: what else is to be known of the files.
+        class_weights: float64 (classes,), on the training loss; None for none.
     """
 
     train: Split
@@ -44,6 +46,7 @@ class Dataset:
     normalization: Normalization
     left_out: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    class_weights: np.ndarray | None = None
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -56,6 +59,7 @@ class Dataset:
             "data_fingerprint": self.fingerprint,
             "class_names": list(self.class_names),
             "normalization": {"mean": self.normalization.mean, "std": self.normalization.std},
+            **({"class_weights": self.class_weights.tolist()} if self.class_weights is not None else {}),
             **({"images_left_out": list(self.left_out)} if self.left_out else {}),
             **({"images_remarks": list(self.remarks)} if self.remarks else {}),
             "images": {name: len(part.labels) for name, part in self.parts.items()},
@@ -72,7 +76,7 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
 
     Raises:
         DataError: the images cannot be loaded, or there are too few.
-        ExperimentError: pretrained weights and the spec both have a normalization.
+        ExperimentError: pretrained weights and the spec both have a normalization; a class weight is of no class.
     """
     if spec.mean is not None and spec.std is not None:
         if normalization is not None:
@@ -106,6 +110,7 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
         normalization=normalization or Normalization.of(train.images),
         left_out=images.left_out,
         remarks=images.remarks,
+        class_weights=class_weights(spec.class_weight, train.labels, images.class_names),
     )
 
 

@@ -116,6 +116,7 @@ def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
                 "val_acc": result.best_row.get("val_acc"),
                 "best_epoch": result.best_row["epoch"],
                 "epochs": len(result.history),
+                "stopped": result.record.get("stopped"),
                 "checkpoint": Path(result.record["checkpoint"]).name,
                 "hints": hints(result.history, len(result.record["class_names"])),
             }

@@ -10,6 +10,7 @@ import numpy as np
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.comparison import Comparison
+from lightning_vgg.runs.best import best_row
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.runs.scores import cross_entropy
 
@@ -42,9 +43,8 @@ class Result:
 
     @property
     def best_row(self) -> dict[str, float]:
-        """The tested checkpoint's epoch: the highest validation accuracy; without validation images the last."""
-        validated = [row for row in self.history if "val_acc" in row]
-        return max(validated, key=lambda row: row["val_acc"]) if validated else self.history[-1]
+        """The tested checkpoint's epoch."""
+        return best_row(self.history, self.record.get("best_by", "val_acc"))
 
 
 Arms = dict[str, dict[int, Result]]

@@ -190,6 +190,9 @@ def twin_headline(twin: PlainDict) -> str:
             f"the first step, and {power_of_ten(parted['distance'])} after step {parted['step']:,}, a factor of "
             f"{factor:.2g} a step. In the end the frameworks predict differently for {differing:,} of {images}."
         )
+    keras_epochs = twin.get("keras_epochs", twin["epochs"])
+    if keras_epochs != twin["epochs"]:
+        return f"Not the same training: Lightning's ended after epoch {twin['epochs']}, Keras's after {keras_epochs}."
     if not differing:
         return f"Not the same training, although {same} {images}: the weights part in step {twin['parted']['step']:,}."
     return f"Not the same training: the frameworks predict differently for {differing:,} of {images}."

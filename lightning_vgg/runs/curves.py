@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import IO
 
+from lightning_vgg.runs.best import Quantity, best_row
+
 _COLOURS = {"train": "#8a96a3", "val": "#1f6feb"}
 _NAMES = {"train": "training", "val": "validation"}
 
 
-def draw_curves(history: list[dict[str, float]], title: str, test_acc: float | None, file: IO[bytes]) -> None:
+def draw_curves(
+    history: list[dict[str, float]], best_by: Quantity, title: str, test_acc: float | None, file: IO[bytes]
+) -> None:
     """Draw the rows of history.csv as a PNG of 1,600 x 700 pixels.
 
     Args:
         history: rows as RunFolder.read_history gives them.
+        best_by: what chooses the epoch that gets a circle.
         title: of the picture.
         test_acc: a fraction; drawn as a line where given.
         file: where the PNG goes.
@@ -40,19 +45,22 @@ def draw_curves(history: list[dict[str, float]], title: str, test_acc: float | N
         axes.tick_params(labelsize=12, colors="#57606a")
     loss.set_ylabel("cross-entropy (nats)", **style)
     accuracy.set_ylabel("accuracy (%)", **style)
-    validated = [row for row in history if "val_acc" in row]
-    if validated:
-        best = max(validated, key=lambda row: row["val_acc"])
-        accuracy.plot(
+    if any(best_by in row for row in history):
+        best = best_row(history, best_by)
+        value = best[best_by]
+        axes, height, words = (
+            (accuracy, value * 100, f"{value:.2%}") if best_by == "val_acc" else (loss, value, f"{value:.4f}")
+        )
+        axes.plot(
             best["epoch"],
-            best["val_acc"] * 100,
+            height,
             marker="o",
             markersize=14,
             fillstyle="none",
             markeredgewidth=2,
             color=_COLOURS["val"],
             linestyle="",
-            label=f"best validation: {best['val_acc']:.2%}, epoch {best['epoch']}",
+            label=f"best validation: {words}, epoch {best['epoch']}",
         )
     if test_acc is not None:
         accuracy.axhline(

@@ -35,6 +35,7 @@ from filelock import Timeout
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.locks import transient_lock
 from lightning_vgg.common.plain import PlainDict
+from lightning_vgg.runs.best import Quantity, best_row
 from lightning_vgg.runs.curves import draw_curves
 from lightning_vgg.runs.hints import hints
 
@@ -269,6 +270,16 @@ class RunFolder:
                 for row in csv.DictReader(file)
             ]
 
+    @property
+    def best_by(self) -> Quantity:
+        """What chooses the best epoch; runs from before there was a choice have no such entry."""
+        by: Quantity = self.read_record().get("best_by", "val_acc")
+        return by
+
+    def best_epoch(self) -> dict[str, float]:
+        """The row of history.csv that belongs to the best checkpoint."""
+        return best_row(self.read_history(), self.best_by)
+
     def update_record(self, **values: object) -> None:
         """Set keys of run.json and keep the others."""
         record = {**self.read_record(), **values}
@@ -343,7 +354,8 @@ class RunFolder:
 
     def _draw_curves(self, file: IO[bytes], test_acc: float | None) -> None:
         test_acc = self.read_record().get("test_acc") if test_acc is None else test_acc
-        draw_curves(self.read_history(), f"{self.path.parent.name} · {self.path.name}", test_acc, file)
+        title = f"{self.path.parent.name} · {self.path.name}"
+        draw_curves(self.read_history(), self.best_by, title, test_acc, file)
 
 
 def _time_of(path: Path) -> float:
@@ -364,6 +376,8 @@ def test_lines(run: RunFolder) -> str:
     """What a command says at the end of a test: the results, and where to look."""
     record = run.read_record()
     lines = [f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}"]
+    if "stopped" in record:
+        lines.insert(0, f"stopped after epoch {run.read_history()[-1]['epoch']}: {record['stopped']}")
     if AUGMENTED_TEST_ACC in record:
         lines.append(f"test_acc {record[AUGMENTED_TEST_ACC]:.2%}  with test-time augmentation")
     lines += [f"run      {run.path}", f"curves   {run.path / 'curves.png'}"]

@@ -20,6 +20,7 @@ from torch import Tensor
 from lightning_vgg.common.errors import Diverged
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
 from lightning_vgg.common.plain import PlainDict
+from lightning_vgg.runs.best import score
 from lightning_vgg.runs.folder import AUGMENTED_TEST_ACC, HISTORY_COLUMNS, MEASURED, RunFolder, epoch_line
 from lightning_vgg.runs.machine import process_seconds, processor_name, resident_memory
 from lightning_vgg.training.checkpoints import LAST, AtomicCheckpoints
@@ -38,9 +39,9 @@ class RunRecorder(Checkpoint):
     """Writes history.csv, curves.png, run.json and the checkpoints of a run.
 
     ``last.ckpt`` is written after every epoch, inside one every CHECKPOINT_SECONDS, and before a signal ends the run;
-    ``best_step<N>.ckpt`` after the first epoch with the highest validation accuracy (without validation images: after
-    every epoch). An epoch's row is on disk before its checkpoints and the best checkpoint before the last one, so a
-    run that is killed in between repeats the epoch and replaces what it finds.
+    ``best_step<N>.ckpt`` after the first epoch with the best value of ``model.best_by`` (without validation images:
+    after every epoch). An epoch's row is on disk before its checkpoints and the best checkpoint before the last one, so
+    a run that is killed in between repeats the epoch and replaces what it finds.
 
     Args:
         run: the folder.
@@ -54,7 +55,7 @@ class RunRecorder(Checkpoint):
         self.echo = echo
         self.images_per_second: list[float] = []
         self.startup_seconds: float | None = None
-        self.best: tuple[float, int] | None = None  # accuracy and step
+        self.best: tuple[float, int] | None = None  # score and step
         self.epoch_seconds = 0.0  # of the epoch that a resumed run is in, before it was stopped
         self.bad_step: Tensor | None = None
         self.began = False
@@ -130,12 +131,14 @@ class RunRecorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self._record_epoch(trainer)
+        assert isinstance(pl_module, VGGClassifier)
+        by = pl_module.spec.best_by
         better = not self.validated
         if self._is_validated(trainer):
-            accuracy = trainer.callback_metrics["val_acc"].item()
-            better = self.best is None or accuracy > self.best[0]
+            value = score(trainer.callback_metrics[by].item(), by)
+            better = self.best is None or value > self.best[0]
             if better:
-                self.best = accuracy, trainer.global_step
+                self.best = value, trainer.global_step
         elif self.best is None:  # until there is a validation, the last epoch is the best one
             better = True
         self._save(trainer, better)

@@ -36,6 +36,7 @@ from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.loggers import build_loggers, log_speed
 from lightning_vgg.training.module import VGGClassifier
+from lightning_vgg.training.patience import Patience
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.weight_trace import TraceWeights
 from lightning_vgg.weights.pretrained import recorded_pretrained
@@ -145,7 +146,8 @@ class ExperimentCLI(LightningCLI):
         self.datamodule = ImageData(self.experiment, normalization)
         if resumed:
             refuse_other_images(self.datamodule.dataset, resumed, resuming=self.subcommand == "fit")
-        self.model = VGGClassifier(self.experiment, self.datamodule.num_classes, pretrained)
+        weights = self.datamodule.dataset.class_weights
+        self.model = VGGClassifier(self.experiment, self.datamodule.num_classes, pretrained, weights)
         self.validated = self.datamodule.count("val") > 0 and config.trainer.limit_val_batches != 0
         callbacks = config.trainer.callbacks or []
         self.callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -170,6 +172,8 @@ class ExperimentCLI(LightningCLI):
 
     def _check_monitors(self) -> None:
         """Lightning itself would miss the quantity after the first epoch."""
+        if not self.validated and (needing := self.experiment.model.needs_validation):
+            raise ExperimentError(f"{needing} needs validation images, but there is no validation: leave it out")
         measured = [name for name in MEASURED if self.validated or not name.startswith("val_")]
         for callback in self.callbacks:
             monitor = getattr(callback, "monitor", None)
@@ -226,6 +230,8 @@ class ExperimentCLI(LightningCLI):
             bar = sys.stderr.isatty()
         self.recorder = RunRecorder(self.run, self.validated, echo=fitting and not bar)
         trace = [TraceWeights(self.run)] if fitting and weight_trace.is_wanted() else []
+        model = self.experiment.model
+        patience = [Patience(self.run)] if fitting and (model.early_stopping or model.reduce_on_plateau) else []
         logger, summary = config.trainer.logger, config.trainer.enable_model_summary
         if not fitting or config.trainer.fast_dev_run:
             logger = False
@@ -234,7 +240,7 @@ class ExperimentCLI(LightningCLI):
             names = self.experiment.trainer.loggers
             logger = build_loggers(names, self.run, self.experiment.experiment, settings) or False
         return {
-            "callbacks": [*self.callbacks, *trace, self.recorder],
+            "callbacks": [*self.callbacks, *trace, *patience, self.recorder],
             "enable_progress_bar": bar,
             "enable_model_summary": fitting and (bar if summary is None else summary),
             "logger": logger,

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
@@ -20,11 +21,13 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.training.augmented_test import augmented_logits
+from lightning_vgg.training.averaging import AveragedWeights
 from lightning_vgg.training.blocks import build_network, pass_inputs_on
 from lightning_vgg.training.dropout import set_mask_keys
 from lightning_vgg.training.features import UseFeatures
 from lightning_vgg.training.kernels import reordered
 from lightning_vgg.training.lookahead import Lookahead
+from lightning_vgg.training.loss import TrainingLoss
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.penalty import l2_penalty, penalized_layers
 from lightning_vgg.training.pretrained import load_pretrained
@@ -113,12 +116,22 @@ class VGGClassifier(LightningModule):
         experiment: the network, how it learns, and the images' size S.
         num_classes: logits.
         pretrained: the spec's backbone; None loads it.
+        class_weights: on the training loss, float64 (classes,); None for none.
+
+    Attributes:
+        plateau_factor: what the rates of the schedule are multiplied by in this epoch.
 
     Raises:
         ExperimentError: the network cannot be built, or its weights cannot be loaded.
     """
 
-    def __init__(self, experiment: ExperimentSpec, num_classes: int, pretrained: Pretrained | None = None) -> None:
+    def __init__(
+        self,
+        experiment: ExperimentSpec,
+        num_classes: int,
+        pretrained: Pretrained | None = None,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
         super().__init__()
         self.spec = spec = experiment.model
         if spec.compile and spec.other_kernels:
@@ -138,6 +151,8 @@ class VGGClassifier(LightningModule):
         if spec.init_from is not None:
             load_network(self.network, Path(spec.init_from).expanduser())
         self.penalized = penalized_layers(self.network)
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        self.loss = TrainingLoss(spec.resolved_semantics, spec.label_smoothing, weights)
         if spec.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         if spec.compile:
@@ -145,6 +160,7 @@ class VGGClassifier(LightningModule):
         parts = ["train", "val", "test"] + (["augmented_test"] if spec.tricks.test_time_augmentation != "none" else [])
         self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in parts})
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
+        self.plateau_factor = 1.0
 
     @property
     def backbone(self) -> Backbone | None:
@@ -156,6 +172,8 @@ class VGGClassifier(LightningModule):
         tricks = self.spec.tricks
         if tricks.whitening:
             callbacks.append(Whitening(tricks.whitening_bias_epochs))
+        if self.spec.optimizer.ema is not None:
+            callbacks.append(AveragedWeights(self.spec.optimizer.ema))
         return [*callbacks, Lookahead()] if tricks.lookahead else callbacks
 
     def setup(self, stage: str) -> None:
@@ -163,6 +181,7 @@ class VGGClassifier(LightningModule):
             for module in self.modules():
                 if isinstance(module, LossSum):
                     module.set_dtype(torch.float32)
+            self.loss.float()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes)."""
@@ -183,15 +202,15 @@ class VGGClassifier(LightningModule):
         images, labels, mask_keys = batch
         set_mask_keys(self.network, mask_keys)
         logits = self(images)
-        smoothing = self.spec.label_smoothing
         if self.trainer.world_size == 1:
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            self._scores("train").update(logits.detach(), labels, loss.detach())
+            loss = self.loss(logits, labels)
+            plain = loss.detach() if self.loss.class_weights is None else self.loss.unweighted(logits.detach(), labels)
+            self._scores("train").update(logits.detach(), labels, plain)
             return loss + l2_penalty(self.penalized)
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-        self._scores("train").update(logits.detach(), labels, loss.detach() / max(len(labels), 1))
+        self._scores("train").update(logits.detach(), labels, self.loss.unweighted(logits.detach(), labels))
         # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
-        total = self.trainer.strategy.reduce(torch.tensor(float(len(labels)), device=self.device), reduce_op="sum")
+        loss, divisor = self.loss.sum_and_divisor(logits, labels)
+        total = self.trainer.strategy.reduce(divisor, reduce_op="sum")
         return loss * self.trainer.world_size / total + l2_penalty(self.penalized)
 
     def on_save_checkpoint(self, checkpoint: PlainDict) -> None:
@@ -204,8 +223,8 @@ class VGGClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_scores("train")
-        rate = torch.tensor(self.rates[self.global_step - 1], dtype=self._scores("train").loss.total.dtype)
-        self.log("learning_rate", rate, sync_dist=True)
+        rate = self.rates[self.global_step - 1] * self.plateau_factor
+        self.log("learning_rate", torch.tensor(rate, dtype=self._scores("train").loss.total.dtype), sync_dist=True)
 
     def on_validation_start(self) -> None:
         """Batch norm's statistics differ between processes; a checkpoint will hold those of the first."""
@@ -261,7 +280,7 @@ class VGGClassifier(LightningModule):
         # A numpy number in a checkpoint could not be read back safely.
         factors: list[float] = spec.rate_factors(steps).tolist()
         # The scheduler asks for one rate more than there are steps.
-        scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])
+        scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)] * self.plateau_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

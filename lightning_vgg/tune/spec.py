@@ -31,7 +31,8 @@ class TuneSpec:
 
     Args:
         space: key of the experiment -> a list of choices, or a range {low, high} with log: true or a step.
-        objectives: val_acc (the best epoch's); or [val_acc, images_per_second] or [val_acc, parameters].
+        objectives: val_acc (of the epoch that model.best_by chooses); or [val_acc, images_per_second] or
+            [val_acc, parameters].
         pruner: median stops a trial whose best validation accuracy so far lies below the median of the earlier trials'
             at the same epoch; none stops none. With several objectives there is no pruning.
         warmup_epochs: epochs of every trial that are never pruned.

@@ -138,13 +138,14 @@ def _front_line(trial: FrozenTrial, settings: StudySettings) -> str:
 
 
 def savings(trials: list[FrozenTrial], settings: StudySettings) -> tuple[float, float]:
-    """Seconds that finished trials took, and those that pruning saved: of each epoch not trained, the mean of its
-    trial's epochs. Trials whose loss was lost are left out."""
+    """Seconds that finished trials took, and those that pruning saved: of each epoch that a pruned trial did not train,
+    the mean of its epochs. Trials whose loss was lost are left out."""
     spent = saved = 0.0
     for trial in trials:
         if "error" in trial.user_attrs:
             continue
-        missing = settings.experiment_of(trial.params).trainer.max_epochs - trial.user_attrs["epochs"]
         spent += trial.user_attrs["seconds"]
-        saved += missing * trial.user_attrs["seconds"] / trial.user_attrs["epochs"]
+        if trial.state == TrialState.PRUNED:  # others may have been stopped by the experiment's own early_stopping
+            missing = settings.experiment_of(trial.params).trainer.max_epochs - trial.user_attrs["epochs"]
+            saved += missing * trial.user_attrs["seconds"] / trial.user_attrs["epochs"]
     return spent, saved

@@ -105,15 +105,14 @@ def _train_trial(trial: optuna.Trial, settings: StudySettings) -> list[float]:
     except Diverged as error:
         trial.set_user_attr("error", str(error))
         raise optuna.TrialPruned from error
-    history, record = run.read_history(), run.read_record()
-    best = max(row["val_acc"] for row in history)
+    history, record, best = run.read_history(), run.read_record(), run.best_epoch()["val_acc"]
     trial.set_user_attr("run", run.path.name)
     trial.set_user_attr("val_acc", best)
     trial.set_user_attr("epochs", len(history))
     trial.set_user_attr("seconds", round(sum(row["seconds"] for row in history), 3))
     for name in ("parameters", "images_per_second"):
         trial.set_user_attr(name, record[name])
-    if watch.pruned:
+    if watch.pruned and "stopped" not in record:  # by early_stopping in the same epoch: it was complete
         raise optuna.TrialPruned
     measured = {**record, "val_acc": best}
     return [measured[objective] for objective in settings.tune.objectives]

@@ -110,11 +110,12 @@ def read_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics, r
 
 
 def describe_start(spec: ModelSpec, pretrained: Pretrained | None) -> PlainDict:
-    """What run.json says of a model's semantics and of the weights that it starts from."""
+    """What run.json says of a model's semantics, its best epoch, and the weights that it starts from."""
     start = spec.init_from
     return {
         "semantics": spec.semantics,
         "semantics_except": spec.semantics_except,
+        "best_by": spec.best_by,
         "initial_weights_sha256": file_sha256(Path(start).expanduser()) if start else None,
         **({"backbone": pretrained.description} if pretrained else {}),
     }

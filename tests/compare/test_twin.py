@@ -137,6 +137,21 @@ def test_the_answer_by_hand(tmp_path: Path) -> None:
     assert lines[-1].startswith("They part in step 3, where block1.conv1.weight differs by 1.0e−6")
 
 
+def test_twins_that_end_after_different_epochs_are_not_the_same_training(tmp_path: Path) -> None:
+    """Early stopping has ended one of them; up to there they are the same, and so are the predictions."""
+    model = ModelSpec(network=NetworkSpec("conv(linear) - batch norm - relu", [3], units=[]))
+    start, logits = np.linspace(-1, 1, 27).reshape(3, 1, 3, 3), np.eye(3, dtype=np.float32)
+    runs = {
+        "lightning": made(tmp_path / "lightning", [start] * 4, logits),
+        "keras": made(tmp_path / "keras", [start] * 6, logits),
+    }
+    runs["keras"].write_history({"epoch": 2, "step": 6, "train_loss": 1.0, "seconds": 1.0})
+    found = compare_twins(ExperimentSpec(model=model), runs)
+    assert (found["identical"], found["epochs"], found["keras_epochs"], found["steps"]) == (False, 1, 2, 4)
+    assert found["parted"] is None and twin_verdict(found) == "different"
+    assert twin_lines(found)[0] == "Not the same training: Lightning's ended after epoch 1, Keras's after 2."
+
+
 def test_a_trace_is_resumed_where_the_training_is(tmp_path: Path) -> None:
     run, trace = RunFolder(tmp_path), WeightTrace()
     steps = [{"b": np.arange(40.0) + step, "a": np.array([[1.0, step]])} for step in range(5)]

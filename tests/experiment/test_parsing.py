@@ -26,6 +26,7 @@ from lightning_vgg.experiment.parsing import (
     read_experiment,
     with_values,
 )
+from lightning_vgg.experiment.patience import EarlyStoppingSpec, PlateauSpec
 from lightning_vgg.experiment.settings import config_text, plain_settings, refuse_changes
 from lightning_vgg.experiment.specs import (
     MOVED,
@@ -230,6 +231,8 @@ EXPERIMENT = ModelSpec(
     semantics="torch",
     semantics_except=["clip_epsilon"],
     label_smoothing=0.1,
+    early_stopping=EarlyStoppingSpec("val_acc", 7, 0.5),
+    best_by="val_loss",
     tricks=TricksSpec(True, 1, True, 0.5, 64.0, 0.25, True, "mirror"),
     init_from="weights.safetensors",
     channels_last=False,
@@ -254,21 +257,32 @@ DATA = DataSpec(
     0.25,
     "crop",
     False,
+    {"cat": 2.0, "3": 0.5},
 )
-TRAINER = TrainerSpec(3, "64-true", 1.0, "elsewhere", False, True)
+TRAINER = TrainerSpec(3, "64-true", 1.0, 2, "elsewhere", False, True)
+
+
+NULL_BY_DEFAULT: dict[str, Callable[[], object]] = {
+    "backbone": BackboneSpec,
+    "early_stopping": EarlyStoppingSpec,
+    "reduce_on_plateau": PlateauSpec,
+}
 
 
 def flat(spec: object, prefix: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(spec):  # type: ignore[arg-type]
         value, key = getattr(spec, field.name), f"{prefix}.{field.name}"
-        if field.name == "backbone":  # null by default
-            value = value or BackboneSpec()
+        if value is None and field.name in NULL_BY_DEFAULT:
+            value = NULL_BY_DEFAULT[field.name]()
         values |= flat(value, key) if dataclasses.is_dataclass(value) else {key: value}
     return values
 
 
 CHANGED = {**flat(EXPERIMENT, "model"), **flat(DATA, "data"), **flat(TRAINER, "trainer")}
+# They go with no schedule but the usual one, and without lookahead.
+CHANGED["model.optimizer.ema"] = 0.9
+CHANGED |= flat(PlateauSpec("val_acc", 0.5, 4, 0.25, 2, 1e-3), "model.reduce_on_plateau")
 
 
 def test_the_round_trip_changes_every_field() -> None:
@@ -388,7 +402,7 @@ def test_a_rate_without_a_point_is_a_number(write: Write) -> None:
 
 
 def test_read_experiment_leaves_what_lightning_alone_knows_to_lightning(write: Write) -> None:
-    trainer = "{accumulate_grad_batches: 4, max_epochs: 3, precision: 32, logger: {class_path: x.Y}}"
+    trainer = "{detect_anomaly: true, max_epochs: 3, precision: 32, logger: {class_path: x.Y}}"
     experiment = read_experiment(write(f"trainer: {trainer}\n"))
     assert experiment.trainer == TrainerSpec(max_epochs=3, precision="32")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.network_plan import plan_network
+from lightning_vgg.experiment.patience import PlateauSpec, plateau_factor
 from lightning_vgg.experiment.semantics import KERAS, SWITCHES, TORCH, Semantics, resolve_semantics
 from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.training.blocks import build_network
+from lightning_vgg.training.loss import TrainingLoss
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.optim import build_optimizer
 
@@ -51,7 +54,7 @@ def test_an_unknown_switch_names_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_a_switch_unlike_any_lists_them_all() -> None:
-    with pytest.raises(ExperimentError, match=r"there are initialization, .*, clip_epsilon"):
+    with pytest.raises(ExperimentError, match=r"there are initialization, .*, plateau_cooldown"):
         resolve_semantics("torch", ["xyzzy"])
 
 
@@ -175,6 +178,34 @@ def clip_epsilon(semantics: Semantics) -> float:
     return bias.grad[0].item() / 1e-6
 
 
+def weighted_mean(semantics: Semantics) -> float:
+    """Two images with the loss log 2, of which one weighs 3: (1 + 3) / 2 times that, or (1 + 3) / 4."""
+    loss = TrainingLoss(semantics, class_weights=torch.tensor([1.0, 3.0], dtype=torch.float64))
+    return loss(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0, 1])).item() / math.log(2)
+
+
+def lowered(semantics: Semantics, spec: PlateauSpec, *losses: float) -> int:
+    """How often."""
+    rows = [{"val_loss": loss} for loss in losses]
+    return round(math.log(plateau_factor(spec, semantics, 1.0, rows), spec.factor))
+
+
+def plateau_patience(semantics: Semantics) -> float:
+    return lowered(semantics, PlateauSpec(patience=2), 1, 1, 1)
+
+
+def plateau_threshold(semantics: Semantics) -> float:
+    """From 4 to 3 is more than ½, but less than half of 4."""
+    exceeded = semantics.plateau_patience == "exceeded"
+    return lowered(semantics, PlateauSpec(patience=1, min_delta=0.5), *[4, 3], *[3] * exceeded)
+
+
+def plateau_cooldown(semantics: Semantics) -> float:
+    """The second epoch without an improvement lowers the rate; of the two after it the last counts, or none does."""
+    exceeded = semantics.plateau_patience == "exceeded"
+    return lowered(semantics, PlateauSpec(patience=1, cooldown=2), *[1, 1], *[1] * exceeded, *[1, 1], *[1] * exceeded)
+
+
 # The probe of each switch, what it sees in Keras, and what in torch.
 PROBES: dict[str, tuple[Callable[[Semantics], float], float, float]] = {
     "initialization": (initialization, False, True),
@@ -188,6 +219,10 @@ PROBES: dict[str, tuple[Callable[[Semantics], float], float, float]] = {
     "weight_decay": (weight_decay, 0.5625, 0.4375),
     "sgd_velocity": (sgd_velocity, -2, -1.75),
     "clip_epsilon": (clip_epsilon, 1, 0.5),
+    "weighted_mean": (weighted_mean, 2, 1),
+    "plateau_patience": (plateau_patience, 1, 0),
+    "plateau_threshold": (plateau_threshold, 0, 1),
+    "plateau_cooldown": (plateau_cooldown, 2, 1),
 }
 
 

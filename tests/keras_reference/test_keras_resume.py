@@ -221,12 +221,12 @@ def test_the_best_checkpoint_is_the_first_with_the_highest_validation_accuracy_a
 
     run = RunFolder(tmp_path)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    keeper = Checkpoints(run, model, keras.optimizers.SGD(), validated=True)
+    keeper = Checkpoints(run, model, keras.optimizers.SGD(), "val_acc")
     assert keeper.resume() == 0
     for epoch, val_acc in enumerate([0.25, 0.75, 0.5, 0.75]):
         model.set_weights([np.full((1, 1), epoch)])
         keeper.on_epoch_end(epoch, {"val_acc": val_acc})
-        keeper = Checkpoints(run, model, keras.optimizers.SGD(), validated=True)
+        keeper = Checkpoints(run, model, keras.optimizers.SGD(), "val_acc")
         model.set_weights([np.full((1, 1), -1)])
         assert keeper.resume() == epoch + 1
         assert model.get_weights()[0].item() == epoch
@@ -238,7 +238,7 @@ def test_a_checkpoint_is_there_whole_or_as_it_was(tmp_path: Path, keras: Any, mo
     from keras_reference.checkpoints import Checkpoints
 
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    keeper = Checkpoints(RunFolder(tmp_path), model, keras.optimizers.SGD(), validated=False)
+    keeper = Checkpoints(RunFolder(tmp_path), model, keras.optimizers.SGD(), None)
     keeper.on_epoch_end(0, {})
     before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     assert set(before) == {"best.weights.h5", "last.npz"}

@@ -235,6 +235,21 @@ def test_a_single_run_is_reported_by_itself(tmp_path: Path, capsys: pytest.Captu
     assert "| class | lightning-keras: precision | recall | F1 |" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_runs_that_early_stopping_ended_are_reported_with_the_epoch_that_was_tested(tmp_path: Path) -> None:
+    """One by the highest accuracy, the other by the lowest loss; their curves are compared as far as both go."""
+    runs = [
+        make_run(tmp_path / "a", stopped="it gets no better", best_by="val_loss"),
+        make_run(tmp_path / "b", "keras"),
+    ]
+    for epoch, loss in ((5, 0.1), (6, 0.2)):
+        row = runs[0].read_history()[-1] | {"epoch": epoch, "val_loss": loss, "val_acc": 0.1 * epoch}
+        runs[0].write_history(row)
+    assert cli.run(["report", *(str(run.path) for run in runs)]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| 50.00 % | 5 of 6, stopped early |" in text and "| 4 of 4 |" in text
+    assert "5 of 6, stopped early<" in (tmp_path / "report" / "report.html").read_text()
+
+
 def test_two_single_runs_are_compared_by_mcnemars_test(tmp_path: Path) -> None:
     """The first 30 images are wrong in one, the first 12 and five more in the other."""
     runs = [make_run(tmp_path / "a", wrong=30), make_run(tmp_path / "b", "keras", wrong=12)]

@@ -23,6 +23,7 @@ from PIL import Image
 
 from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.runs import folder as runs
+from lightning_vgg.runs.best import Quantity
 from lightning_vgg.runs.curves import draw_curves
 from lightning_vgg.runs.folder import HISTORY_COLUMNS, RunError, RunFolder, atomic_write
 
@@ -317,9 +318,14 @@ def full_row(epoch: int) -> dict[str, float]:
     return row(epoch, train_loss=2 / epoch, train_acc=0.5, val_loss=2.1 / epoch, val_acc=1 - 0.5 / epoch)
 
 
-def picture(history: list[dict[str, float]], title: str = "vgg · base", test_acc: float | None = None) -> np.ndarray:
+def picture(
+    history: list[dict[str, float]],
+    title: str = "vgg · base",
+    test_acc: float | None = None,
+    best_by: Quantity = "val_acc",
+) -> np.ndarray:
     file = io.BytesIO()
-    draw_curves(history, title, test_acc, file)
+    draw_curves(history, best_by, title, test_acc, file)
     image = Image.open(file)
     assert image.format == "PNG"
     assert image.size == (1600, 700)
@@ -367,6 +373,13 @@ def test_each_curve_is_drawn_where_it_belongs() -> None:
     tested = picture(history, test_acc=0.0)
     assert colour_share(tested, TEST, LEFT) == 0
     assert colour_share(tested, TEST, RIGHT) > 3e-4
+
+
+def test_the_circle_is_on_the_curve_that_chooses_the_best_epoch() -> None:
+    history = [full_row(epoch) for epoch in range(1, 6)]
+    by_accuracy, by_loss = picture(history), picture(history, best_by="val_loss")
+    for half, more, less in ((LEFT, by_loss, by_accuracy), (RIGHT, by_accuracy, by_loss)):
+        assert colour_share(more, VALIDATION, half) > colour_share(less, VALIDATION, half)
 
 
 def test_curves_in_the_run_folder(run: RunFolder) -> None:
@@ -418,7 +431,7 @@ def age(file: Path, seconds: float) -> None:
 
 def drawn_anew(run: RunFolder) -> bytes:
     file = io.BytesIO()
-    draw_curves(run.read_history(), f"{run.path.parent.name} · {run.path.name}", None, file)
+    draw_curves(run.read_history(), "val_acc", f"{run.path.parent.name} · {run.path.name}", None, file)
     return file.getvalue()
 
 

@@ -424,7 +424,10 @@ class FakeEngine:
         for epoch in range(1, experiment.trainer.max_epochs + 1):
             val_acc = experiment.model.network.dropout * (1 if epoch == 3 else 0.9)
             run.write_history({"epoch": epoch, "step": epoch, "val_acc": val_acc, "seconds": 1.0})
-            if watch(epoch, val_acc):
+            patient = experiment.model.early_stopping is None or epoch < 2
+            if not patient:
+                run.update_record(stopped="it gets no better")
+            if watch(epoch, val_acc) or not patient:
                 break
         return run
 
@@ -464,6 +467,39 @@ def test_a_trials_value_is_its_best_epoch_and_bad_ones_are_pruned(
         pruned += bad
         complete += [] if bad else [dropout]
     assert pruned > 0
+
+
+def test_a_trial_that_early_stopping_ends_is_complete_and_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the epoch in which the pruner would have stopped it."""
+    settings = small(tmp_path, "--trials", "12", "--model.early_stopping.patience", "1", tune__startup_trials=3)
+    monkeypatch.setattr(worker, "find_engine", lambda framework: FakeEngine(1.0))
+    worker.work(open_study(settings), settings)
+    trials = open_study(settings).trials
+    assert all(trial.state == TrialState.COMPLETE and trial.user_attrs["epochs"] == 2 for trial in trials)
+    assert savings(trials, settings) == (24.0, 0.0)
+
+
+def test_a_trials_value_is_the_accuracy_of_the_epoch_that_best_by_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LowestLossFirst(FakeEngine):
+        def train(self, experiment: ExperimentSpec, watch: Callable[[int, float], bool]) -> RunFolder:
+            run = RunFolder.create(experiment.root, experiment.experiment, experiment.name, 0)
+            run.update_record(parameters=100, images_per_second=9.0, best_by=experiment.model.best_by)
+            for epoch in (1, 2):
+                run.write_history(
+                    {"epoch": epoch, "step": epoch, "val_acc": epoch / 4, "val_loss": epoch, "seconds": 1}
+                )
+            return run
+
+    for by, value in (("val_acc", 0.5), ("val_loss", 0.25)):
+        flags = ("--trials", "1", "--model.best_by", by, "--experiment", by)
+        settings = small(tmp_path, *flags)
+        monkeypatch.setattr(worker, "find_engine", lambda framework: LowestLossFirst(1.0))
+        worker.work(open_study(settings), settings)
+        assert open_study(settings).trials[0].value == value
 
 
 # What a study leaves
