@@ -41,7 +41,10 @@ _STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalized images (B, S, S, C), channels last, labels int64 (B,), and the keys of dropout masks, int64 (B,)."""
+    """Normalized images (B, S, S, C), channels last, labels int64 (B,), and the keys of dropout masks, int64 (B,).
+
+    The labels of mixed images are shares (B, classes).
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -194,6 +197,7 @@ class KerasSide:
         self.plan, self.precision = plan, precision
         with keras_precision(precision):
             self.loss_function = keras_optim.training_loss(spec.label_smoothing, plan.num_classes)
+            self.mixed_loss = keras_optim.training_loss(spec.label_smoothing, plan.num_classes, mixed=True)
             self.model = keras_blocks.build_network(plan)
             load_tensors("torch's network", model_tensors(self.model, plan), tensors)
 
@@ -223,8 +227,9 @@ class KerasSide:
             return sum(self.model.losses, self.loss_function(batch.labels, self.model(batch.for_keras, training=True)))
 
     def loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
+        loss = self.mixed_loss if batch.labels.ndim == 2 else self.loss_function
         with keras_precision(self.precision):
-            return np.asarray(self.loss_function(batch.labels, logits))
+            return np.asarray(loss(batch.labels, logits))
 
     def gradients(self, batch: Batch) -> Tensors:
         """Put into a second model, and read back like weights."""

@@ -107,7 +107,8 @@ class VGGClassifier(LightningModule):
     """Trains and evaluates the network of an ExperimentSpec on images (B, 3, S, S) with integer labels (B,).
 
     Logs train_loss, train_acc, val_loss, val_acc and learning_rate once an epoch; test_loss and test_acc in the test.
-    Losses are cross-entropies, without L2 regularization, which Keras adds to the loss that it shows.
+    Losses are cross-entropies, without L2 regularization, which Keras adds to the loss that it shows. Of mixed images,
+    train_acc counts the label with the larger share.
 
     Args:
         experiment: the network, how it learns, and the images' size S.
@@ -174,15 +175,16 @@ class VGGClassifier(LightningModule):
             )  # once more, for the digits that float32 cut off
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels, mask_keys = batch
+        images, targets, mask_keys = batch  # labels, or of mixed images each class's share
         set_mask_keys(self.network, mask_keys)
         logits = self(images)
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
         smoothing = self.spec.label_smoothing
         if self.trainer.world_size == 1:
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             self._scores("train").update(logits.detach(), labels, loss.detach())
             return loss + l2_penalty(self.penalized)
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
         self._scores("train").update(logits.detach(), labels, loss.detach() / max(len(labels), 1))
         # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
         total = self.trainer.strategy.reduce(torch.tensor(float(len(labels)), device=self.device), reduce_op="sum")

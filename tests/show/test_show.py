@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, only_run, run_here
+from conftest import CONFIGS, only_run, printed_by, run_here
 from PIL import Image
 
 from lightning_vgg.cli import run
 from lightning_vgg.experiment.network_plan import plan_network
-from lightning_vgg.experiment.specs import NetworkSpec
+from lightning_vgg.experiment.parsing import parse_experiment
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, NetworkSpec
+from lightning_vgg.images.dataset import load_dataset
+from lightning_vgg.images.preprocessing import PREPROCESSING
+from lightning_vgg.show.augmentation import examples, seen
+from lightning_vgg.weights.source import expected_normalization
 
 Show = Callable[..., str]
 
@@ -52,6 +59,65 @@ def test_network_lists_every_layer_with_its_shape_and_parameters(show: Show, tmp
     with Image.open(tmp_path / "network.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**16)}
     assert len(colours) > 20
+
+
+IMAGES = ("-c", CONFIGS / "quickstart.yaml", "--data.train_images", "60", "--data.batch_size", "16")
+
+
+@pytest.mark.parametrize("flags", [[], ["--data.augmentation.mixup", "1"], ["--data.grayscale", "true"]])
+def test_augmentation_is_drawn(flags: list[str], show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert show("augmentation", *IMAGES, *flags).strip() == "augmentation.png"
+    with Image.open("augmentation.png") as picture:
+        assert min(picture.size) > 500
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_augmentation_is_what_training_sees() -> None:
+    data = DataSpec(source="digits", image_size=8, train_images=60, batch_size=16)
+    dataset = load_dataset(data)
+    image = dataset.train.images[7]
+    seen_by_flip = [seen(dataset, replace(data, augmentation=AugmentationSpec("alternating")), 0, e, 7) for e in (0, 1)]
+    np.testing.assert_array_equal(np.sort([shown for shown, _ in seen_by_flip], axis=0)[0].shape, image.shape)
+    flipped = {shown.tobytes() for shown, _ in seen_by_flip}
+    assert flipped == {image.tobytes(), image[:, ::-1].tobytes()}
+    assert {label for _, label in seen_by_flip} == {""}
+    mixed = [seen(dataset, replace(data, augmentation=AugmentationSpec(mixup=1.0)), 0, e, 7) for e in range(5)]
+    own = dataset.class_names[dataset.train.labels[7]]
+    for shown, label in mixed:
+        shares = {name: int(share.rstrip("%")) for share, name in (line.split(" ", 1) for line in label.split("\n"))}
+        assert 99 <= sum(shares.values()) <= 101 and (own in shares or len(shares) == 1)
+        assert len(shares) == 1 or not np.array_equal(shown, image)
+
+
+def test_every_augmentation_has_an_example() -> None:
+    shown = [augmentation for _, augmentation in examples(32)]
+    for field in fields(AugmentationSpec):
+        default = getattr(AugmentationSpec(), field.name)
+        assert sum(getattr(augmentation, field.name) != default for augmentation in shown) == 1, field.name
+
+
+def test_augmentation_needs_no_framework(tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from lightning_vgg.cli import run
+        run(["show", "augmentation", *{[*map(str, IMAGES)]}, "--output", {str(tmp_path / "a.png")!r}])
+        print(sorted({{"torch", "lightning", "keras", "tensorflow"}} & set(sys.modules)))
+    """
+    assert printed_by(dedent(code)).splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (["IMAGENET1K_V1"], "torchvision"),
+        (["none"], "cifar"),
+        (["none", "--model.backbone.preprocessing", "keras_caffe"], "keras_caffe"),
+    ],
+)
+def test_the_colour_of_what_is_cut_out_is_that_of_the_weights(weights: list[str], expected: str) -> None:
+    spec = parse_experiment(["--model.backbone.weights", *weights]).model
+    assert expected_normalization(spec.backbone, spec.resolved_semantics) == PREPROCESSING[expected].normalization
 
 
 def test_network_on_a_backbone_is_what_trains_above_it(show: Show) -> None:
