@@ -11,7 +11,9 @@ and Keras compute the same bits.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -25,6 +27,10 @@ SHIFTS = 30, 27, 31
 """Of SplitMix64's finalizer."""
 ERASED_AREAS = 0.02, 0.33
 """Least and largest share of the image that is erased: the defaults of ``keras.layers.RandomErasing``."""
+
+
+Streams = Callable[[int], np.random.Generator]
+"""Number -> a stream of random numbers for this seed and epoch."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation:
 
     Each column has a random stream of its own, so that switching cutout on does not change the order and the flips.
     """
-    order, flip, shift, cutout = (_stream(seed, epoch, number) for number in range(4))
+    stream = partial(_stream, seed, epoch)
+    order, flip, shift, cutout = (stream(number) for number in range(4))
     index = order.permutation(count)
     if augmentation.flip == "alternating":  # drawn once for each image, not again in each epoch
         flipped = (_stream(seed, 0, 4).random(count) < 0.5)[index] ^ bool(epoch % 2)
@@ -106,12 +113,12 @@ def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation:
         shift=shift.integers(-augmentation.shift, augmentation.shift + 1, (count, 2)),
         cutout=cutout.integers(0, image_size, (count, 2)),
         mask_key=mask_keys(seed, epoch, index),
-        vertical_flip=_stream(seed, epoch, 5).random(count) < 0.5 if augmentation.vertical_flip else None,
-        turn=_draw_turns(_stream(seed, epoch, 6), _stream(seed, epoch, 7), count, augmentation),
-        contrast=_around(1, augmentation.contrast, _stream(seed, epoch, 8), count),
-        brightness=_around(0, 255 * augmentation.brightness, _stream(seed, epoch, 9), count),
-        erased=_draw_erased(_stream(seed, epoch, 10), count, image_size, augmentation.erasing),
-        mixing=_draw_mixing(seed, epoch, count, image_size, augmentation),
+        vertical_flip=stream(5).random(count) < 0.5 if augmentation.vertical_flip else None,
+        turn=_draw_turns(stream, count, augmentation) if augmentation.rotation or augmentation.zoom else None,
+        contrast=_around(1, augmentation.contrast, stream(8), count) if augmentation.contrast else None,
+        brightness=_around(0, 255 * augmentation.brightness, stream(9), count) if augmentation.brightness else None,
+        erased=_draw_erased(stream(10), count, image_size, augmentation.erasing) if augmentation.erasing else None,
+        mixing=_draw_mixing(stream, count, image_size, augmentation) if augmentation.mixes else None,
     )
 
 
@@ -119,50 +126,38 @@ def _stream(seed: int, epoch: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, number])))
 
 
-def _around(centre: float, most: float, stream: np.random.Generator, count: int) -> np.ndarray | None:
-    """Uniform in [centre - most, centre + most); None where nothing can come of it."""
-    return stream.uniform(centre - most, centre + most, count) if most else None
+def _around(centre: float, most: float, stream: np.random.Generator, count: int) -> np.ndarray:
+    """Uniform in [centre - most, centre + most)."""
+    return stream.uniform(centre - most, centre + most, count)
 
 
-def _draw_turns(
-    angles: np.random.Generator, zooms: np.random.Generator, count: int, augmentation: AugmentationSpec
-) -> np.ndarray | None:
-    angle = _around(0, 2 * np.pi * augmentation.rotation, angles, count)
-    zoom = _around(1, augmentation.zoom, zooms, count)
-    if angle is None and zoom is None:
-        return None
-    angle = np.zeros(count) if angle is None else angle
-    zoom = np.ones(count) if zoom is None else zoom
+def _draw_turns(stream: Streams, count: int, augmentation: AugmentationSpec) -> np.ndarray:
+    angle = _around(0, 2 * np.pi * augmentation.rotation, stream(6), count)
+    zoom = _around(1, augmentation.zoom, stream(7), count)
     return np.stack([zoom * np.cos(angle), zoom * np.sin(angle)], axis=1)
 
 
-def _draw_erased(stream: np.random.Generator, count: int, image_size: int, probability: float) -> np.ndarray | None:
+def _draw_erased(stream: np.random.Generator, count: int, image_size: int, probability: float) -> np.ndarray:
     """As ``keras.layers.RandomErasing``, whose sides are roots of areas, but in whole pixels."""
-    if not probability:
-        return None
     sides = np.rint(np.sqrt(stream.uniform(*ERASED_AREAS, (count, 2))) * image_size).astype(np.int64)
     rectangles = _place(stream, sides, image_size)
     return np.where((stream.random(count) < probability)[:, None, None], rectangles, 0)
 
 
-def _draw_mixing(seed: int, epoch: int, count: int, image_size: int, augmentation: AugmentationSpec) -> Mixing | None:
+def _draw_mixing(stream: Streams, count: int, image_size: int, augmentation: AugmentationSpec) -> Mixing:
     """Shares as ``keras.layers.MixUp`` and ``CutMix`` draw them, one for each image."""
-    if not augmentation.mixes:
-        return None
     both = augmentation.mixup > 0 and augmentation.cutmix > 0
-    by_mixup = _stream(seed, epoch, 11).random(count) < (0.5 if both else float(augmentation.mixup > 0))
+    by_mixup = stream(11).random(count) < (0.5 if both else float(augmentation.mixup > 0))
     share, blend, pasted = np.ones(count), None, None
     if augmentation.mixup:
-        blend = _stream(seed, epoch, 12).beta(augmentation.mixup, augmentation.mixup, count)
-        blend = np.where(by_mixup, blend, 1.0)
-        share = blend
+        share = blend = np.where(by_mixup, stream(12).beta(augmentation.mixup, augmentation.mixup, count), 1.0)
     if augmentation.cutmix:
-        stream = _stream(seed, epoch, 13)
-        area = 1 - stream.beta(augmentation.cutmix, augmentation.cutmix, count)
+        places = stream(13)
+        area = 1 - places.beta(augmentation.cutmix, augmentation.cutmix, count)
         side = np.where(by_mixup, 0, np.rint(np.sqrt(area) * image_size)).astype(np.int64)
-        pasted = _place(stream, np.stack([side, side], axis=1), image_size)
+        pasted = _place(places, np.stack([side, side], axis=1), image_size)
         share = share * (1 - side**2 / image_size**2)
-    return Mixing(_stream(seed, epoch, 14).random(count), share, blend, pasted)
+    return Mixing(stream(14).random(count), share, blend, pasted)
 
 
 def _place(stream: np.random.Generator, sides: np.ndarray, image_size: int) -> np.ndarray:

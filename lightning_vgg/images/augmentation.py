@@ -30,28 +30,34 @@ def augmented(images: np.ndarray, draws: Draws) -> np.ndarray:
     if draws.contrast is not None or draws.brightness is not None:
         images, image = recoloured(images[image], draws), np.arange(len(image))
 
-    def look_up(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Pixels (B, S, S, C) of the mirrored and shifted images."""
-        row, column = row - shift[:, 0], column - shift[:, 1]
+    def stored_row(row: np.ndarray) -> np.ndarray:
+        """Where a row of the mirrored and shifted images is in the stored ones."""
+        row = row - shift[:, 0]
         if draws.vertical_flip is not None:
             row = np.where(draws.vertical_flip[:, None, None], size - 1 - row, row)
-        column = np.where(draws.flip[:, None, None], size - 1 - column, column)
-        return images[image[:, None, None], _reflect(row, size), _reflect(column, size)]
+        return _reflect(row, size)
+
+    def stored_column(column: np.ndarray) -> np.ndarray:
+        column = column - shift[:, 1]
+        return _reflect(np.where(draws.flip[:, None, None], size - 1 - column, column), size)
+
+    def pixels(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        return images[image[:, None, None], row, column]
 
     if draws.turn is None:
         axis = np.arange(size)
-        return look_up(axis[:, None], axis)
+        return pixels(stored_row(axis[:, None]), stored_column(axis))
     row, column = turned_places(draws.turn, size)
     top, left = np.floor(row), np.floor(column)
     down, right = (row - top)[..., None], (column - left)[..., None]
+    first, second = (stored_row(_mirror(top.astype(np.int64) + below, size)) for below in (0, 1))
+    columns = [stored_column(_mirror(left.astype(np.int64) + beside, size)) for beside in (0, 1)]
 
-    def corner(below: int, beside: int) -> np.ndarray:
-        rows, columns = top.astype(np.int64) + below, left.astype(np.int64) + beside
-        return look_up(_mirror(rows, size), _mirror(columns, size)).astype(np.float32)
+    def between(row: np.ndarray) -> np.ndarray:
+        one, other = (pixels(row, column).astype(np.float32) for column in columns)
+        return one * (1 - right) + other * right
 
-    upper = corner(0, 0) * (1 - right) + corner(0, 1) * right
-    lower = corner(1, 0) * (1 - right) + corner(1, 1) * right
-    return upper * (1 - down) + lower * down
+    return between(first) * (1 - down) + between(second) * down
 
 
 def recoloured(images: np.ndarray, draws: Draws) -> np.ndarray:

@@ -49,18 +49,19 @@ class TrainRows(NamedTuple):
     mixing: MixedRows | None = None
 
 
-def train_rows(batch: Draws, share: slice) -> TrainRows:
-    """A process's share of a batch.
+def train_rows(draws: Draws, batch: slice, share: slice) -> TrainRows:
+    """A process's share of a batch of the epoch's rows.
 
     A partner is chosen among the whole batch, and each process cuts the partners of its images for itself. So what is
     mixed does not depend on the number of processes.
     """
-    if batch.mixing is None:
-        return _as_tensors(batch[share])
-    partners, mixing = batch.mixing.partners()[share], batch.mixing[share]
-    own = np.arange(len(batch.index))[share]
-    cut = np.union1d(own, partners)
-    return _as_tensors(batch[cut])._replace(
+    places = range(len(draws.index))[batch][share]
+    mine = slice(places.start, places.stop, places.step)
+    if draws.mixing is None:
+        return _as_tensors(draws[mine])
+    own, partners = np.array(places, np.int64), (batch.start + draws.mixing[batch].partners())[share]
+    cut, mixing = np.union1d(own, partners), draws.mixing[mine]
+    return _as_tensors(draws[cut])._replace(
         mixing=MixedRows(
             own=torch.from_numpy(np.searchsorted(cut, own)),
             partner=torch.from_numpy(np.searchsorted(cut, partners)),
@@ -99,29 +100,36 @@ def augmented(images: Tensor, rows: TrainRows) -> Tensor:
         image = torch.arange(len(images), device=images.device)[:, None, None]
     flat = images.view(-1, channels)
 
-    def look_up(row: Tensor, column: Tensor) -> Tensor:
-        row, column = row - shift[:, 0], column - shift[:, 1]
+    def stored_row(row: Tensor) -> Tensor:
+        """Where a row of the mirrored and shifted images is in the stored ones."""
+        row = row - shift[:, 0]
         if rows.vertical_flip is not None:
             row = torch.where(rows.vertical_flip[:, None, None], size - 1 - row, row)
-        column = torch.where(rows.flip[:, None, None], size - 1 - column, column)
+        return _reflect(row, size)
+
+    def stored_column(column: Tensor) -> Tensor:
+        column = column - shift[:, 1]
+        return _reflect(torch.where(rows.flip[:, None, None], size - 1 - column, column), size)
+
+    def pixels(row: Tensor, column: Tensor) -> Tensor:
         # One gather of whole pixels does the lookup, the flips and the shift.
-        pixel = (image * size + _reflect(row, size)) * size + _reflect(column, size)
+        pixel = (image * size + row) * size + column
         return flat.index_select(0, pixel.view(-1)).view(-1, size, size, channels)
 
     if rows.turn is None:
         axis = torch.arange(size, device=images.device)
-        return look_up(axis[:, None], axis)
+        return pixels(stored_row(axis[:, None]), stored_column(axis))
     row, column = turned_places(rows.turn, size)
     top, left = row.floor(), column.floor()
     down, right = (row - top)[..., None], (column - left)[..., None]
+    first, second = (stored_row(_mirror(top.long() + below, size)) for below in (0, 1))
+    columns = [stored_column(_mirror(left.long() + beside, size)) for beside in (0, 1)]
 
-    def corner(below: int, beside: int) -> Tensor:
-        place = _mirror(top.long() + below, size), _mirror(left.long() + beside, size)
-        return look_up(*place).float()
+    def between(row: Tensor) -> Tensor:
+        one, other = (pixels(row, column).float() for column in columns)
+        return one * (1 - right) + other * right
 
-    upper = corner(0, 0) * (1 - right) + corner(0, 1) * right
-    lower = corner(1, 0) * (1 - right) + corner(1, 1) * right
-    return upper * (1 - down) + lower * down
+    return between(first) * (1 - down) + between(second) * down
 
 
 def recoloured(images: Tensor, rows: TrainRows) -> Tensor:

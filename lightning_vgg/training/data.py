@@ -50,7 +50,7 @@ class TrainLoader:
         for batch in range(first, len(self)):
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             self.place = {"epoch": epoch, "position": batch + 1}
-            yield train_rows(draws[rows], self.share)
+            yield train_rows(draws, rows, self.share)
 
     def state_dict(self) -> dict[str, int]:
         return self.place

@@ -83,9 +83,12 @@ def test_seed_and_epoch_do_not_stand_for_each_other() -> None:
 
 def test_the_tables_are_independent_of_each_other() -> None:
     """Streams of one state would show: the flip's and the shift's would rise and fall together."""
-    draws = draw_epoch(0, 0, 20_000, 32, AugmentationSpec(flip=True, shift=16))
-    columns = np.column_stack([draws.index, draws.flip, draws.shift, draws.cutout]).astype(float)
-    correlation = np.corrcoef(columns, rowvar=False) - np.eye(6)
+    draws = draw_epoch(0, 0, 20_000, 32, replace(ALL, shift=16))
+    angle, zoom = np.arctan2(draws.turn[:, 1], draws.turn[:, 0]), np.hypot(draws.turn[:, 0], draws.turn[:, 1])
+    tables = [draws.index, draws.flip, draws.shift, draws.cutout, draws.vertical_flip, angle, zoom, draws.contrast]
+    tables += [draws.brightness, draws.erased[:, 0, 0], draws.mixing.order, draws.mixing.blend]
+    columns = np.column_stack(tables).astype(float)
+    correlation = np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])
     assert np.abs(correlation).max() < 4 / np.sqrt(20_000)
 
 
