@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         parse_recipe,
         plan_network,
         report_runs,
+        show_augmentation,
         show_network,
     )
 
@@ -53,6 +54,7 @@ __all__ = [
     "parse_recipe",
     "plan_network",
     "report_runs",
+    "show_augmentation",
     "show_network",
 ]
 

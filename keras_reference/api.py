@@ -15,6 +15,7 @@ from lightning_vgg.api import compare_arms as compare_arms
 from lightning_vgg.api import load_images as load_images
 from lightning_vgg.api import plan_network as plan_network
 from lightning_vgg.api import report_runs as report_runs
+from lightning_vgg.api import show_augmentation as show_augmentation
 from lightning_vgg.api import show_network as show_network
 from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments

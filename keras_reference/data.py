@@ -10,16 +10,16 @@ import numpy as np
 from keras_reference.splitmix64 import as_words
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.specs import DataSpec
-from lightning_vgg.images.batches import Normalization, cut_batch, normalize
+from lightning_vgg.images.batches import Normalization, normalize, training_batch
 from lightning_vgg.images.dataset import Split
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, S, S, C), or features (B, ...), and labels int64 (B,)."""
 TrainingBatch = tuple[tuple[np.ndarray, np.ndarray], np.ndarray]
-"""The same; with the images, the keys of their dropout masks, int32 (B, 2)."""
+"""The same; with the images, the keys of their dropout masks, int32 (B, 2). Mixed images have shares (B, classes)."""
 
 Preprocess = Callable[[np.ndarray], np.ndarray]
-"""uint8 images (B, S, S, C) -> what the network reads, in its dtype."""
+"""Images (B, S, S, C) of pixels 0..255 -> what the network reads, in its dtype."""
 
 
 def normalizer(normalization: Normalization, dtype: str) -> Preprocess:
@@ -30,14 +30,21 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """The training images in the order of the epoch's draws, augmented; the last batch may be smaller.
 
     ``model.fit`` takes it with ``shuffle=False``, and a callback calls :meth:`start_epoch`. With ``features`` (N, ...)
-    their rows take the place of the images.
+    their rows take the place of the images. ``classes``: how many there are.
     """
 
     def __init__(
-        self, part: Split, spec: DataSpec, preprocess: Preprocess, seed: int, features: np.ndarray | None = None
+        self,
+        part: Split,
+        classes: int,
+        spec: DataSpec,
+        preprocess: Preprocess,
+        seed: int,
+        features: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.part = part
+        self.classes = classes
         self.spec = spec
         self.preprocess = preprocess
         self.seed = seed
@@ -45,7 +52,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw the order, flips, shifts and mask keys of an epoch (0, 1, ...)."""
+        """Draw the order, the augmentation and the mask keys of an epoch (0, 1, ...)."""
         self.draws = draw_epoch(self.seed, epoch, len(self.part.labels), self.spec.image_size, self.spec.augmentation)
 
     def __len__(self) -> int:
@@ -53,11 +60,13 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, number: int) -> TrainingBatch:
         rows = self.draws[slice(number * self.spec.batch_size, (number + 1) * self.spec.batch_size)]
+        images, labels = self.part
         if self.features is not None:
-            inputs = self.features[rows.index]
+            inputs, targets = self.features[rows.index], labels[rows.index]
         else:
-            inputs = cut_batch(self.part.images, rows, self.spec.augmentation.cutout, self.preprocess)
-        return (inputs, as_words(rows.mask_key)), self.part.labels[rows.index]
+            cutout = self.spec.augmentation.cutout
+            inputs, targets = training_batch(images, labels, self.classes, rows, cutout, self.preprocess)
+        return (inputs, as_words(rows.mask_key)), targets
 
 
 class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -15,6 +15,7 @@ from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import kept_features
 from keras_reference.loggers import SendCurves, build_curves
+from keras_reference.metrics import Accuracy, CrossEntropy
 from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
 from keras_reference.patience import Patience
 from keras_reference.pretrained import load_pretrained
@@ -108,7 +109,7 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
         if end <= done or patience.stops(done):
             continue
         model = network.model(frozen, training.fed)
-        compile_model(model, spec.label_smoothing, optimizer)
+        compile_model(model, spec.label_smoothing, optimizer, experiment.data.augmentation.mixes)
         if watch is None:
             training.say_what_trains(max(first, done), frozen)
         model.fit(
@@ -177,9 +178,14 @@ class Training:
         self.preprocess = self.network.preprocess(self.dataset.normalization)
 
     def batches(self) -> TrainingBatches:
-        part, experiment = self.dataset.train, self.experiment
+        dataset, experiment = self.dataset, self.experiment
         return TrainingBatches(
-            part, experiment.data, self.preprocess, experiment.seed_everything, self._features("train")
+            dataset.train,
+            len(dataset.class_names),
+            experiment.data,
+            self.preprocess,
+            experiment.seed_everything,
+            self._features("train"),
         )
 
     def evaluation(self, part: str) -> EvaluationBatches:
@@ -222,16 +228,18 @@ class Training:
             print(freezing_line(epoch, self.experiment.trainer.max_epochs, *numbers, backbone.plan, frozen), flush=True)
 
 
-def compile_model(model: keras.Model, label_smoothing: float, optimizer: keras.optimizers.Optimizer | None) -> None:
-    """Optimizer, loss and metrics. Metrics are running means over the epoch's images."""
+def compile_model(
+    model: keras.Model, label_smoothing: float, optimizer: keras.optimizers.Optimizer | None, mixed: bool = False
+) -> None:
+    """Optimizer, loss and metrics. Metrics are running means over the epoch's images.
+
+    ``mixed``: whether the training images are; then the training's targets are shares of the classes.
+    """
     on_jax = keras.config.backend() == "jax"
     dtype = None if on_jax else "float64"  # sums over many images; JAX has no float64 unless told at its start
-    loss = training_loss(label_smoothing, model.output_shape[-1])
-    metrics = [
-        keras.metrics.SparseCategoricalAccuracy(name="acc", dtype=dtype),
-        keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True, dtype=dtype),
-    ]
-    if label_smoothing:
+    loss = training_loss(label_smoothing, model.output_shape[-1], mixed)
+    metrics = [Accuracy(name="acc", dtype=dtype), CrossEntropy(name="cross_entropy", from_logits=True, dtype=dtype)]
+    if label_smoothing or mixed:
         metrics.append(keras.metrics.MeanMetricWrapper(loss.call, name="training_loss", dtype=dtype))
     model.compile(
         optimizer=optimizer,

@@ -174,23 +174,24 @@ def exact(number: float) -> float:
     return np.float64(number) if keras.config.floatx() == "float64" else number
 
 
-def training_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss:
-    """Cross-entropy of logits (B, classes) and labels (B,), mean over the batch."""
-    if label_smoothing:
-        return SmoothedCrossEntropy(label_smoothing, num_classes)
+def training_loss(label_smoothing: float, num_classes: int, mixed: bool = False) -> keras.losses.Loss:
+    """Mean cross-entropy of logits (B, classes) and labels (B,); if ``mixed``, also of shares (B, classes)."""
+    if label_smoothing or mixed:
+        return SoftCrossEntropy(label_smoothing, num_classes)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-class SmoothedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
-    """Cross-entropy with label smoothing, which Keras offers for one-hot labels only."""
+class SoftCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
+    """Cross-entropy of shares (B, classes), or of labels (B,) with the smoothing that Keras has for shares only."""
 
     def __init__(self, label_smoothing: float, num_classes: int) -> None:
-        super().__init__(name="smoothed_cross_entropy")
+        super().__init__(name="soft_cross_entropy")
         self.label_smoothing = label_smoothing
         self.num_classes = num_classes
 
     def call(self, labels: Tensor, logits: Tensor) -> Tensor:
-        one_hot = keras.ops.one_hot(keras.ops.cast(labels, "int32"), self.num_classes, dtype=logits.dtype)
+        if len(labels.shape) == 1:
+            labels = keras.ops.one_hot(keras.ops.cast(labels, "int32"), self.num_classes, dtype=logits.dtype)
         return keras.losses.categorical_crossentropy(
-            one_hot, logits, from_logits=True, label_smoothing=self.label_smoothing
+            labels, logits, from_logits=True, label_smoothing=self.label_smoothing
         )

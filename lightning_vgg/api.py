@@ -245,6 +245,24 @@ def show_network(*settings: Settings, num_classes: int = 10) -> Image:
     return Image.open(file)
 
 
+def show_augmentation(*settings: Settings) -> Image:
+    """Draw training images as the network sees them in the first epochs: ``lightning-vgg show augmentation``.
+
+    Args:
+        settings: what to train; without ``data.augmentation``, each kind is shown by itself.
+
+    Raises:
+        ExperimentError: a setting is wrong, or the images cannot be loaded.
+    """
+    from PIL import Image
+
+    from lightning_vgg.show.augmentation import draw_augmentation
+
+    file = io.BytesIO()
+    draw_augmentation(_experiment(*settings), file)
+    return Image.open(file)
+
+
 def title_of(experiment: ExperimentSpec) -> str:
     """Of the picture of a network: the experiment's name, and what goes in."""
     backbone = experiment.model.backbone

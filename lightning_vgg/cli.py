@@ -14,7 +14,7 @@ PROGRAM = Program(
         "validate": (f"{_ROOM}.training", "evaluate a checkpoint on the validation images"),
         "test": (f"{_ROOM}.training", "evaluate a checkpoint on the test images"),
         "predict": (f"{_ROOM}.predict", "classify image files with a trained run"),
-        "show": (f"{_ROOM}.show", "pictures: layers, filters, activations, mistakes, Grad-CAM"),
+        "show": (f"{_ROOM}.show", "pictures: layers, augmentation, filters, activations, mistakes, Grad-CAM"),
         "features": (f"{_ROOM}.features", "write the backbone's features of all images"),
         "export": (f"{_ROOM}.export", "write a run's weights, or its network, as a file: safetensors, ONNX, Keras"),
         "compare": (f"{_ROOM}.compare", "train arms over several seeds, and report how they compare"),

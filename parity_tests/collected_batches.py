@@ -23,8 +23,8 @@ IMAGES = 200
 def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -> tuple[Tensors, Tensors]:
     """Two epochs of the first images, float32: Lightning's batches, channels last, and Keras's by ``preprocess``."""
     part, images = _first(dataset.train, dataset)
-    data = replace(data, batch_size=48)
-    batches = keras_data.TrainingBatches(part, data, preprocess, seed=3)
+    data, classes = replace(data, batch_size=48), len(dataset.class_names)
+    batches = keras_data.TrainingBatches(part, classes, data, preprocess, seed=3)
     count = len(part.labels)
     ours, theirs = [], []
     for epoch in range(2):
@@ -35,7 +35,7 @@ def training_batches(data: DataSpec, dataset: Dataset, preprocess: Preprocess) -
             epoch=lambda epoch=epoch: epoch,
             share=slice(None),
         )
-        ours += [images.training_batch(rows, data.augmentation.cutout)[:2] for rows in loader]
+        ours += [images.training_batch(rows, data.augmentation.cutout, classes)[:2] for rows in loader]
         batches.start_epoch(epoch)
         theirs += [(inputs, labels) for (inputs, _), labels in (batches[number] for number in range(len(batches)))]
     return _lightnings(ours), _named(theirs)
@@ -62,7 +62,7 @@ def _lightnings(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> Tensors:
 
 
 def _named(batches: list[tuple[Any, Any]]) -> Tensors:
-    """Images (B, S, S, C) and labels (B,) of each batch, by its number."""
+    """Images (B, S, S, C) and labels (B,), or shares (B, classes), of each batch, by its number."""
     named = {}
     for number, (images, labels) in enumerate(batches):
         named |= {f"batch {number} images": np.asarray(images), f"batch {number} labels": np.asarray(labels)}

@@ -54,6 +54,20 @@ CANDIDATES = 8
 """Batches of each size."""
 STEPS = 50
 EVALUATED = 200
+LIVELY = AugmentationSpec(
+    flip=True,
+    shift=4,
+    cutout=8,
+    vertical_flip=True,
+    rotation=0.1,
+    zoom=0.3,
+    contrast=0.5,
+    brightness=0.3,
+    erasing=0.5,
+    mixup=0.4,
+    cutmix=1.0,
+)
+"""All that there is."""
 
 _NESTEROV = OptimizerSpec(name="sgd", learning_rate=2.0**-7, momentum=0.875, nesterov=True, weight_decay=5e-4)
 _ADAMW = OptimizerSpec(name="adamw", learning_rate=1e-3, weight_decay=0.01, decay_all=False)
@@ -176,7 +190,7 @@ class Ladder:
         self.classes = len(dataset.class_names)
         self.image_size, self.channels = experiment.image_size, experiment.data.channels
         self.seed = experiment.seed_everything
-        self.lively = replace(self.data, augmentation=AugmentationSpec(flip=True, shift=4, cutout=8))
+        self.lively = replace(self.data, augmentation=LIVELY)
 
     def rungs(self) -> Iterator[Report]:
         """Climb; each rung, or report, is yielded as soon as it is measured."""
@@ -277,7 +291,7 @@ class Ladder:
         return normalizer(self.dataset.normalization, "float32")
 
     def augmentation(self) -> Rung:
-        """Two epochs of training batches of either side, bit for bit: order, flips, shifts and cutout."""
+        """Two epochs of training batches of either side, bit for bit: the order and every augmentation, labels too."""
         found = distance(*training_batches(self.lively, self.dataset, self.keras_preprocess()))
         return exact("order and augmentation", found)
 
@@ -305,6 +319,8 @@ class Ladder:
 
         def losses(side: Side) -> Tensors:
             found = {"loss": side.loss(batch), "of sure logits": side.loss_of(sure, batch)}
+            if self.data.augmentation.mixes:
+                found["of mixed images"] = side.loss_of(sure, mixed_labels(batch, self.classes))
             return found | ({"of each image": side.losses(batch)} if precision == "float32" else {})
 
         return self._rung("loss", precision, GATES["loss"], losses)
@@ -479,6 +495,12 @@ class Ladder:
 def sure_logits(batch: Batch, classes: int) -> np.ndarray:
     """(B, classes), all for one wrong class."""
     return 40 * np.eye(classes)[(batch.labels + 1) % classes].astype(batch.images.dtype)
+
+
+def mixed_labels(batch: Batch, classes: int) -> Batch:
+    """The same images with shares (B, classes): three quarters of their own label, a quarter of the image before."""
+    one_hot = np.eye(classes, dtype=batch.images.dtype)[batch.labels]
+    return replace(batch, labels=0.75 * one_hot + 0.25 * np.roll(one_hot, 1, axis=0))
 
 
 def movement(side: Side, batch: Batch, optimizer: OptimizerSpec, clip: float | None = None) -> Tensors:

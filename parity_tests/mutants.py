@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from keras_reference.transfer import Backbone as KerasBackbone
-from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.patience import EarlyStoppingSpec, PlateauSpec, stopping_reason
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.batches import normalize
@@ -118,6 +118,11 @@ def _trained_by(name: str) -> Callable[[ModelSpec], ModelSpec]:
 def _instead(target: str, wrong: object) -> Plant:
     """Something else under a name, such as ``package.module.Class.method``."""
     return lambda: mock.patch(target, wrong)
+
+
+def _keras_draws_with(change: Callable[[Draws], Draws]) -> Plant:
+    """Keras alone draws something else."""
+    return _instead("keras_reference.data.draw_epoch", lambda *arguments: change(draw_epoch(*arguments)))
 
 
 def _torch_steps_with(change: Callable[[OptimizerSpec, Any], tuple[OptimizerSpec, Any]]) -> Plant:
@@ -481,6 +486,20 @@ MUTANTS = [
         _AUGMENTATION,
         "batches of epoch 2: images",
         plant=_instead("keras_reference.data.draw_epoch", lambda seed, epoch, *rest: draw_epoch(seed, 0, *rest)),
+    ),
+    Mutant(
+        "turned clockwise",
+        _AUGMENTATION,
+        "batches of epoch 1: images",
+        plant=_keras_draws_with(lambda draws: replace(draws, turn=draws.turn * [1, -1])),
+    ),
+    Mutant(
+        "shares of mixed images swapped",
+        _AUGMENTATION,
+        "batches of epoch 1: labels",
+        plant=_keras_draws_with(
+            lambda draws: replace(draws, mixing=replace(draws.mixing, share=1 - draws.mixing.share))
+        ),
     ),
     Mutant(
         "mean over batches, the smaller last one alike",

@@ -44,7 +44,10 @@ _STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalized images (B, S, S, C), channels last, labels int64 (B,), and the keys of dropout masks, int64 (B,)."""
+    """Normalized images (B, S, S, C), channels last, labels int64 (B,), and the keys of dropout masks, int64 (B,).
+
+    The labels of mixed images are shares (B, classes).
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -241,6 +244,7 @@ class KerasSide:
         self.plan, self.precision, self.class_weights = plan, precision, class_weights
         with keras_precision(precision):
             self.loss_function = keras_optim.training_loss(spec.label_smoothing, plan.num_classes)
+            self.mixed_loss = keras_optim.training_loss(spec.label_smoothing, plan.num_classes, mixed=True)
             self.model = keras_blocks.build_network(plan)
             load_tensors("torch's network", model_tensors(self.model, plan), tensors)
 
@@ -275,8 +279,9 @@ class KerasSide:
         return self.loss_function(labels, logits, sample_weight=weights)
 
     def loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
+        loss = self.mixed_loss if batch.labels.ndim == 2 else self.weighted_loss
         with keras_precision(self.precision):
-            return np.asarray(self.weighted_loss(batch.labels, logits))
+            return np.asarray(loss(batch.labels, logits))
 
     def gradients(self, batch: Batch) -> Tensors:
         """Put into a second model, and read back like weights."""

@@ -16,7 +16,7 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
-from parity_tests.ladder import Ladder, Rung, SmallBatch, evenly, failed, search_small_batch
+from parity_tests.ladder import LIVELY, Ladder, Rung, SmallBatch, evenly, failed, search_small_batch
 from parity_tests.mutants import plain_spec
 from parity_tests.pair import Precision
 from parity_tests.whole_run import histories
@@ -105,6 +105,15 @@ def test_keras_alone_flipping_is_no_rounding_and_both_flipping_is() -> None:
     assert fault.flips == 7 and not fault.own_flips
     chaos = search_small_batch(lambda size, number: (7, 5))
     assert chaos.own_flips == 5
+
+
+def test_an_augmented_training_is_the_same_in_both() -> None:
+    """Its batches, the loss of mixed labels with smoothing, and an epoch by both command lines."""
+    data = replace(DATA, augmentation=replace(LIVELY, shift=1, cutout=2))
+    network = NetworkSpec(conv_block="conv - batch norm - maxpool - dropout", filters=[4], units=[6])
+    ladder = Ladder(experiment(ModelSpec(network=network, label_smoothing=0.1), data), DIGITS)
+    rungs = [ladder.augmentation(), ladder.loss("float64"), ladder.loss("float32"), ladder.whole_run()]
+    assert failed(rungs) == []
 
 
 ACTIVATIONS = ["relu", "leaky relu", "elu", "gelu", "silu", "tanh", "sigmoid", "linear"]

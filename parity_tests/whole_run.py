@@ -59,11 +59,12 @@ def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> 
 def write_images(root: Path, dataset: Dataset) -> None:
     """The training and test images as an image folder."""
     for name, part in (("train", dataset.train), ("test", dataset.test)):
+        images = part.images[..., 0] if part.images.shape[-1] == 1 else part.images  # as Pillow has grey ones
         for label, class_name in enumerate(dataset.class_names):
             folder = root / name / class_name
             folder.mkdir(parents=True)
             for number in np.flatnonzero(part.labels == label):
-                Image.fromarray(part.images[number]).save(folder / f"{number:05d}.png", compress_level=1)
+                Image.fromarray(images[number]).save(folder / f"{number:05d}.png", compress_level=1)
 
 
 def _history(program: str, config: Path, root: Path, *flags: str) -> Tensors:

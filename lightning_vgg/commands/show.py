@@ -1,4 +1,4 @@
-"""``lightning-vgg show WHAT``: pictures of networks and of what they have learned."""
+"""``lightning-vgg show WHAT``: pictures of networks, of what they see, and of what they have learned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ PICTURES: dict[str, str] = {
     "mistakes": "the most wrong predictions on the test images",
     "attention": "Grad-CAM: which parts of an image speak for its class",
 }
+"""Of a run."""
 assert set(PICTURES) == set(get_args(Picture))
+_OF_EXPERIMENTS = {
+    "network": "its layers, before any training",
+    "augmentation": "training images as the network sees them",
+}
 
 
 def main(command: str, args: list[str]) -> None:
@@ -26,12 +31,14 @@ def main(command: str, args: list[str]) -> None:
     what, *rest = args or ["--help"]
     if what == "network":
         _show_network(program, rest)
+    elif what == "augmentation":
+        _show_augmentation(program, rest)
     elif what in ("-h", "--help"):
         print(_overview(program))
     elif what in PICTURES:
         _show_picture(program, what, rest)  # type: ignore[arg-type]
     else:
-        raise ExperimentError(f"{command}: there is no {what!r} to show{or_all(what, ['network', *PICTURES])}")
+        raise ExperimentError(f"{command}: there is no {what!r} to show{or_all(what, [*_OF_EXPERIMENTS, *PICTURES])}")
 
 
 def _show_network(program: str, args: list[str]) -> None:
@@ -54,6 +61,22 @@ def _show_network(program: str, args: list[str]) -> None:
         print(config.output)
 
 
+def _show_augmentation(program: str, args: list[str]) -> None:
+    parser = framework_free_parser(
+        f"{program} augmentation",
+        "Draw training images as the network sees them in the first epochs; without data.augmentation, each kind of it "
+        "by itself.",
+    )
+    parser.add_argument("--output", type=str, default="augmentation.png", help="a PNG file")
+    config = parser.read(args)
+    from lightning_vgg.show.augmentation import draw_augmentation
+
+    experiment = experiment_spec(config)
+    with atomic_write(Path(config.output)) as file:
+        draw_augmentation(experiment, file)
+    print(config.output)
+
+
 def _show_picture(program: str, what: Picture, args: list[str]) -> None:
     parser = CommandParser(f"{program} {what}", f"{PICTURES[what][0].upper()}{PICTURES[what][1:]}.")
     parser.add_argument("run", type=Path, help="a run folder")
@@ -70,5 +93,5 @@ def _show_picture(program: str, what: Picture, args: list[str]) -> None:
 
 
 def _overview(program: str) -> str:
-    lines = [f"  {name:<13}{text}" for name, text in {"network": "its layers, before any training", **PICTURES}.items()]
+    lines = [f"  {name:<13}{text}" for name, text in {**_OF_EXPERIMENTS, **PICTURES}.items()]
     return "\n".join([f"usage: {program} WHAT ...", "", *lines, "", f"{program} WHAT --help says more."])

@@ -1,4 +1,4 @@
-"""(seed, epoch) -> the order of the images, the flip, shift and cutout of each, and what dropout drops of it.
+"""(seed, epoch) -> the order of the images, how each is augmented, and what dropout drops of it.
 
 One table of random draws for both frameworks, any number of processes, and a resumed run: nothing here has a state.
 
@@ -11,7 +11,10 @@ and Keras compute the same bits.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Self
 
 import numpy as np
 
@@ -22,10 +25,46 @@ GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 SHIFTS = 30, 27, 31
 """Of SplitMix64's finalizer."""
+ERASED_AREAS = 0.02, 0.33
+"""Least and largest share of the image that is erased: the defaults of ``keras.layers.RandomErasing``."""
+
+
+Streams = Callable[[int], np.random.Generator]
+"""Number -> a stream of random numbers for this seed and epoch."""
 
 
 @dataclass(frozen=True)
-class Draws:
+class _Table:
+    """Columns of the same length; what is switched off is None."""
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Self:
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: column[rows] for name, column in columns.items() if column is not None})
+
+
+@dataclass(frozen=True)
+class Mixing(_Table):
+    """How each image is mixed with another of its batch.
+
+    Attributes:
+        order: random numbers in [0, 1), by which a batch's images are shuffled, float64 (N,).
+        share: of the image's own label, float64 (N,).
+        blend: weight of the image's own pixels, float64 (N,); None without mixup.
+        pasted: the other image's rectangle, as `Draws.erased`; None without cutmix.
+    """
+
+    order: np.ndarray
+    share: np.ndarray
+    blend: np.ndarray | None
+    pasted: np.ndarray | None
+
+    def partners(self) -> np.ndarray:
+        """Of a whole batch's rows: which of its images is mixed into each, a permutation, int64 (B,)."""
+        return np.argsort(self.order, kind="stable")
+
+
+@dataclass(frozen=True)
+class Draws(_Table):
     """Rows of the table, in the order in which the images are visited.
 
     Attributes:
@@ -34,6 +73,13 @@ class Draws:
         shift: pixels down and to the right, int64 (N, 2).
         cutout: centre of the square, row and column, int64 (N, 2).
         mask_key: of the image's dropout masks, int64 (N,).
+        vertical_flip: whether it stands on its head, bool (N,).
+        turn: cosine and sine of the angle, counter-clockwise, times the zoom, of which more than 1 shrinks, float64
+            (N, 2).
+        contrast: factor, float64 (N,).
+        brightness: what is added to pixels 0..255, float64 (N,).
+        erased: a rectangle's first row and column, and those behind its last, int64 (N, 2, 2); zeros for none.
+        mixing: with another image.
     """
 
     index: np.ndarray
@@ -41,9 +87,12 @@ class Draws:
     shift: np.ndarray
     cutout: np.ndarray
     mask_key: np.ndarray
-
-    def __getitem__(self, rows: slice) -> Draws:
-        return Draws(self.index[rows], self.flip[rows], self.shift[rows], self.cutout[rows], self.mask_key[rows])
+    vertical_flip: np.ndarray | None = None
+    turn: np.ndarray | None = None
+    contrast: np.ndarray | None = None
+    brightness: np.ndarray | None = None
+    erased: np.ndarray | None = None
+    mixing: Mixing | None = None
 
 
 def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation: AugmentationSpec) -> Draws:
@@ -51,7 +100,8 @@ def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation:
 
     Each column has a random stream of its own, so that switching cutout on does not change the order and the flips.
     """
-    order, flip, shift, cutout = (_stream(seed, epoch, number) for number in range(4))
+    stream = partial(_stream, seed, epoch)
+    order, flip, shift, cutout = (stream(number) for number in range(4))
     index = order.permutation(count)
     if augmentation.flip == "alternating":  # drawn once for each image, not again in each epoch
         flipped = (_stream(seed, 0, 4).random(count) < 0.5)[index] ^ bool(epoch % 2)
@@ -63,11 +113,57 @@ def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation:
         shift=shift.integers(-augmentation.shift, augmentation.shift + 1, (count, 2)),
         cutout=cutout.integers(0, image_size, (count, 2)),
         mask_key=mask_keys(seed, epoch, index),
+        vertical_flip=stream(5).random(count) < 0.5 if augmentation.vertical_flip else None,
+        turn=_draw_turns(stream, count, augmentation) if augmentation.rotation or augmentation.zoom else None,
+        contrast=_around(1, augmentation.contrast, stream(8), count) if augmentation.contrast else None,
+        brightness=_around(0, 255 * augmentation.brightness, stream(9), count) if augmentation.brightness else None,
+        erased=_draw_erased(stream(10), count, image_size, augmentation.erasing) if augmentation.erasing else None,
+        mixing=_draw_mixing(stream, count, image_size, augmentation) if augmentation.mixes else None,
     )
 
 
 def _stream(seed: int, epoch: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, number])))
+
+
+def _around(centre: float, most: float, stream: np.random.Generator, count: int) -> np.ndarray:
+    """Uniform in [centre - most, centre + most)."""
+    return stream.uniform(centre - most, centre + most, count)
+
+
+def _draw_turns(stream: Streams, count: int, augmentation: AugmentationSpec) -> np.ndarray:
+    angle = _around(0, 2 * np.pi * augmentation.rotation, stream(6), count)
+    zoom = _around(1, augmentation.zoom, stream(7), count)
+    return np.stack([zoom * np.cos(angle), zoom * np.sin(angle)], axis=1)
+
+
+def _draw_erased(stream: np.random.Generator, count: int, image_size: int, probability: float) -> np.ndarray:
+    """As ``keras.layers.RandomErasing``, whose sides are roots of areas, but in whole pixels."""
+    sides = np.rint(np.sqrt(stream.uniform(*ERASED_AREAS, (count, 2))) * image_size).astype(np.int64)
+    rectangles = _place(stream, sides, image_size)
+    return np.where((stream.random(count) < probability)[:, None, None], rectangles, 0)
+
+
+def _draw_mixing(stream: Streams, count: int, image_size: int, augmentation: AugmentationSpec) -> Mixing:
+    """Shares as ``keras.layers.MixUp`` and ``CutMix`` draw them, one for each image."""
+    both = augmentation.mixup > 0 and augmentation.cutmix > 0
+    by_mixup = stream(11).random(count) < (0.5 if both else float(augmentation.mixup > 0))
+    share, blend, pasted = np.ones(count), None, None
+    if augmentation.mixup:
+        share = blend = np.where(by_mixup, stream(12).beta(augmentation.mixup, augmentation.mixup, count), 1.0)
+    if augmentation.cutmix:
+        places = stream(13)
+        area = 1 - places.beta(augmentation.cutmix, augmentation.cutmix, count)
+        side = np.where(by_mixup, 0, np.rint(np.sqrt(area) * image_size)).astype(np.int64)
+        pasted = _place(places, np.stack([side, side], axis=1), image_size)
+        share = share * (1 - side**2 / image_size**2)
+    return Mixing(stream(14).random(count), share, blend, pasted)
+
+
+def _place(stream: np.random.Generator, sides: np.ndarray, image_size: int) -> np.ndarray:
+    """Rectangles of these heights and widths, int64 (N, 2), anywhere inside the image, int64 (N, 2, 2)."""
+    first = stream.integers(0, image_size - sides + 1)
+    return np.stack([first, first + sides], axis=1)
 
 
 def mask_keys(seed: int, epoch: int, images: np.ndarray) -> np.ndarray:

@@ -265,18 +265,56 @@ class AugmentationSpec:
 
     Args:
         flip: mirror left and right with probability 1/2; alternating: each image in every other epoch.
-        shift: shift by up to this many pixels along each axis, filled by reflection.
+        shift: shift by up to this many pixels along each axis, filled by reflection; a random crop with padding.
         cutout: side of a square that is set to the mean colour, in pixels; 0 for none.
+        vertical_flip: mirror top and bottom with probability 1/2.
+        rotation: turn by up to this fraction of a full turn, either way; 0.05 is 18 degrees.
+        zoom: shrink or enlarge by up to this share; 0.2 shows 80 to 120 % of the image's side.
+        contrast: multiply the differences from each channel's mean by 1 minus to 1 plus this.
+        brightness: add up to this share of 255, or subtract it.
+        erasing: probability that a rectangle of 2 to 33 % of the area is set to the mean colour.
+        mixup: blend each image with another of its batch, and the labels likewise, by a share from Beta(mixup, mixup);
+            0 for none.
+        cutmix: paste a square of another image of the batch, of an area from Beta(cutmix, cutmix), and mix the labels
+            by the area; 0 for none. With mixup, each image is mixed by one of the two, at even chance.
     """
 
     flip: bool | Literal["alternating"] = False
     shift: int = 0
     cutout: int = 0
+    vertical_flip: bool = False
+    rotation: float = 0.0
+    zoom: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         refuse_null(self, "augmentation")
         if self.shift < 0 or self.cutout < 0:
             raise ExperimentError("augmentation.shift and augmentation.cutout are counts of pixels, at least 0")
+        if not 0 <= self.rotation <= 0.5:
+            raise ExperimentError(
+                f"augmentation.rotation is a fraction of a full turn in [0, 0.5], not {self.rotation}; "
+                "for degrees, divide by 360"
+            )
+        if not 0 <= self.zoom < 1:
+            raise ExperimentError(f"augmentation.zoom lies in [0, 1), not {self.zoom}")
+        for name in ("contrast", "brightness", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ExperimentError(f"augmentation.{name} lies in [0, 1], not {getattr(self, name)}")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ExperimentError(
+                    f"augmentation.{name} is the alpha of Beta(alpha, alpha), at least 0, not {getattr(self, name)}"
+                )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images have shares of two labels."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
@@ -342,6 +380,8 @@ class DataSpec:
         weights = self.class_weight.items() if isinstance(self.class_weight, dict) else ()
         if wrong := [f"{name}: {weight}" for name, weight in weights if not 0 < weight < math.inf]:
             raise ExperimentError(f"data.class_weight must be above 0, not {', '.join(wrong)}")
+        if self.class_weight is not None and (self.augmentation.mixup or self.augmentation.cutmix):
+            raise ExperimentError("data.class_weight needs images of one class each: leave out mixup and cutmix")
         if min(self.image_size, self.batch_size, self.eval_batch_size) < 1:
             raise ExperimentError("data.image_size, data.batch_size and data.eval_batch_size must be at least 1")
         if not 0 <= self.validation_fraction < 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_vgg.experiment.draws import Draws
+from lightning_vgg.images.augmentation import augmented, inside, mixed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Normalization:
 
 
 def normalize(images: np.ndarray, normalization: Normalization, dtype: np.dtype | type) -> np.ndarray:
-    """uint8 (B, H, W, C) -> ``dtype`` (B, H, W, C)."""
+    """Pixels 0..255 (B, H, W, C) -> ``dtype`` (B, H, W, C)."""
     mean, scale = normalization.constants(dtype)
     return (images.astype(dtype) - mean) * scale
 
@@ -46,31 +47,45 @@ def normalize(images: np.ndarray, normalization: Normalization, dtype: np.dtype 
 def cut_batch(
     images: np.ndarray, draws: Draws, cutout: int, preprocess: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Gather, flip, shift, preprocess and cut out the drawn images.
+    """Gather, augment, preprocess, cut out and erase; images are not mixed yet.
 
     Args:
         images: all training images, uint8 (N, S, S, C).
         draws: the batch's rows.
         cutout: side of the square that is set to 0 (the mean) after preprocessing; 0 for none.
-        preprocess: uint8 (B, S, S, C) to floats of the same shape, such as `normalize`.
+        preprocess: pixels 0..255 (B, S, S, C) to floats of the same shape, such as `normalize`.
 
     Returns:
         What ``preprocess`` returns, (B, S, S, C).
     """
     size = images.shape[1]
-    rows = _reflect(np.arange(size) - draws.shift[:, :1], size)
-    columns = np.arange(size) - draws.shift[:, 1:]
-    columns = np.where(draws.flip[:, None], size - 1 - columns, columns)
-    columns = _reflect(columns, size)
-    batch = images[draws.index[:, None, None], rows[:, :, None], columns[:, None, :]]
-    batch = preprocess(batch)
+    batch = preprocess(augmented(images, draws))
     if cutout:
         first = draws.cutout - cutout // 2
-        inside = (np.arange(size) >= first[..., None]) & (np.arange(size) < first[..., None] + cutout)
-        batch[inside[:, 0, :, None] & inside[:, 1, None, :]] = 0
+        batch[inside(first, first + cutout, size)] = 0
+    if draws.erased is not None:
+        batch[inside(draws.erased[:, 0], draws.erased[:, 1], size)] = 0
     return batch
 
 
-def _reflect(index: np.ndarray, size: int) -> np.ndarray:
-    """Fold indices that run over an edge back into the image, without repeating the edge pixel."""
-    return (size - 1) - np.abs((size - 1) - np.abs(index))
+def training_batch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    draws: Draws,
+    cutout: int,
+    preprocess: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a network is trained on.
+
+    Args:
+        images: as in `cut_batch`, as are ``cutout`` and ``preprocess``.
+        labels: of all training images, int64 (N,).
+        classes: how many there are.
+        draws: the rows of a whole batch.
+
+    Returns:
+        Images (B, S, S, C), and labels int64 (B,) or, where images are mixed, shares of the classes (B, classes).
+    """
+    batch, labels = cut_batch(images, draws, cutout, preprocess), labels[draws.index]
+    return (batch, labels) if draws.mixing is None else mixed(batch, labels, draws.mixing, classes)

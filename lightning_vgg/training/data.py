@@ -1,6 +1,6 @@
 """LightningDataModule: the whole data set in memory as uint8, batches cut, augmented and normalized on the device.
 
-A loader here yields rows of the table of random draws (which images, flipped and shifted how): a few kilobytes a batch.
+A loader here yields rows of the table of random draws (which images, augmented how): a few kilobytes a batch.
 """
 
 from __future__ import annotations
@@ -17,16 +17,7 @@ from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.dataset import Split, load_dataset
-
-
-class TrainRows(NamedTuple):
-    """A training batch before it is cut: see :class:`~lightning_vgg.experiment.draws.Draws`."""
-
-    image: Tensor
-    flip: Tensor
-    shift: Tensor
-    cutout: Tensor
-    mask_key: Tensor
+from lightning_vgg.training.augmentation import TrainRows, augmented, inside, mixed, train_rows
 
 
 class EvalRows(NamedTuple):
@@ -56,12 +47,10 @@ class TrainLoader:
         # The place belongs to its epoch: one that was left early (trainer.limit_train_batches) does not shift the next.
         first = self.place["position"] % len(self) if self.place["epoch"] == epoch else 0
         draws = self.draw(epoch)
-        tables = (draws.index, draws.flip, draws.shift, draws.cutout, draws.mask_key)
-        tensors = [torch.from_numpy(table) for table in tables]
         for batch in range(first, len(self)):
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             self.place = {"epoch": epoch, "position": batch + 1}
-            yield TrainRows(*(table[rows][self.share] for table in tensors))
+            yield train_rows(draws, rows, self.share)
 
     def state_dict(self) -> dict[str, int]:
         return self.place
@@ -102,21 +91,21 @@ class DeviceImages:
         """float (B, C, S, S), its channels last in memory, and labels int64 (B,)."""
         return self._normalized(self.images.index_select(0, rows.image)), self.labels[rows.image]
 
-    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As :func:`lightning_vgg.images.batches.cut_batch`, bit for bit, as (B, C, S, S); and the masks' keys (B,)."""
-        size = self.size
-        axis = torch.arange(size, device=rows.image.device)
-        row = _reflect(axis - rows.shift[:, :1], size)
-        column = axis - rows.shift[:, 1:]
-        column = _reflect(torch.where(rows.flip[:, None], size - 1 - column, column), size)
-        # One gather of whole pixels does the lookup, the flip and the shift.
-        pixel = (rows.image[:, None, None] * size + row[:, :, None]) * size + column[:, None, :]
-        batch = self._normalized(self.images.view(-1, self.images.shape[-1]).index_select(0, pixel.view(-1)))
+    def training_batch(self, rows: TrainRows, cutout: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As :func:`lightning_vgg.images.batches.training_batch`, bit for bit, but the images (B, C, S, S); and the
+        masks' keys (B,).
+        """
+        batch = self._normalized(augmented(self.images, rows))
+        labels, mask_keys = self.labels[rows.image], rows.mask_key
         if cutout:
             first = rows.cutout - cutout // 2
-            inside = (axis >= first[..., None]) & (axis < first[..., None] + cutout)
-            batch = batch.masked_fill(inside[:, 0, None, :, None] & inside[:, 1, None, None, :], 0)
-        return batch, self.labels[rows.image], rows.mask_key
+            batch.masked_fill_(inside(first, first + cutout, self.size)[:, None], 0)  # not a copy: channels stay last
+        if rows.erased is not None:
+            batch.masked_fill_(inside(rows.erased[:, 0], rows.erased[:, 1], self.size)[:, None], 0)
+        if rows.mixing is not None:
+            batch, labels = mixed(batch.permute(0, 2, 3, 1), labels, rows.mixing, classes)
+            batch, mask_keys = batch.permute(0, 3, 1, 2), mask_keys[rows.mixing.own]
+        return batch, labels, mask_keys
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         flat = pixels.view(-1, self.mean.numel()).to(self.mean.dtype).sub_(self.mean).mul_(self.scale)
@@ -139,17 +128,13 @@ class DeviceFeatures:
         """float (B, C, ...), its channels last in memory, and labels int64 (B,)."""
         return self._gather(rows.image)
 
-    def training_batch(self, rows: TrainRows, cutout: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, and the masks' keys; flips, shifts and cutouts of the images would come too late."""
+    def training_batch(self, rows: TrainRows, cutout: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and the masks' keys; any change of the images would come too late."""
         return *self._gather(rows.image), rows.mask_key
 
     def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         batch = self.features.index_select(0, index.to(self.features.device)).to(index.device)
         return batch.movedim(-1, 1), self.labels[index]
-
-
-def _reflect(index: Tensor, size: int) -> Tensor:
-    return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
 class ImageData(LightningDataModule):
@@ -223,7 +208,8 @@ class ImageData(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         assert self.trainer is not None
         if isinstance(batch, TrainRows):
-            return self.images("train", batch.image.device).training_batch(batch, self.spec.augmentation.cutout)
+            source, cutout = self.images("train", batch.image.device), self.spec.augmentation.cutout
+            return source.training_batch(batch, cutout, self.num_classes)
         part = "test" if self.trainer.testing else "val"
         return self.images(part, batch.image.device).evaluation_batch(batch)
 

@@ -110,7 +110,8 @@ class VGGClassifier(LightningModule):
     """Trains and evaluates the network of an ExperimentSpec on images (B, 3, S, S) with integer labels (B,).
 
     Logs train_loss, train_acc, val_loss, val_acc and learning_rate once an epoch; test_loss and test_acc in the test.
-    Losses are cross-entropies, without L2 regularization, which Keras adds to the loss that it shows.
+    Losses are cross-entropies, without L2 regularization, which Keras adds to the loss that it shows. Of mixed images,
+    train_acc counts the label with the larger share.
 
     Args:
         experiment: the network, how it learns, and the images' size S.
@@ -199,17 +200,18 @@ class VGGClassifier(LightningModule):
             )  # once more, for the digits that float32 cut off
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels, mask_keys = batch
+        images, targets, mask_keys = batch  # labels, or of mixed images each class's share
         set_mask_keys(self.network, mask_keys)
         logits = self(images)
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
         if self.trainer.world_size == 1:
-            loss = self.loss(logits, labels)
+            loss = self.loss(logits, targets)
             plain = loss.detach() if self.loss.class_weights is None else self.loss.unweighted(logits.detach(), labels)
             self._scores("train").update(logits.detach(), labels, plain)
             return loss + l2_penalty(self.penalized)
-        self._scores("train").update(logits.detach(), labels, self.loss.unweighted(logits.detach(), labels))
+        self._scores("train").update(logits.detach(), labels, self.loss.unweighted(logits.detach(), targets))
         # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
-        loss, divisor = self.loss.sum_and_divisor(logits, labels)
+        loss, divisor = self.loss.sum_and_divisor(logits, targets)
         total = self.trainer.strategy.reduce(divisor, reduce_op="sum")
         return loss * self.trainer.world_size / total + l2_penalty(self.penalized)
 

@@ -11,6 +11,8 @@ from lightning_vgg.experiment.backbone_plan import FAMILY, Source, recorded_sour
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.experiment.semantics import Semantics
 from lightning_vgg.experiment.specs import BackboneSpec
+from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.dataset import recorded_normalization
 from lightning_vgg.images.preprocessing import NAMED_WEIGHTS, PREPROCESSING
 from lightning_vgg.runs.folder import RunFolder
 
@@ -63,6 +65,18 @@ def find_source(spec: BackboneSpec, semantics: Semantics) -> Source:
             "torchvision_features for the original network in RGB, keras_caffe for keras.applications.VGG16"
         )
     return Source("file", network, semantics)
+
+
+def expected_normalization(spec: BackboneSpec, semantics: Semantics) -> Normalization | None:
+    """What the weights expect of pixels, without reading them; None: mean 0 and deviation 1 over the training images.
+
+    Raises:
+        ExperimentError: as `find_source`.
+    """
+    source = find_source(spec, semantics)
+    if source.kind == "run":
+        return recorded_normalization(RunFolder.open(Path(spec.weights).expanduser()))
+    return PREPROCESSING[NAMED_WEIGHTS.get(spec.weights) or spec.preprocessing or "cifar"].normalization
 
 
 def _refuse_other_preprocessing(spec: BackboneSpec, own: str | None) -> None:

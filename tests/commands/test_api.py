@@ -32,7 +32,7 @@ FUNCTIONS = {
     "validate": ["lightning_vgg.evaluate"],
     "test": ["lightning_vgg.evaluate"],
     "predict": ["lightning_vgg.predict_probabilities"],
-    "show": ["lightning_vgg.show_network", "lightning_vgg.show_run"],
+    "show": ["lightning_vgg.show_augmentation", "lightning_vgg.show_network", "lightning_vgg.show_run"],
     "features": ["lightning_vgg.extract_features"],
     "export": ["lightning_vgg.export_weights"],
     "compare": ["lightning_vgg.compare_arms"],
@@ -164,6 +164,17 @@ def test_pictures_are_those_of_show(arguments: Any, trained: RunFolder, tmp_path
     flags = [*map(str, rest[:1]), *(word for layer in rest[1:] for word in ("--layer", layer))]
     assert run(["show", what, str(trained.path), *flags, "--output", str(tmp_path / "picture.png")]) == 0
     np.testing.assert_array_equal(lightning_vgg.show_run(trained, *arguments), Image.open(tmp_path / "picture.png"))
+
+
+def test_show_augmentation_draws_what_the_command_draws(tmp_path: Path) -> None:
+    from lightning_vgg.cli import run
+
+    flags = ["--data.source", "digits", "--data.train_images", "50", "--data.augmentation.zoom", "0.3"]
+    assert run(["show", "augmentation", *flags, "--output", str(tmp_path / "seen.png")]) == 0
+    picture = lightning_vgg.show_augmentation(
+        {"data.source": "digits", "data.train_images": 50, "data.augmentation.zoom": 0.3}
+    )
+    np.testing.assert_array_equal(picture, Image.open(tmp_path / "seen.png"))
 
 
 def test_show_network_draws_what_the_command_draws(tmp_path: Path) -> None:

@@ -416,7 +416,7 @@ def test_model_fit_gets_each_epochs_draws_in_order_and_whole(keras: Any) -> None
     spec = DataSpec(image_size=8, batch_size=4, eval_batch_size=7, augmentation=AugmentationSpec(True, 2, 3))
     normalization = Normalization.of(part.images)
     preprocess = normalizer(normalization, "float32")
-    batches = TrainingBatches(part, spec, preprocess, seed=5)
+    batches = TrainingBatches(part, 10, spec, preprocess, seed=5)
     recorder = Recorder()
     recorder.compile(optimizer="sgd", run_eagerly=True)
     recorder.fit(batches, epochs=3, shuffle=False, verbose=0, callbacks=[NextEpoch(batches)])

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, only_run, run_here
+from conftest import CONFIGS, only_run, printed_by, run_here
 from PIL import Image
 
 from lightning_vgg.cli import run
+from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import plan_network
-from lightning_vgg.experiment.specs import NetworkSpec
+from lightning_vgg.experiment.parsing import parse_experiment
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, NetworkSpec
+from lightning_vgg.images.dataset import load_dataset
+from lightning_vgg.images.preprocessing import PREPROCESSING
+from lightning_vgg.show.augmentation import examples, seen
+from lightning_vgg.training.data import DeviceImages, TrainLoader
+from lightning_vgg.weights.source import expected_normalization
 
 Show = Callable[..., str]
 
@@ -52,6 +61,77 @@ def test_network_lists_every_layer_with_its_shape_and_parameters(show: Show, tmp
     with Image.open(tmp_path / "network.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**16)}
     assert len(colours) > 20
+
+
+IMAGES = ("-c", CONFIGS / "quickstart.yaml", "--data.train_images", "60", "--data.batch_size", "16")
+
+
+@pytest.mark.parametrize("flags", [[], ["--data.augmentation.mixup", "1"], ["--data.grayscale", "true"]])
+def test_augmentation_is_drawn(flags: list[str], show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert show("augmentation", *IMAGES, *flags).strip() == "augmentation.png"
+    with Image.open("augmentation.png") as picture:
+        assert min(picture.size) > 500
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+DIGITS = DataSpec(source="digits", image_size=8, train_images=60, batch_size=16)
+
+
+def test_a_flipped_image_is_shown_in_its_own_pixels() -> None:
+    dataset = load_dataset(DIGITS)
+    spec = replace(DIGITS, augmentation=AugmentationSpec("alternating"))
+    shown = [seen(dataset, spec, 0, epoch, 7) for epoch in (0, 1)]
+    image = dataset.train.images[7]
+    assert {pixels.tobytes() for pixels, _ in shown} == {image.tobytes(), image[:, ::-1].tobytes()}
+    assert {label for _, label in shown} == {""}
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_a_mixed_image_is_shown_as_training_has_it(epoch: int) -> None:
+    dataset, augmentation = load_dataset(DIGITS), AugmentationSpec(rotation=0.1, mixup=1.0)
+    count = len(dataset.train.labels)
+    loader = TrainLoader(
+        count, 16, lambda epoch: draw_epoch(5, epoch, count, 8, augmentation), epoch=lambda: epoch, share=slice(None)
+    )
+    on_device = DeviceImages(dataset.train, dataset.normalization, torch.device("cpu"), torch.float32)
+    batches = [(rows.image[rows.mixing.own], *on_device.training_batch(rows, 0, 10)[:2]) for rows in loader]
+    index, images, shares = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    (place,) = torch.where(index == 7)
+    pixels, label = seen(dataset, replace(DIGITS, augmentation=augmentation), 5, epoch, 7)
+    expected = images[place][0].permute(1, 2, 0) * torch.tensor(dataset.normalization.std)
+    np.testing.assert_allclose(pixels, expected + torch.tensor(dataset.normalization.mean), atol=0.51)
+    assert label.startswith(f"{shares[place].max():.0%} {dataset.class_names[int(shares[place].argmax())]}")
+
+
+def test_every_augmentation_has_an_example() -> None:
+    shown = [augmentation for _, augmentation in examples(32)]
+    for field in fields(AugmentationSpec):
+        default = getattr(AugmentationSpec(), field.name)
+        assert sum(getattr(augmentation, field.name) != default for augmentation in shown) == 1, field.name
+
+
+def test_augmentation_needs_no_framework(tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from lightning_vgg.cli import run
+        run(["show", "augmentation", *{[*map(str, IMAGES)]}, "--output", {str(tmp_path / "a.png")!r}])
+        print(sorted({{"torch", "lightning", "keras", "tensorflow"}} & set(sys.modules)))
+    """
+    assert printed_by(dedent(code)).splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (["IMAGENET1K_V1"], "torchvision"),
+        (["none"], "cifar"),
+        (["none", "--model.backbone.preprocessing", "keras_caffe"], "keras_caffe"),
+    ],
+)
+def test_the_colour_of_what_is_cut_out_is_that_of_the_weights(weights: list[str], expected: str) -> None:
+    spec = parse_experiment(["--model.backbone.weights", *weights]).model
+    assert expected_normalization(spec.backbone, spec.resolved_semantics) == PREPROCESSING[expected].normalization
 
 
 def test_network_on_a_backbone_is_what_trains_above_it(show: Show) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ExperimentSpec
-from lightning_vgg.images.batches import Normalization, cut_batch, normalize
+from lightning_vgg.images.batches import Normalization, cut_batch, normalize, training_batch
 from lightning_vgg.images.dataset import Split
-from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader, TrainRows
+from lightning_vgg.training.augmentation import TrainRows, train_rows
+from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader
 from lightning_vgg.training.module import Scores
 
 NORMALIZATION = Normalization(mean=(125.3, 122.95, 113.87), std=(62.99, 62.09, 66.7))
@@ -81,7 +83,7 @@ def test_cutting_in_numpy_and_in_torch(
     labels = np.arange(len(images))[::-1].copy()
     on_device = DeviceImages(Split(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
     rows = TrainRows(*map(torch.from_numpy, tables(draws)))
-    batch, batch_labels, mask_keys = on_device.training_batch(rows, cutout)
+    batch, batch_labels, mask_keys = on_device.training_batch(rows, cutout, classes=10)
     assert batch.dtype == torch_type
     assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), expected)
     assert_array_equal(batch_labels.numpy(), labels[draws.index])
@@ -112,8 +114,47 @@ def test_the_training_images_are_not_changed() -> None:
     cut_batch(images, draws, 3, lambda pixels: normalize(pixels, NORMALIZATION, np.float32))
     on_device = DeviceImages(Split(images, np.arange(5)), NORMALIZATION, torch.device("cpu"), torch.float32)
     rows = TrainRows(*map(torch.from_numpy, tables(draws)))
-    on_device.training_batch(rows, 3)
+    on_device.training_batch(rows, 3, classes=10)
     assert_array_equal(images, before)
+
+
+augmentations = st.builds(
+    AugmentationSpec,
+    flip=st.booleans(),
+    shift=st.integers(0, 2),
+    cutout=st.integers(0, 4),
+    vertical_flip=st.booleans(),
+    rotation=st.sampled_from([0.0, 0.1, 0.5]),
+    zoom=st.sampled_from([0.0, 0.2, 0.9]),
+    contrast=st.sampled_from([0.0, 0.5, 1.0]),
+    brightness=st.sampled_from([0.0, 0.2, 1.0]),
+    erasing=st.sampled_from([0.0, 0.5, 1.0]),
+    mixup=st.sampled_from([0.0, 0.2, 1.0]),
+    cutmix=st.sampled_from([0.0, 1.0]),
+)
+
+
+@pytest.mark.parametrize(("numpy_type", "torch_type"), DTYPES, ids=["float32", "float64"])
+@settings(deadline=None, max_examples=200)
+@given(augmentations, st.integers(3, 12), st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**20))
+def test_any_augmentation_is_the_same_in_torch_bit_for_bit_in_any_number_of_processes(
+    numpy_type: type, torch_type: torch.dtype, spec: AugmentationSpec, size: int, count: int, processes: int, seed: int
+) -> None:
+    images, labels = random_images(count, size, seed), np.arange(count) % 3
+    draws = draw_epoch(seed, 1, count, size, spec)
+    inputs, targets = training_batch(
+        images, labels, 3, draws, spec.cutout, lambda pixels: normalize(pixels, NORMALIZATION, numpy_type)
+    )
+    assert inputs.dtype == numpy_type
+    on_device = DeviceImages(Split(images, labels), NORMALIZATION, torch.device("cpu"), torch_type)
+    for rank in range(processes):
+        share = slice(rank, None, processes)
+        found = on_device.training_batch(train_rows(draws, slice(0, count), share), spec.cutout, classes=3)
+        if len(found[0]) > 1:
+            assert found[0].is_contiguous(memory_format=torch.channels_last)
+        assert_array_equal(found[0].permute(0, 2, 3, 1).numpy(), inputs[share], strict=True)
+        assert_array_equal(found[1].numpy(), targets[share], strict=True)
+        assert_array_equal(found[2].numpy(), draws.mask_key[share])
 
 
 def test_by_hand() -> None:
@@ -166,6 +207,7 @@ def test_normalized_images_have_mean_0_and_deviation_1() -> None:
 # --- the training loader ----------------------------------------------------------------------------------------------
 
 AUGMENTATION = AugmentationSpec(flip=True, shift=3, cutout=2)
+MIXED = AugmentationSpec(rotation=0.1, contrast=0.2, erasing=0.5, mixup=0.4, cutmix=1.0)
 
 
 class Epoch:
@@ -177,8 +219,14 @@ class Epoch:
         return self.now
 
 
-def train_loader(count: int, batch_size: int, epoch: Callable[[], int], share: slice = slice(None)) -> TrainLoader:
-    return TrainLoader(count, batch_size, lambda now: draw_epoch(7, now, count, 32, AUGMENTATION), epoch, share)
+def train_loader(
+    count: int,
+    batch_size: int,
+    epoch: Callable[[], int],
+    share: slice = slice(None),
+    augmentation: AugmentationSpec = AUGMENTATION,
+) -> TrainLoader:
+    return TrainLoader(count, batch_size, lambda now: draw_epoch(7, now, count, 32, augmentation), epoch, share)
 
 
 def tables(draws: Draws) -> tuple[np.ndarray, ...]:
@@ -186,11 +234,17 @@ def tables(draws: Draws) -> tuple[np.ndarray, ...]:
 
 
 def as_lists(batches: list[TrainRows]) -> list[list[object]]:
-    return [[table.tolist() for table in rows] for rows in batches]
+    return [[table.tolist() for table in tensors_of(rows)] for rows in batches]
+
+
+def tensors_of(rows: tuple[object, ...]) -> list[torch.Tensor]:
+    """Those of what is switched on, mixing among them."""
+    found = [[item] if isinstance(item, torch.Tensor) else tensors_of(item) for item in rows if item is not None]
+    return list(chain.from_iterable(found))
 
 
 def rows_of(batch: TrainRows) -> list[tuple[object, ...]]:
-    return list(zip(*(table.tolist() for table in batch), strict=True))
+    return list(zip(*(table.tolist() for table in tensors_of(batch)), strict=True))
 
 
 @given(st.integers(1, 60), st.integers(1, 25))
@@ -202,26 +256,30 @@ def test_an_epoch_is_the_table_in_order(count: int, batch_size: int) -> None:
         assert len(batches) == len(loader) == math.ceil(count / batch_size)
         assert {len(rows.image) for rows in batches[:-1]} <= {batch_size}
         draws = draw_epoch(7, epoch.now, count, 32, AUGMENTATION)
-        for table, expected in zip(TrainRows(*map(torch.cat, zip(*batches, strict=True))), tables(draws), strict=True):
+        whole = map(torch.cat, zip(*map(tensors_of, batches), strict=True))
+        for table, expected in zip(whole, tables(draws), strict=True):
             assert_array_equal(table.numpy(), expected)
 
 
-@given(st.integers(1, 40), st.integers(1, 12), st.data())
+@given(st.integers(1, 40), st.integers(1, 12), st.sampled_from([AUGMENTATION, MIXED]), st.data())
 def test_a_loader_resumed_inside_an_epoch_goes_on_where_it_was(
-    count: int, batch_size: int, data: st.DataObject
+    count: int, batch_size: int, augmentation: AugmentationSpec, data: st.DataObject
 ) -> None:
+    def loader() -> TrainLoader:
+        return train_loader(count, batch_size, epoch, augmentation=augmentation)
+
     epoch = Epoch()
     epoch.now = data.draw(st.integers(0, 3), label="epoch")
-    whole = as_lists(list(train_loader(count, batch_size, epoch)))
+    whole = as_lists(list(loader()))
     taken = data.draw(st.integers(0, len(whole) - 1), label="batches before the stop")
-    stopped = train_loader(count, batch_size, epoch)
+    stopped = loader()
     batches = iter(stopped)
     first = [next(batches) for _ in range(taken)]
-    resumed = train_loader(count, batch_size, epoch)
+    resumed = loader()
     resumed.load_state_dict(stopped.state_dict())
     assert as_lists(first + list(resumed)) == whole
     epoch.now += 1
-    assert as_lists(list(resumed)) == as_lists(list(train_loader(count, batch_size, epoch)))
+    assert as_lists(list(resumed)) == as_lists(list(loader()))
 
 
 def test_an_epoch_left_early_does_not_shift_the_next() -> None:

@@ -12,13 +12,14 @@ from conftest import Command, only_run, run_here, run_in
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.callbacks import gathered
 
-# Without batch norm, whose statistics belong to a process, two processes compute what one does.
+# Without batch norm, whose statistics belong to a process, two processes compute what one does; also where an image's
+# partner is in the other process.
 FIT = """
     fit --data.source digits --data.image_size 8 --data.train_images 203 --data.batch_size 33
     --data.eval_batch_size 359 --model.network.conv_block 'conv - maxpool - dropout' --model.network.filters [8]
     --model.network.dense_block dense --model.network.units [8] --model.optimizer.learning_rate 0.01
-    --trainer.max_epochs 2 --trainer.accelerator cpu --data.class_weight '{3: 2.0}' --model.label_smoothing 0.1
-    --model.optimizer.ema 0.5 --model.early_stopping.patience 2
+    --trainer.max_epochs 2 --trainer.accelerator cpu --data.augmentation.rotation 0.05 --data.augmentation.mixup 0.4
+    --data.augmentation.cutmix 1 --model.label_smoothing 0.1 --model.optimizer.ema 0.5 --model.early_stopping.patience 2
 """
 
 
