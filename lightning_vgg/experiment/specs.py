@@ -380,8 +380,6 @@ class DataSpec:
         weights = self.class_weight.items() if isinstance(self.class_weight, dict) else ()
         if wrong := [f"{name}: {weight}" for name, weight in weights if not 0 < weight < math.inf]:
             raise ExperimentError(f"data.class_weight must be above 0, not {', '.join(wrong)}")
-        if self.class_weight is not None and (self.augmentation.mixup or self.augmentation.cutmix):
-            raise ExperimentError("data.class_weight needs images of one class each: leave out mixup and cutmix")
         if min(self.image_size, self.batch_size, self.eval_batch_size) < 1:
             raise ExperimentError("data.image_size, data.batch_size and data.eval_batch_size must be at least 1")
         if not 0 <= self.validation_fraction < 1:

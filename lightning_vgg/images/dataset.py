@@ -84,6 +84,8 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
                 "data.mean and data.std do not go with model.backbone, whose weights have their own preprocessing"
             )
         normalization = Normalization(tuple(spec.mean), tuple(spec.std))
+    if spec.class_weight is not None and spec.augmentation.mixes:
+        raise ExperimentError("data.class_weight needs images of one class each: leave out mixup and cutmix")
     images = load_images(spec)
     if spec.grayscale:
         grey = [brightness(part) for part in (images.train_images, images.val_images, images.test_images)]

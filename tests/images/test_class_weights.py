@@ -9,7 +9,7 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec
 from lightning_vgg.images.class_weights import class_weights
 from lightning_vgg.images.dataset import load_dataset
 
@@ -57,3 +57,9 @@ def test_what_is_no_class_is_named(setting: Any, complaint: str) -> None:
 def test_a_weight_is_above_0(weight: float) -> None:
     with pytest.raises(ExperimentError, match=r"data.class_weight must be above 0, not cat: "):
         DataSpec(class_weight={"cat": weight, "dog": 1.0})
+
+
+def test_mixed_images_have_no_class_weight() -> None:
+    spec = DataSpec("digits", class_weight="balanced", augmentation=AugmentationSpec(mixup=0.2))
+    with pytest.raises(ExperimentError, match="leave out mixup and cutmix"):
+        load_dataset(spec)
