@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 GUESSING = 0.01
 """How near a loss has to come to that of guessing, as a share of it, to count as that."""
+STEPS = 50
+"""Steps after which a network that learns is better than guessing."""
 JUMP = 3.0
 """Factor by which a loss exceeds that of the epoch before where gradients have exploded, beyond that of guessing."""
 
@@ -24,7 +26,8 @@ def hints(history: Sequence[dict[str, float]], classes: int) -> list[str]:
     found = []
     guessing = math.log(classes)
     losses = [row["train_loss"] for row in history if "train_loss" in row]
-    if losses and losses[-1] >= (1 - GUESSING) * guessing:
+    steps = history[-1].get("step", 0) if history else 0
+    if losses and steps >= STEPS and losses[-1] >= (1 - GUESSING) * guessing:
         found.append(
             f"the network has not learned: its last training loss, {losses[-1]:.3f}, is no better than guessing's, "
             f"ln({classes}) = {guessing:.3f}. Deep networks without batch norm often do not start: put 'batch norm' "

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ def _rank() -> int:
     return int(rank_zero_only.rank)  # type: ignore[attr-defined]
 
 
+_COUNTS_OR_SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+"""1 is a batch, and 1.0 all of them. Lightning's own annotation may become Union[float, int], which reads 1 as 1.0:
+typing keeps unions in a cache that takes both orders for the same."""
+
+
 class ExperimentParser(ExplainsErrors, LightningArgumentParser):
     """LightningArgumentParser with errors that help."""
 
@@ -96,12 +102,16 @@ class ExperimentCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        types = {
+            "logger": bool | LoggerName | list[LoggerName] | Logger | list[Logger] | None,
+            **dict.fromkeys(_COUNTS_OR_SHARES, int | float | None),
+            "val_check_interval": int | float | str | timedelta | dict[str, int] | None,
+        }
         parser.add_class_arguments(
-            Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={"logger"}
+            Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip=set(types)
         )
-        parser.add_argument(
-            "--trainer.logger", type=bool | LoggerName | list[LoggerName] | Logger | list[Logger] | None, default=None
-        )
+        for name, kind in types.items():
+            parser.add_argument(f"--trainer.{name}", type=kind, default=None)
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         add_experiment_arguments(parser)
 

@@ -15,7 +15,7 @@ DEEP = "'conv - conv - conv - conv - maxpool'"
 
 
 def history(*losses: float, **others: float) -> list[dict[str, float]]:
-    return [{"epoch": epoch, "train_loss": loss, **others} for epoch, loss in enumerate(losses, 1)]
+    return [{"epoch": epoch, "step": 100 * epoch, "train_loss": loss, **others} for epoch, loss in enumerate(losses, 1)]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def test_nothing_is_said_of_a_training_that_went_well(losses: list[float]) -> No
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nothing_is_said_of_a_few_steps() -> None:
+    assert hints([{"epoch": 1, "step": 9, "train_loss": 2.7}], classes=10) == []
+
+
 def test_a_validation_loss_that_is_not_finite(value: float) -> None:
     (hint,) = hints(history(1.0, 0.9, val_loss=value), classes=10)
     assert hint.startswith("the validation loss is not finite in epoch 1")
@@ -46,7 +50,7 @@ def test_a_validation_loss_that_is_not_finite(value: float) -> None:
 @pytest.mark.parametrize("program", ["lightning-vgg", "keras-reference"])
 def test_a_deep_network_without_batch_norm_gets_the_hint_at_the_end(program: str, tmp_path: Path) -> None:
     printed = run_here(tmp_path, program)(f"""
-        fit --data.source digits --data.train_images 200 --data.batch_size 64 --trainer.max_epochs 1
+        fit --data.source digits --data.train_images 200 --data.batch_size 3 --trainer.max_epochs 1
         --trainer.logger false --model.network.conv_block {DEEP} --model.network.filters [4,4,4,4]
         --model.network.units [] --model.optimizer.learning_rate 1e-9
     """).stdout
