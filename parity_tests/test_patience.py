@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,3 +130,36 @@ def test_the_plateau_factor_reaches_the_rates_of_every_group_in_keras() -> None:
             optimizer.apply([keras.ops.ones(2, "float64")] * 2, variables)
             moved = [now - then for now, then in zip(map(np.asarray, variables), before, strict=True)]
             np.testing.assert_allclose(moved, [[-0.25 * factor] * 2, [-0.125 * factor] * 2], rtol=1e-13)
+
+
+def test_an_optimizer_of_groups_clips_accumulates_and_averages_like_one_of_all() -> None:
+    from keras_reference.averaging import averaged
+    from keras_reference.optim import GroupedOptimizer, ParameterGroup, build_optimizer
+
+    found = []
+    gradients = np.random.default_rng(0).normal(size=(6, 2, 3))
+    with keras_precision("float64"):
+        for grouped in (True, False):
+            variables = [keras.Variable(np.ones(3), dtype="float64") for _ in range(2)]
+            spec, rates, clip = OptimizerSpec("adam"), np.linspace(0.1, 0.3, 3), 0.5
+            if grouped:
+                groups = [ParameterGroup(variables[:1]), ParameterGroup(variables[1:])]
+                optimizer = GroupedOptimizer(spec, rates, clip, groups, batches=2)
+            else:
+                optimizer = build_optimizer(spec, rates, clip, variables, batches=2)
+            for of_batch in gradients:
+                optimizer.apply([keras.ops.convert_to_tensor(each) for each in of_batch], variables)
+            assert int(optimizer.iterations) == 3
+            found.append([np.asarray(variable) for variable in variables])
+            averaging = replace(spec, ema=0.75)
+            if grouped:
+                optimizer = GroupedOptimizer(averaging, rates, clip, groups)
+            else:
+                optimizer = build_optimizer(averaging, rates, clip, variables)
+            for of_batch in gradients[:3]:
+                optimizer.apply([keras.ops.convert_to_tensor(each) for each in of_batch], variables)
+            trained = [np.asarray(variable) for variable in variables]
+            with averaged(optimizer):
+                found[-1] += [np.asarray(variable) for variable in variables]
+            np.testing.assert_array_equal([np.asarray(variable) for variable in variables], trained)
+    np.testing.assert_allclose(*found, rtol=1e-12)

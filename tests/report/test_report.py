@@ -24,6 +24,7 @@ with warnings.catch_warnings():  # statsmodels 0.15 calls what its own dependenc
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.experiment.semantics import SWITCHES
 from lightning_vgg.report import write_report
 from lightning_vgg.report.answers import answers, headline
 from lightning_vgg.report.comparison import read_comparison
@@ -404,7 +405,7 @@ def test_what_is_undecided_is_named(folder: Path) -> None:
 
 def test_other_settings_name_the_default_that_does_most(tmp_path: Path, findings: dict[str, Any]) -> None:
     (torch,) = findings["answers"]["settings"]
-    assert (torch["arm"], torch["switches"]) == ("lightning-torch", 11)
+    assert (torch["arm"], torch["switches"]) == ("lightning-torch", len(SWITCHES))
     assert torch["mostly"] == {"switch": "batch_norm_momentum", "by": None}  # by the ablation
     arms = {"keras": (10, 11), "lightning-torch": (60, 62), "one": (11, 11), "other": (50, 53)}
     exceptions = {"one": ["batch_norm_momentum"], "other": ["initialization"]}
