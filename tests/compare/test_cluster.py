@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,14 @@ def training_of(worker: psutil.Process) -> psutil.Process | None:
     with contextlib.suppress(psutil.NoSuchProcess):
         return next((child for child in worker.children() if "fit" in child.cmdline()), None)
     return None
+
+
+def trainings_of(workers: Sequence[psutil.Process]) -> list[psutil.Process] | None:
+    """Those that run at the same time, and half a second later, too; None until each worker has one."""
+    before = [training_of(worker) for worker in workers]
+    time.sleep(0.5)
+    found = [training for worker in workers if (training := training_of(worker)) is not None]
+    return found if found == before else None
 
 
 class Cluster:
@@ -85,7 +93,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def test_a_worker_that_dies_costs_its_training_alone(cluster: Cluster, tmp_path: Path) -> None:
     workers = [cluster.worker(), cluster.worker()]
     process = cluster.compare(fake_comparison(tmp_path, seeds=1), tmp_path)
-    trainings = [wait_for(lambda worker=worker: training_of(worker)) for worker in workers]
+    trainings = wait_for(lambda: trainings_of(workers))
     # The machine of the one dies with what runs on it; the other goes on.
     lost = trainings[0].cmdline()
     workers[0].kill()

@@ -36,11 +36,11 @@ def test_nothing_is_said_of_a_training_that_went_well(losses: list[float]) -> No
     assert hints(history(*losses), classes=10) == []
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nothing_is_said_of_a_few_steps() -> None:
     assert hints([{"epoch": 1, "step": 9, "train_loss": 2.7}], classes=10) == []
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_validation_loss_that_is_not_finite(value: float) -> None:
     (hint,) = hints(history(1.0, 0.9, val_loss=value), classes=10)
     assert hint.startswith("the validation loss is not finite in epoch 1")
