@@ -23,6 +23,7 @@ from keras_reference.weights import load_tensors
 from keras_reference.weights import network_tensors as keras_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, plan_model
 from lightning_vgg.experiment.draws import draw_epoch, mask_keys
+from lightning_vgg.experiment.network_plan import idle_biases
 from lightning_vgg.experiment.recipe import MaxPool
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec
 from lightning_vgg.images.batches import normalize
@@ -323,7 +324,10 @@ class TransferLadder(Ladder):
                 for kernels in OTHER_KERNELS:
                     with kernels():
                         sides.append(pair.torch_step(ours, optimizer, plan))
+            idle = {f"backbone.{bias}" for bias in idle_biases(pair.plan.layers)}
             for side in sides:
+                for bias in idle & side.keys():
+                    del side[bias]
                 moved = [key for key in side if key.startswith(lower) and not np.array_equal(side[key], before[key])]
                 side["frozen tensors that moved"] = np.array(float("nan") if moved else 1.0)
             rung = compare(f"{name}, half frozen, 1 step", precision, GATES[name], sides)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lightning_vgg.common.errors import ExperimentError
@@ -95,17 +96,8 @@ class NetworkPlan:
         return sum(layer.trainable_parameters for layer in self.layers)
 
     def idle_biases(self) -> set[str]:
-        """The biases that a batch norm cancels entirely: their true gradient is 0, and Adam amplifies its rounding."""
-        idle = set()
-        for number, layer in enumerate(self.layers):
-            linear = isinstance(layer.layer, BatchNorm) or getattr(layer.layer, "activation", "") == "linear"
-            following = itertools.dropwhile(
-                lambda planned: isinstance(planned.layer, MaxPool | AveragePool | GlobalAveragePool | GlobalMaxPool),
-                self.layers[number + 1 :],
-            )
-            if linear and any(isinstance(planned.layer, BatchNorm) for planned in itertools.islice(following, 1)):
-                idle.add(f"{layer.name}.bias")
-        return idle
+        """See :func:`idle_biases`."""
+        return idle_biases(self.layers)
 
     def flattened_layers(self) -> dict[str, Shape]:
         """The layers that see flattened pixels, up to the first dense one, and the (H, W, C) that were flattened."""
@@ -246,3 +238,17 @@ def _require_pixels(shape: Shape, size: int) -> None:
         raise NetworkError(
             f"needs {size}x{size} pixels and gets {height}x{columns}; use fewer blocks, fewer pools, or larger images"
         )
+
+
+def idle_biases(layers: Sequence[PlannedLayer]) -> set[str]:
+    """The biases that a batch norm cancels entirely: their true gradient is 0, and Adam amplifies its rounding."""
+    idle = set()
+    for number, layer in enumerate(layers):
+        linear = isinstance(layer.layer, BatchNorm) or getattr(layer.layer, "activation", "") == "linear"
+        following = itertools.dropwhile(
+            lambda planned: isinstance(planned.layer, MaxPool | AveragePool | GlobalAveragePool | GlobalMaxPool),
+            layers[number + 1 :],
+        )
+        if linear and any(isinstance(planned.layer, BatchNorm) for planned in itertools.islice(following, 1)):
+            idle.add(f"{layer.name}.bias")
+    return idle
