@@ -96,7 +96,7 @@ class NetworkPlan:
         return sum(layer.trainable_parameters for layer in self.layers)
 
     def idle_biases(self) -> set[str]:
-        """See :func:`idle_biases`."""
+        """The biases that a batch norm cancels entirely."""
         return idle_biases(self.layers)
 
     def flattened_layers(self) -> dict[str, Shape]:
