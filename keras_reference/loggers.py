@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import keras
 from keras_reference.backend import Logs
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import LoggerName
-from lightning_vgg.runs.folder import MEASURED, RunFolder
+from lightning_vgg.runs.folder import MEASURED, RunFolder, atomic_write
 from lightning_vgg.runs.tracking import STEP, speed_summary, wandb_arguments
 
 
@@ -112,10 +113,12 @@ class CsvCurves:
 
     def log(self, epoch: int, step: int, values: dict[str, float]) -> None:
         self.rows.append({"epoch": epoch, "step": step, **values})
-        with self.file.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row)))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self.rows for name in row)))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic_write(self.file) as file:
+            file.write(text.getvalue().encode())
 
     def finish(self) -> None:
         pass

@@ -38,10 +38,14 @@ class Patience(keras.callbacks.Callback):  # type: ignore[misc]
 
     def plateau_factor(self, epochs: int) -> float:
         """What the rates of the schedule are multiplied by after so many epochs."""
+        if self.spec.reduce_on_plateau is None:  # history need not be read
+            return 1.0
         return self.spec.plateau_factor(self.run.read_history()[:epochs], KERAS)
 
     def stops(self, epochs: int) -> bool:
         """Whether the training ends after so many epochs; if so, run.json says why."""
+        if self.spec.early_stopping is None:
+            return False
         reason = stopping_reason(self.spec.early_stopping, self.run.read_history()[:epochs])
         if reason is not None:
             self.run.update_record(stopped=reason)

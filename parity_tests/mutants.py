@@ -250,6 +250,8 @@ def _lowering(spec: ModelSpec) -> ModelSpec:
 
 _PARAMETER_GROUPS = "parity_tests.transfer_ladder.parameter_groups"
 
+_CLASS_WEIGHTS = (0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 0.25, 1.0, 1.0)
+
 MUTANTS = [
     Mutant(
         "torch's epsilon, torch's formula",
@@ -360,7 +362,7 @@ MUTANTS = [
         _LOSS,
         "loss: value",
         ("weighted_mean",),
-        class_weights=(0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 0.25, 1.0, 1.0),
+        class_weights=_CLASS_WEIGHTS,
         float32=True,
     ),
     Mutant(
@@ -368,7 +370,7 @@ MUTANTS = [
         _LOSS,
         "loss: value",
         plant=_instead("parity_tests.pair.KerasSide.weighted_loss", _loss_of_turned_weights),
-        class_weights=(0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 0.25, 1.0, 1.0),
+        class_weights=_CLASS_WEIGHTS,
         float32=True,
     ),
     Mutant(

@@ -11,6 +11,8 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageOps
 
+from lightning_vgg.runs.folder import atomic_write
+
 THUMBNAIL = 160
 """Pixels of a picture's longer side."""
 
@@ -38,7 +40,8 @@ def write_gallery(path: Path, files: Sequence[Path], probabilities: np.ndarray, 
         loader=jinja2.PackageLoader("lightning_vgg.show"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     text = environment.get_template("gallery.html.j2").render(sections=sections, count=len(files))
-    path.write_text(text, encoding="utf-8")
+    with atomic_write(path) as page:
+        page.write(text.encode())
 
 
 def _ranked(probabilities: np.ndarray, class_names: Sequence[str]) -> list[str]:

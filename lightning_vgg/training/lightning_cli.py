@@ -131,7 +131,7 @@ class ExperimentCLI(LightningCLI):
         except ExperimentError:
             raise
         except Exception as error:  # of the constructor of a logger or callback
-            raise ExperimentError(f"trainer: {error}") from None
+            raise ExperimentError(f"trainer: {' '.join(str(error).split())}") from None
         config = self.config_init[self.subcommand]
         self.experiment = experiment_spec(config)
         require_loggers(self.experiment.trainer)
