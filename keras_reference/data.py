@@ -12,6 +12,7 @@ from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization, normalize, training_batch
 from lightning_vgg.images.dataset import Split
+from lightning_vgg.images.stored import MappedFile
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, S, S, C), or features (B, ...), and labels int64 (B,)."""
@@ -48,7 +49,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.spec = spec
         self.preprocess = preprocess
         self.seed = seed
-        self.features = features
+        self.features = None if features is None else MappedFile(features)
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -77,7 +78,7 @@ class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.part = part
         self.batch_size = spec.eval_batch_size
         self.preprocess = preprocess
-        self.features = features
+        self.features = None if features is None else MappedFile(features)
 
     def __len__(self) -> int:
         return -(-len(self.part.labels) // self.batch_size)

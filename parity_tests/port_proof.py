@@ -13,7 +13,8 @@ from keras_reference.optim import build_optimizer
 from keras_reference.porting import PortedModel
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.specs import ModelSpec, OptimizerSpec
-from lightning_vgg.images.decode import Sizing, brightness, image_files, open_image
+from lightning_vgg.images.decode import Sizing, image_files, open_image
+from lightning_vgg.images.stored import brightness
 from lightning_vgg.training import penalty
 from lightning_vgg.training.weights import load_tensors
 from parity_tests.any_pair import PairReport, compare_matched

@@ -47,6 +47,7 @@ MAY_CHANGE = (
     "trainer.logger",
     "trainer.enable_progress_bar",
     "data.cache_dir",
+    "data.memory",
 )
 """What may change when the command is repeated; everything else must be as it was when the comparison began."""
 _BEGINNING = "comparison.yaml"

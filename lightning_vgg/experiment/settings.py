@@ -61,7 +61,7 @@ def dotted(values: object, prefix: str = "") -> PlainDict:
 
 
 _MAY_CHANGE = {"model.channels_last", "model.compile"} | {
-    f"data.{name}" for name in ("source", "root", "cache_dir", "eval_batch_size")
+    f"data.{name}" for name in ("source", "root", "cache_dir", "memory", "eval_batch_size")
 }
 """What does not change the numbers of a run. Images may move; that they are the same is checked by themselves."""
 

@@ -344,6 +344,8 @@ class DataSpec:
         resize: of other sizes and shapes: squash stretches both sides, crop cuts the middle out, pad fills with black.
         antialias: average all pixels that a smaller one covers, when images are shrunk; false as in Keras's
             ``image_dataset_from_directory``.
+        memory: of folder: images of up to this many GB are held in memory; more stay in a file of the cache, and each
+            batch is read from it. null for half of the memory that is free.
         class_weight: factors on the training loss of an image by its class: {class name or number: weight}, 1 for
             classes left out; or balanced, the rarer the higher; null for none. Losses in the history are without.
     """
@@ -365,6 +367,7 @@ class DataSpec:
     test_fraction: float = 0.1
     resize: Literal["squash", "crop", "pad"] = "squash"
     antialias: bool = True
+    memory: float | None = None
     class_weight: Literal["balanced"] | dict[str | int, float] | None = None
 
     def __post_init__(self) -> None:
@@ -386,6 +389,8 @@ class DataSpec:
             raise ExperimentError(f"data.validation_fraction lies in [0, 1), not {self.validation_fraction}")
         if not 0 < self.test_fraction < 1:
             raise ExperimentError(f"data.test_fraction lies in (0, 1), not {self.test_fraction}")
+        if self.memory is not None and not self.memory >= 0:
+            raise ExperimentError(f"data.memory is a number of GB, at least 0, not {self.memory}")
         if self.augmentation.shift >= self.image_size:
             raise ExperimentError(
                 f"data.augmentation.shift ({self.augmentation.shift}) must be below data.image_size ({self.image_size})"

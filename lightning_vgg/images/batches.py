@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lightning_vgg.experiment.draws import Draws
 from lightning_vgg.images.augmentation import augmented, inside, mixed
+from lightning_vgg.images.stored import Images, StoredImages, chunks
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,15 @@ class Normalization:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, images: np.ndarray) -> Normalization:
+    def of(cls, images: Images) -> Normalization:
         """Mean and standard deviation of uint8 NHWC images, exact (from the counts of each value).
 
         A constant channel gets a standard deviation of 1.
         """
-        counts = np.stack(
-            [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])]
-        )
+        counts = np.zeros((images.shape[-1], 256), np.int64)
+        for chunk in chunks(images):
+            for channel, count in enumerate(counts):
+                count += np.bincount(chunk[..., channel].ravel(), minlength=256)
         values = np.arange(256)
         mean = counts @ values / counts.sum(1)
         variance = counts @ values**2 / counts.sum(1) - mean**2
@@ -44,9 +46,7 @@ def normalize(images: np.ndarray, normalization: Normalization, dtype: np.dtype 
     return (images.astype(dtype) - mean) * scale
 
 
-def cut_batch(
-    images: np.ndarray, draws: Draws, cutout: int, preprocess: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
+def cut_batch(images: Images, draws: Draws, cutout: int, preprocess: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Gather, augment, preprocess, cut out and erase; images are not mixed yet.
 
     Args:
@@ -59,6 +59,8 @@ def cut_batch(
         What ``preprocess`` returns, (B, S, S, C).
     """
     size = images.shape[1]
+    if isinstance(images, StoredImages):
+        images, draws = images[draws.index], replace(draws, index=np.arange(len(draws.index)))
     batch = preprocess(augmented(images, draws))
     if cutout:
         first = draws.cutout - cutout // 2
@@ -69,7 +71,7 @@ def cut_batch(
 
 
 def training_batch(
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     classes: int,
     draws: Draws,

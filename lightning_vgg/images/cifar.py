@@ -30,7 +30,8 @@ from lightning_vgg.common.addresses import is_address, without_secrets
 from lightning_vgg.common.locks import file_lock
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.decode import Sizing, resize
-from lightning_vgg.images.imageset import DataError, Images, ImageSet, Labels, error_text, make_image_set
+from lightning_vgg.images.imageset import DataError, ImageSet, Labels, error_text, make_image_set
+from lightning_vgg.images.stored import Pixels
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,7 @@ def unpickle(contents: bytes) -> dict[str, Any]:
     return loaded
 
 
-def _batches(cifar: Cifar, files: dict[str, bytes], names: tuple[str, ...], sizing: Sizing) -> tuple[Images, Labels]:
+def _batches(cifar: Cifar, files: dict[str, bytes], names: tuple[str, ...], sizing: Sizing) -> tuple[Pixels, Labels]:
     batches = [unpickle(files[name]) for name in names]
     flat = np.concatenate([batch["data"] for batch in batches])  # (N, 3072): all red, all green, all blue
     images = np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

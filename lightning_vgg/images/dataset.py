@@ -12,15 +12,15 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.class_weights import class_weights
-from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import load_images, split_validation, stratified_subset
+from lightning_vgg.images.stored import Images, choose, in_grey
 from lightning_vgg.runs.folder import RunFolder
 
 
 class Split(NamedTuple):
-    """uint8 images (N, S, S, C), of three channels or one, and int64 labels (N,)."""
+    """uint8 images (N, S, S, C), of three channels or one, in memory or in a file, and int64 labels (N,)."""
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
 
 
@@ -88,7 +88,7 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
         raise ExperimentError("data.class_weight needs images of one class each: leave out mixup and cutmix")
     images = load_images(spec)
     if spec.grayscale:
-        grey = [brightness(part) for part in (images.train_images, images.val_images, images.test_images)]
+        grey = [in_grey(part) for part in (images.train_images, images.val_images, images.test_images)]
         images = replace(images, train_images=grey[0], val_images=grey[1], test_images=grey[2])
     chosen = np.arange(len(images.train_labels))
     if spec.train_images is not None:
@@ -96,7 +96,7 @@ def load_dataset(spec: DataSpec, normalization: Normalization | None = None) -> 
     own = len(images.val_labels) > 0
     fraction = 0.0 if own else spec.validation_fraction
     train, val = (
-        Split(images.train_images[indices], images.train_labels[indices])
+        Split(choose(images.train_images, indices), images.train_labels[indices])
         for indices in (
             chosen[part] for part in split_validation(images.train_labels[chosen], fraction, spec.split_seed)
         )

@@ -16,12 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Generic, Literal, NamedTuple, TypeVar
+from typing import IO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lightning_vgg.images.imageset import DataError, Images, error_text
+from lightning_vgg.images.imageset import DataError, error_text
+from lightning_vgg.images.stored import Pixels
 from lightning_vgg.runs.machine import usable_cores
 
 Key = TypeVar("Key")
@@ -49,23 +50,17 @@ class Sizing(NamedTuple):
     antialias: bool = True
 
 
-def open_image(path_or_file: str | os.PathLike[str] | IO[bytes], sizing: Sizing) -> Images:
+def open_image(path_or_file: str | os.PathLike[str] | IO[bytes], sizing: Sizing) -> Pixels:
     """The image as uint8 RGB (size, size, 3).
 
     Raises DataError, with the file's name and the reason, when it cannot be read or decoded.
     """
     try:
         with _bombs_are_errors():
-            return decode(path_or_file, sizing)[0]
+            return decode(path_or_file, sizing).image
     except Exception as error:  # for a bad file Pillow raises anything from struct.error to SyntaxError
         name = getattr(path_or_file, "name", None) or path_or_file
         raise DataError(f"The image {name} cannot be read: {_reason(error)}") from error
-
-
-def brightness(images: np.ndarray) -> np.ndarray:
-    """uint8 RGB (..., 3) -> (..., 1): the luma of ITU-R BT.601, in the integers of Pillow's mode L."""
-    red, green, blue = (images[..., channel].astype(np.uint32) for channel in range(3))
-    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
 def image_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -132,30 +127,21 @@ def _readable() -> tuple[frozenset[str], tuple[str, ...]]:
     return frozenset(suffix for suffix, name in suffixes.items() if name in formats), formats
 
 
-def decode(path_or_file: str | os.PathLike[str] | IO[bytes], sizing: Sizing) -> tuple[Images, tuple[int, int]]:
-    """As `open_image`, with the image's own width and height; but Pillow's exceptions are passed on, and decompression
-    bombs only warn.
-    """
+def decode(path_or_file: str | os.PathLike[str] | IO[bytes], sizing: Sizing) -> Decoded:
+    """As `open_image`; but Pillow's exceptions are passed on, and decompression bombs only warn."""
     with Image.open(path_or_file, formats=_readable()[1]) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        return resize(_to_rgb(image), sizing), image.size
+        return Decoded(resize(_to_rgb(image), sizing), image.size)
 
 
-class Decoded(NamedTuple, Generic[Key]):
-    """What became of many files.
+class Decoded(NamedTuple):
+    """An image (S, S, 3), and the width and height that it had."""
 
-    Attributes:
-        images: those that were decoded.
-        reasons: why others were not.
-        shrunk: width and height of those that were larger.
-    """
-
-    images: dict[Key, Images]
-    reasons: dict[Key, str]
-    shrunk: dict[Key, tuple[int, int]]
+    image: Pixels
+    size: tuple[int, int]
 
 
-def resize(image: Image.Image, sizing: Sizing) -> Images:
+def resize(image: Image.Image, sizing: Sizing) -> Pixels:
     """An RGB image as an array (size, size, 3)."""
     size, (width, height) = sizing.size, image.size
     if (width, height) == (size, size):
@@ -199,33 +185,25 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray((grey >> 8).astype(np.uint8))
 
 
-def decode_all(encoded: Iterable[tuple[Key, bytes]], sizing: Sizing) -> Decoded[Key]:
-    """Decode files on all cores.
+def decode_all(encoded: Iterable[tuple[Key, bytes]], sizing: Sizing) -> Iterator[tuple[Key, Decoded | str]]:
+    """Decode files on all cores: each file's image, or the reason why it has none, in their order.
 
-    `encoded` is read in its order and in the calling thread. Where a key comes twice, the later file counts.
+    `encoded` is read in the calling thread, and only a little ahead of what is asked for.
     """
-    found: Decoded[Key] = Decoded({}, {}, {})
-    waiting: deque[tuple[Key, Future[tuple[Images, tuple[int, int]]]]] = deque()
+    waiting: deque[tuple[Key, Future[Decoded]]] = deque()
 
-    def collect(most: int) -> None:
+    def outcomes(most: int) -> Iterator[tuple[Key, Decoded | str]]:
         while len(waiting) > most:
             key, future = waiting.popleft()
             error = future.exception()
-            if error is None:
-                found.images[key], size = future.result()
-                if max(size) > sizing.size:
-                    found.shrunk[key] = size
-                found.reasons.pop(key, None)
-            else:
-                found.reasons[key] = _reason(error)
+            yield key, future.result() if error is None else _reason(error)
 
     with _bombs_are_errors(), ThreadPoolExecutor(usable_cores()) as pool:
         for key, data in encoded:
             submit = _at_once if len(data) < _SMALL else pool.submit
             waiting.append((key, submit(decode, io.BytesIO(data), sizing)))
-            collect(_MAX_WAITING)
-        collect(0)
-    return found
+            yield from outcomes(_MAX_WAITING)
+        yield from outcomes(0)
 
 
 def _at_once(function: Callable[..., Result], *arguments: object) -> Future[Result]:

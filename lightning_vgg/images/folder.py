@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -16,9 +16,9 @@ import numpy as np
 
 from lightning_vgg.experiment.specs import DataSpec
 from lightning_vgg.images.archive import ARCHIVE_FAULTS, Member, archive_members, folder_members
-from lightning_vgg.images.cache import FORMAT, remember
+from lightning_vgg.images.cache import FORMAT, PARTS, DecodedImages, Index, remember
 from lightning_vgg.images.decode import Sizing, decode_all, is_hidden, is_image, is_image_name, walk_files
-from lightning_vgg.images.imageset import DataError, Images, ImageSet, Labels, error_text, make_image_set
+from lightning_vgg.images.imageset import DataError, ImageSet, error_text
 from lightning_vgg.images.layout import LAYOUT, SPLITS, Parts, Place, arrange, check_classes, check_filled, hold_out
 
 _log = logging.getLogger(__name__)
@@ -53,24 +53,29 @@ def load_folder(spec: DataSpec, sizing: Sizing, cache: Path) -> ImageSet:
         raise DataError(f"The source 'folder' needs data.root: a folder, an archive, or a .csv, that holds {LAYOUT}.")
     path = Path(spec.root).expanduser()
     reading = _Reading(path, sizing, spec.on_bad_image, spec.test_fraction)
-    if path.is_dir():
-        files = list(walk_files(path))
-        key = reading.key("folder", _listing(path, files))
-        images = remember(cache, key, lambda: reading.load(folder_members(path, files)))
-    elif path.suffix.lower() == ".csv" and path.is_file():
-        table = read_table(path)
-        files = [path.parent.joinpath(*parts) for parts in table]
-        key = reading.key("csv", path.read_bytes() + _listing(path.parent, files))
-        images = remember(cache, key, lambda: reading.load(folder_members(path.parent, files), table))
-    elif path.is_file():
-        with path.open("rb") as file:
-            key = reading.key("archive", hashlib.file_digest(file, "sha256").digest())
-        images = remember(cache, key, reading.load_archive)
-    else:
-        raise DataError(f"data.root: there is no folder or archive {path}.")
+    key, build = _source(path, reading)
+    images = remember(cache, key, sizing.size, spec.memory, build)
     for remark in (*_left_out(images), *images.remarks):
         _log.warning("%s: %s", path, remark)
     return images
+
+
+def _source(path: Path, reading: _Reading) -> tuple[str, Callable[[DecodedImages], Index]]:
+    """What shows that nothing has changed, and how the images are decoded."""
+    if path.is_dir():
+        files = list(walk_files(path))
+        key = reading.key("folder", _listing(path, files))
+        return key, lambda images: reading.load(images, folder_members(path, files))
+    if path.suffix.lower() == ".csv" and path.is_file():
+        table = read_table(path)
+        files = [path.parent.joinpath(*parts) for parts in table]
+        key = reading.key("csv", path.read_bytes() + _listing(path.parent, files))
+        return key, lambda images: reading.load(images, folder_members(path.parent, files), table)
+    if path.is_file():
+        with path.open("rb") as file:
+            key = reading.key("archive", hashlib.file_digest(file, "sha256").digest())
+        return key, reading.load_archive
+    raise DataError(f"data.root: there is no folder or archive {path}.")
 
 
 def _left_out(images: ImageSet) -> list[str]:
@@ -139,24 +144,21 @@ class _Reading:
         settings = f"{kind} {FORMAT} {self.sizing} {self.on_bad_image} {self.test_fraction}"
         return hashlib.sha256(settings.encode() + contents).hexdigest()
 
-    def load_archive(self) -> ImageSet:
+    def load_archive(self, images: DecodedImages) -> Index:
         try:
-            return self.load(archive_members(self.path))
+            return self.load(images, archive_members(self.path))
         except ARCHIVE_FAULTS as error:
             raise DataError(
                 f"The archive {self.path} is damaged, cut short, or none of .zip, .tar, .tar.gz, .tar.bz2, .tar.xz: "
                 f"{error_text(error)}. Get or make it again."
             ) from error
 
-    def load(self, members: Iterable[Member], table: dict[Parts, Place] | None = None) -> ImageSet:
-        from tqdm import tqdm
-
+    def load(self, images: DecodedImages, members: Iterable[Member], table: dict[Parts, Place] | None = None) -> Index:
         survey = _Survey(self.path)
-        encoded = tqdm(survey.images(members), desc=f"Decoding {self.path.name}", unit=" images", disable=None)
-        images, reasons, shrunk = decode_all(encoded, self.sizing)
-        reasons |= survey.unreadable
-        files = [*images, *reasons]
-        places = table or arrange(self.path, files, survey.folders)
+        files = _decoded(images, survey.images(members), self.sizing, self.path.name)
+        reasons = files.reasons | survey.unreadable
+        names = [*files.rows, *reasons]
+        places = table or arrange(self.path, names, survey.folders)
         has_test = any(place.split == "test" for place in places.values())
         if not has_test:
             places = hold_out(places, self.test_fraction)
@@ -168,27 +170,27 @@ class _Reading:
                 f"{self.path}: {'/'.join(parts)} cannot be decoded: {reason}{more}. Remove or repair it, "
                 "or leave such files out by --data.on_bad_image skip."
             )
-        used = {parts: place for parts, place in places.items() if parts in images}
+        used = {parts: place for parts, place in places.items() if parts in files.rows}
         if not used:
-            raise DataError(survey.without_images(files))
+            raise DataError(survey.without_images(names))
         check_filled(self.path, places.values(), used.values())
         left_out = [f"{'/'.join(parts)} ({reason})" for parts, reason in sorted(bad.items())]
-        unused = sorted(["/".join(parts) for parts in files if parts not in places] + survey.others)
+        unused = sorted(["/".join(parts) for parts in names if parts not in places] + survey.others)
         remarks = []
         if not has_test:
             count = sum(place.split == "test" for place in used.values())
             remarks.append(f"there is no test/: {count} of {len(used)} images are the test (data.test_fraction)")
         if unused:
             remarks.append(f"{len(unused)} files are not used: {shortened(unused)}")
-        if larger := [shrunk[parts] for parts in used if parts in shrunk]:
+        if larger := [files.shrunk[parts] for parts in used if parts in files.shrunk]:
             width, height = max(larger, key=math.prod)
             remarks.append(
                 f"{len(larger)} of {len(used)} images are larger than data.image_size ({self.sizing.size}) and are "
                 f"shrunk ({self.sizing.mode}); the largest has {width} x {height} pixels"
             )
-        if pairs := in_two_parts(images, used):
+        if pairs := in_two_parts(files.digests, used):
             remarks.append(f"{len(pairs)} images are in two parts, so the results are too good: {shortened(pairs)}")
-        return _assemble(images, used, left_out, remarks)
+        return _index(files.rows, used, left_out, remarks)
 
 
 @dataclass
@@ -244,30 +246,63 @@ class _Survey:
         )
 
 
-def _assemble(
-    images: Mapping[Parts, Images], places: Mapping[Parts, Place], left_out: list[str], remarks: list[str]
-) -> ImageSet:
+@dataclass
+class _Decoded:
+    """What became of the files.
+
+    Attributes:
+        rows: the numbers of those that were decoded; where a name comes twice, the later file counts.
+        digests: of their pixels.
+        shrunk: width and height of those that were larger.
+        reasons: why others were not decoded.
+    """
+
+    rows: dict[Parts, int] = field(default_factory=dict)
+    digests: dict[Parts, bytes] = field(default_factory=dict)
+    shrunk: dict[Parts, tuple[int, int]] = field(default_factory=dict)
+    reasons: dict[Parts, str] = field(default_factory=dict)
+
+
+def _decoded(images: DecodedImages, encoded: Iterable[tuple[Parts, bytes]], sizing: Sizing, name: str) -> _Decoded:
+    from tqdm import tqdm
+
+    files = _Decoded()
+    progress = tqdm(encoded, desc=f"Decoding {name}", unit=" images", disable=None)
+    for parts, found in decode_all(progress, sizing):
+        if isinstance(found, str):
+            files.reasons[parts] = found
+            continue
+        files.rows[parts] = images.append(found.image)
+        files.digests[parts] = hashlib.blake2b(found.image.data, digest_size=16).digest()
+        if max(found.size) > sizing.size:
+            files.shrunk[parts] = found.size
+        files.reasons.pop(parts, None)
+    return files
+
+
+def _index(rows: Mapping[Parts, int], places: Mapping[Parts, Place], left_out: list[str], remarks: list[str]) -> Index:
     classes = sorted({place.label for place in places.values()})
     label_of = {name: label for label, name in enumerate(classes)}
-    size = next(iter(images.values())).shape
+    files: dict[str, list[tuple[Place, Parts]]] = {part: [] for part in PARTS}
+    for parts, place in places.items():
+        files[place.split].append((place, parts))
+    for each in files.values():
+        each.sort()
+    return Index(
+        {part: np.array([rows[parts] for _, parts in each], np.int64) for part, each in files.items()},
+        {part: np.array([label_of[place.label] for place, _ in each], np.int64) for part, each in files.items()},
+        tuple(classes),
+        tuple(left_out),
+        tuple(remarks),
+    )
 
-    def arrays(split: str) -> tuple[Images, Labels]:
-        files = sorted((place, parts) for parts, place in places.items() if place.split == split)
-        labels = np.array([label_of[place.label] for place, _ in files], dtype=np.int64)
-        pixels = np.stack([images[parts] for _, parts in files]) if files else np.empty((0, *size), np.uint8)
-        return pixels, labels
 
-    parts = [arrays(split) for split in ("train", "test", "val")]
-    return make_image_set(parts[0], parts[1], classes, left_out, val=parts[2], remarks=remarks)
-
-
-def in_two_parts(images: Mapping[Parts, Images], places: Mapping[Parts, Place]) -> list[str]:
+def in_two_parts(digests: Mapping[Parts, bytes], places: Mapping[Parts, Place]) -> list[str]:
     """Pairs of files with the same pixels in different parts."""
     first: dict[bytes, Parts] = {}
     pairs = []
     for parts, place in sorted(places.items()):
-        digest = hashlib.blake2b(images[parts].tobytes(), digest_size=16).digest()
-        other = first.setdefault(digest, parts)
+        other = first.setdefault(digests[parts], parts)
         if places[other].split != place.split:
             pairs.append(f"{'/'.join(other)} = {'/'.join(parts)}")
     return pairs

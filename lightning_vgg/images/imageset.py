@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.images.stored import Images, chunks
 
-Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 
@@ -31,7 +31,7 @@ _NO_LABELS: Labels = np.empty(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """uint8 images (N, S, S, 3), int64 labels (N,) and the names the labels stand for."""
+    """uint8 images (N, S, S, 3), in memory or in a file, int64 labels (N,) and the names the labels stand for."""
 
     train_images: Images
     train_labels: Labels
@@ -68,7 +68,10 @@ def make_image_set(
 ) -> ImageSet:
     """An ImageSet with its fingerprint computed; `train`, `test` and `val` are (images, labels)."""
     digest = hashlib.sha256(json.dumps(list(class_names)).encode())
-    for array in (*train, *test, *(val if len(val[1]) else ())):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+    for images, labels in (train, test, *([val] if len(val[1]) else [])):
+        digest.update(f"{images.dtype.str}{images.shape}".encode())
+        for chunk in chunks(images):
+            digest.update(chunk.data)
+        digest.update(f"{labels.dtype.str}{labels.shape}".encode())
+        digest.update(np.ascontiguousarray(labels).data)
     return ImageSet(*train, *test, tuple(class_names), digest.hexdigest(), tuple(left_out), *val, tuple(remarks))

@@ -20,6 +20,7 @@ OF_ONE_RUN = (
     "seed_everything",
     "model.init_from",
     "data.cache_dir",
+    "data.memory",
     "trainer.default_root_dir",
     "trainer.logger",
     "trainer.enable_progress_bar",

@@ -18,8 +18,8 @@ from lightning_vgg.common.extras import require
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import recorded_normalization
-from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import load_images, open_image, sizing_of
+from lightning_vgg.images.stored import brightness
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.training.export import load_classifier
 from lightning_vgg.training.module import VGGClassifier

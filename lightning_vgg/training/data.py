@@ -1,4 +1,6 @@
-"""LightningDataModule: the whole data set in memory as uint8, batches cut, augmented and normalized on the device.
+"""LightningDataModule: all images on the device as uint8, batches cut, augmented and normalized there.
+
+Images that are too many for it stay in the host's memory or in a file, and each batch is brought to the device first.
 
 A loader here yields rows of the table of random draws (which images, augmented how): a few kilobytes a batch.
 """
@@ -6,6 +8,7 @@ A loader here yields rows of the table of random draws (which images, augmented 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +20,9 @@ from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import ExperimentSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.dataset import Split, load_dataset
+from lightning_vgg.images.stored import MappedFile, StoredImages
 from lightning_vgg.training.augmentation import TrainRows, augmented, inside, mixed, train_rows
+from lightning_vgg.training.read_ahead import ReadAhead, announced
 
 
 class EvalRows(NamedTuple):
@@ -26,17 +31,31 @@ class EvalRows(NamedTuple):
     image: Tensor
 
 
+Announce = Callable[[TrainRows | EvalRows], None]
+
+
+def ignore(_: TrainRows | EvalRows) -> None:
+    """Nothing is read ahead of images that are all there."""
+
+
 class TrainLoader:
     """This process's share of every batch of the epoch; keeps its position, to resume inside an epoch."""
 
     def __init__(
-        self, count: int, batch_size: int, draw: Callable[[int], Draws], epoch: Callable[[], int], share: slice
+        self,
+        count: int,
+        batch_size: int,
+        draw: Callable[[int], Draws],
+        epoch: Callable[[], int],
+        share: slice,
+        announce: Announce = ignore,
     ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.draw = draw
         self.epoch = epoch
         self.share = share
+        self.announce = announce
         self.place = {"epoch": 0, "position": 0}  # batches taken so far
 
     def __len__(self) -> int:
@@ -47,10 +66,11 @@ class TrainLoader:
         # The place belongs to its epoch: one that was left early (trainer.limit_train_batches) does not shift the next.
         first = self.place["position"] % len(self) if self.place["epoch"] == epoch else 0
         draws = self.draw(epoch)
-        for batch in range(first, len(self)):
-            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            self.place = {"epoch": epoch, "position": batch + 1}
-            yield train_rows(draws, rows, self.share)
+        starts = range(first * self.batch_size, self.count, self.batch_size)
+        batches = (train_rows(draws, slice(start, start + self.batch_size), self.share) for start in starts)
+        for position, rows in enumerate(announced(batches, self.announce), first + 1):
+            self.place = {"epoch": epoch, "position": position}
+            yield rows
 
     def state_dict(self) -> dict[str, int]:
         return self.place
@@ -62,26 +82,42 @@ class TrainLoader:
 class EvalLoader:
     """All images in order, each exactly once over all processes; the last batch may be smaller."""
 
-    def __init__(self, count: int, batch_size: int, share: slice) -> None:
+    def __init__(self, count: int, batch_size: int, share: slice, announce: Announce = ignore) -> None:
         self.count = count
         self.batch_size = batch_size
         self.share = share
+        self.announce = announce
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[EvalRows]:
-        for first in range(0, self.count, self.batch_size):
-            yield EvalRows(torch.arange(first, min(first + self.batch_size, self.count))[self.share])
+        starts = range(0, self.count, self.batch_size)
+        ends = (min(start + self.batch_size, self.count) for start in starts)
+        batches = (EvalRows(torch.arange(*rows)[self.share]) for rows in zip(starts, ends, strict=True))
+        yield from announced(batches, self.announce)
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes leave at least half of a GPU's free memory to the training; true of other devices."""
+    return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
 
 
 class DeviceImages:
-    """uint8 images (N, S, S, C) and labels (N,) on one device, and the arithmetic that makes float batches of them."""
+    """uint8 images (N, S, S, C) and labels (N,), and the arithmetic that makes float batches of them on a device.
+
+    Images of a file stay there, and images that would fill more than half of a GPU stay with the host.
+    """
 
     def __init__(self, part: Split, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
-        self.images = torch.from_numpy(part.images).to(device)
+        self.images = (
+            ReadAhead(part.images, device)
+            if isinstance(part.images, StoredImages) or not has_room(device, part.images.nbytes)
+            else torch.from_numpy(part.images).to(device)
+        )
         self.labels = torch.from_numpy(part.labels).to(device)
-        self.size = part.images.shape[1]
+        self.size: int = part.images.shape[1]
+        self.channels: int = part.images.shape[3]
         # Repeated for every pixel: one flat broadcast is several times as fast as one over three channels.
         mean, scale = normalization.constants(np.float64 if dtype == torch.float64 else np.float32)
         self.mean, self.scale = (torch.from_numpy(values).repeat(self.size**2).to(device) for values in (mean, scale))
@@ -89,13 +125,15 @@ class DeviceImages:
 
     def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
         """float (B, C, S, S), its channels last in memory, and labels int64 (B,)."""
-        return self._normalized(self.images.index_select(0, rows.image)), self.labels[rows.image]
+        images = self.images
+        pixels = images.take(rows.image) if isinstance(images, ReadAhead) else images.index_select(0, rows.image)
+        return self._normalized(pixels), self.labels[rows.image]
 
     def training_batch(self, rows: TrainRows, cutout: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
         """As :func:`lightning_vgg.images.batches.training_batch`, bit for bit, but the images (B, C, S, S); and the
         masks' keys (B,).
         """
-        batch = self._normalized(augmented(self.images, rows))
+        batch = self._normalized(self._augmented(rows))
         labels, mask_keys = self.labels[rows.image], rows.mask_key
         if cutout:
             first = rows.cutout - cutout // 2
@@ -107,9 +145,20 @@ class DeviceImages:
             batch, mask_keys = batch.permute(0, 3, 1, 2), mask_keys[rows.mixing.own]
         return batch, labels, mask_keys
 
+    def _augmented(self, rows: TrainRows) -> Tensor:
+        if isinstance(self.images, ReadAhead):
+            pixels = self.images.take(rows.image)
+            return augmented(pixels, rows._replace(image=torch.arange(len(pixels), device=pixels.device)))
+        return augmented(self.images, rows)
+
+    def expect(self, rows: TrainRows | EvalRows) -> None:
+        """This will be the batch after the next one."""
+        if isinstance(self.images, ReadAhead):
+            self.images.expect(rows.image)
+
     def _normalized(self, pixels: Tensor) -> Tensor:
         flat = pixels.view(-1, self.mean.numel()).to(self.mean.dtype).sub_(self.mean).mul_(self.scale)
-        return flat.view(-1, self.size, self.size, self.images.shape[-1]).permute(0, 3, 1, 2).to(self.dtype)
+        return flat.view(-1, self.size, self.size, self.channels).permute(0, 3, 1, 2).to(self.dtype)
 
 
 class DeviceFeatures:
@@ -119,9 +168,10 @@ class DeviceFeatures:
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, device: torch.device) -> None:
-        self.features = torch.from_numpy(features)
+        self.file = MappedFile(features)
+        self.features = torch.from_numpy(self.file.array)
         self.labels = torch.from_numpy(labels).to(device)
-        if device.type == "cuda" and features.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        if device.type == "cuda" and has_room(device, features.nbytes):
             self.features = self.features.to(device)
 
     def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
@@ -134,6 +184,7 @@ class DeviceFeatures:
 
     def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         batch = self.features.index_select(0, index.to(self.features.device)).to(index.device)
+        self.file.used(batch.nbytes)
         return batch.movedim(-1, 1), self.labels[index]
 
 
@@ -187,6 +238,7 @@ class ImageData(LightningDataModule):
             ),
             epoch=lambda: self.trainer.current_epoch if self.trainer is not None else 0,
             share=self._share(),
+            announce=partial(self._expect, "train"),
         )
         if self._place:
             self._train_loader.load_state_dict(self._place)
@@ -199,7 +251,12 @@ class ImageData(LightningDataModule):
         return self._eval_loader("test")
 
     def _eval_loader(self, part: str) -> EvalLoader:
-        return EvalLoader(self.count(part), self.spec.eval_batch_size, self._share())
+        return EvalLoader(self.count(part), self.spec.eval_batch_size, self._share(), partial(self._expect, part))
+
+    def _expect(self, part: str, rows: TrainRows | EvalRows) -> None:
+        images = self._on_device.get(part)
+        if isinstance(images, DeviceImages):
+            images.expect(rows)
 
     def _share(self) -> slice:
         """Every world_size-th row of a batch."""

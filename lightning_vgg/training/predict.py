@@ -9,8 +9,8 @@ import numpy as np
 from lightning_vgg.experiment.parsing import read_experiment
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import recorded_normalization
-from lightning_vgg.images.decode import brightness
 from lightning_vgg.images.sources import open_image, sizing_of
+from lightning_vgg.images.stored import brightness
 from lightning_vgg.runs.folder import RunFolder
 
 

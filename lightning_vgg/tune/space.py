@@ -34,6 +34,7 @@ FIXED = {
     "data.source",
     "data.root",
     "data.cache_dir",
+    "data.memory",
     "data.validation_fraction",
     "data.split_seed",
 }

@@ -30,6 +30,7 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec
 from lightning_vgg.images.batches import Normalization
+from lightning_vgg.images.stored import Images, chunks
 from lightning_vgg.runs.folder import atomic_write
 
 FORMAT = 2  # raise it whenever the files, or the numbers that the same description gives, change
@@ -83,7 +84,7 @@ def remember_backbone_features(
     plan: BackbonePlan,
     layers: int,
     tensors: Mapping[str, np.ndarray],
-    images: np.ndarray,
+    images: Images,
     normalization: Normalization,
     dtype: np.dtype | type,
     compute: Callable[[slice], np.ndarray],
@@ -106,13 +107,16 @@ def remember_backbone_features(
     for name, tensor in tensors.items():
         weights.update(f"{name}{tensor.dtype}{tensor.shape}".encode())
         weights.update(np.ascontiguousarray(tensor).data)
+    pixels = hashlib.sha256(repr(images.shape).encode())
+    for chunk in chunks(images):
+        pixels.update(chunk.data)
     description = {
         "weights": weights.hexdigest(),
         "layers": [repr((layer.name, layer.layer)) for layer in plan.layers[:layers]],
         "semantics": repr(plan.semantics),
         "pooling": plan.pooling if layers == len(plan.layers) else None,
         "image_size": plan.image_size,
-        "images": hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).data).hexdigest(),
+        "images": pixels.hexdigest(),
         "normalization": [normalization.mean, normalization.std],
         **settings,
     }

@@ -168,23 +168,23 @@ def test_changed_files_are_decoded_again(suffix: str, tmp_path: Path) -> None:
 
 
 def cut_array(entry: Path) -> None:
-    path = entry / "train_images.npy"
+    path = entry / "pixels"
     path.write_bytes(path.read_bytes()[:-50])
 
 
 def flip_pixel(entry: Path) -> None:
-    path = entry / "test_images.npy"
+    path = entry / "pixels"
     contents = bytearray(path.read_bytes())
     contents[-1] ^= 1
     path.write_bytes(contents)
 
 
-def drop_array(entry: Path) -> None:
-    (entry / "test_labels.npy").unlink()
+def drop_index(entry: Path) -> None:
+    (entry / "index.npz").unlink()
 
 
-def empty_array(entry: Path) -> None:
-    (entry / "test_labels.npy").write_bytes(b"")
+def empty_index(entry: Path) -> None:
+    (entry / "index.npz").write_bytes(b"")
 
 
 def spoil_text(entry: Path) -> None:
@@ -195,7 +195,7 @@ def drop_key(entry: Path) -> None:
     (entry / "about.json").write_text(json.dumps({"class_names": ["cat", "dog"]}))
 
 
-@pytest.mark.parametrize("damage", [cut_array, flip_pixel, drop_array, empty_array, spoil_text, drop_key])
+@pytest.mark.parametrize("damage", [cut_array, flip_pixel, drop_index, empty_index, spoil_text, drop_key])
 def test_a_damaged_cache_is_made_again(
     damage: Callable[[Path], None], no_decoding: Callable[[], None], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -220,26 +220,48 @@ def test_a_file_of_the_same_size_that_changed_is_decoded_again(tmp_path: Path) -
 
 
 def test_two_at_the_same_time_both_succeed(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    images = load(write(tmp_path / "set", small_set()))
     both_are_building = threading.Barrier(2)
     results: list[ImageSet] = []
 
-    def build() -> ImageSet:
+    def build(images: cache.DecodedImages) -> cache.Index:
         both_are_building.wait(10)
-        return images
+        rows = [images.append(np.full((4, 4, 3), value, np.uint8)) for value in range(3)]
+        numbers = {part: np.array([row]) for part, row in zip(cache.PARTS, rows, strict=True)}
+        return cache.Index(numbers, dict.fromkeys(cache.PARTS, np.array([0])), ("cat", "dog"))
 
-    def run() -> None:
-        results.append(cache.remember(tmp_path / "shared", "key", build))
+    def remember(build: Callable[[cache.DecodedImages], cache.Index]) -> ImageSet:
+        return cache.remember(tmp_path / "shared", "key", 4, None, build)
 
-    threads = [threading.Thread(target=run) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: results.append(remember(build))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 2
+    assert_same(*results)
     assert caplog.text == ""
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["images-key"]
-    assert_same(cache.remember(tmp_path / "shared", "key", pytest.fail), images)
+    assert_same(remember(pytest.fail), results[0])
+
+
+@pytest.mark.parametrize("suffix", ["", ".tar.gz"])
+def test_a_disk_that_fills_up_costs_a_warning_only(
+    suffix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path = make(tmp_path / f"set{suffix}", small_set())
+    images = load(path)
+    shutil.rmtree(tmp_path / "cache")
+    append = cache.DecodedImages.append
+
+    def full(decoded: cache.DecodedImages, image: np.ndarray) -> int:
+        if decoded.count == 3 and not isinstance(decoded._file, io.BytesIO):
+            raise cache._NotWritten("No space left on device")
+        return append(decoded, image)
+
+    monkeypatch.setattr(cache.DecodedImages, "append", full)
+    assert_same(load(path), images)
+    assert "cannot be kept in" in caplog.text
+    assert "No space left" in caplog.text
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_only(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
