@@ -78,9 +78,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             np.savez(file, *values, epoch=epoch + 1, best=self.best)
 
     def _variables(self) -> Sequence[keras.Variable]:
-        """Weights and generators of all layers, and the optimizer's variables, which it makes now if it has none."""
-        if not self.optimizer.built:
-            self.optimizer.build(self.whole.trainable_variables)
+        """Weights and generators of all layers, and the optimizer's variables."""
         return [*self.whole.variables, *self.optimizer.variables]
 
 

@@ -247,6 +247,9 @@ def compile_model(
         metrics=metrics,
         jit_compile=on_jax,  # without it JAX runs operation by operation; TensorFlow compiles graphs anyway
     )
+    # Now and not in the first step, which TensorFlow would trace twice, the metrics get their variables.
+    model.compute_metrics(None, np.zeros(1, np.int64), keras.ops.zeros((1, model.output_shape[-1])))
+    model.reset_metrics()
 
 
 def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[str, float]:

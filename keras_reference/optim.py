@@ -39,7 +39,7 @@ def build_optimizer(
     plateau: bool = False,
     batches: int = 1,
 ) -> keras.optimizers.Optimizer:
-    """The optimizer of some variables.
+    """The optimizer of some variables, built.
 
     Args:
         spec: the optimizer.
@@ -71,6 +71,7 @@ def build_optimizer(
         table.plateau_factor = optimizer.add_variable((), "ones", name=_PLATEAU_FACTOR)
     if not spec.decay_all:
         optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) == 1])
+    optimizer.build(variables)  # variables made in its first step would have TensorFlow trace that step twice
     return optimizer
 
 
@@ -109,8 +110,6 @@ class GroupedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             )
             for group in groups
         ]
-        for optimizer, group in zip(self.optimizers, groups, strict=True):
-            optimizer.build(group.variables)
         self.build([variable for group in groups for variable in group.variables])
 
     @property

@@ -13,7 +13,7 @@ from parity_tests.distance import distance
 from parity_tests.mutants import plain_spec
 from parity_tests.whole_run import histories
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs_in_this_process")]
 DATA = DataSpec(source="digits", image_size=8, train_images=300, validation_fraction=0.2, batch_size=32)
 
 

@@ -63,6 +63,7 @@ def test_the_blocks_in_float32_are_as_near_as_other_kernels(conv_block: str) -> 
     assert failures(conv_block, DENSE_BLOCKS[0], "float32", "adam") == []
 
 
+@pytest.mark.usefixtures("programs_in_this_process")
 def test_the_words_of_other_peoples_models_are_at_the_floor() -> None:
     first = "zero padding - conv(valid, linear, no bias, 5 filters, he normal, l2 0.01) - leaky relu(slope 0.3)"
     network = NetworkSpec(
@@ -107,6 +108,7 @@ def test_keras_alone_flipping_is_no_rounding_and_both_flipping_is() -> None:
     assert chaos.own_flips == 5
 
 
+@pytest.mark.usefixtures("programs_in_this_process")
 def test_an_augmented_training_is_the_same_in_both() -> None:
     """Its batches, the loss of mixed labels with smoothing, and an epoch by both command lines."""
     data = replace(DATA, augmentation=replace(LIVELY, shift=1, cutout=2))

@@ -12,6 +12,7 @@ import pytest
 from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, TrainerSpec
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.dataset import Dataset, Split, load_dataset
+from parity_tests import ladder
 from parity_tests.ladder import Ladder, Rung, failed
 from parity_tests.mutants import MUTANTS, Climb, Mutant, plain_spec
 from parity_tests.pair import Precision
@@ -42,6 +43,12 @@ def tinted_digits(class_weights: tuple[float, ...] | None = None) -> Dataset:
 def ladder_for(mutant: Mutant, spec: ModelSpec) -> Ladder:
     trainer = TrainerSpec(accumulate_grad_batches=mutant.accumulated)
     return ladder_of(ExperimentSpec(model=spec, data=DATA, trainer=trainer), tinted_digits(mutant.class_weights))
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault shows in twelve steps as in the ladder's fifty."""
+    monkeypatch.setattr(ladder, "STEPS", 12)
 
 
 Failures = Callable[[Mutant, Precision], list[Rung]]

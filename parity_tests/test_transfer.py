@@ -21,6 +21,7 @@ from lightning_vgg.experiment.specs import (
     ScheduleSpec,
 )
 from lightning_vgg.images.dataset import load_dataset
+from parity_tests import transfer_ladder
 from parity_tests.distance import distance
 from parity_tests.ladder import Report, Rung, failed
 from parity_tests.transfer_ladder import TransferLadder
@@ -56,7 +57,7 @@ def failures(rungs: list[Report]) -> list[Rung]:
     return failed(rungs)
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "average", "max"])
+@pytest.mark.parametrize("pooling", ["flatten", "average", pytest.param("max", marks=pytest.mark.thorough)])
 def test_a_run_as_backbone_agrees_in_float64(pooling: str, source: Path) -> None:
     ladder = TransferLadder(experiment_on(source, pooling=pooling), load_dataset(DATA))
     rungs = [ladder.specification(), ladder.preprocessing(), ladder.augmentation(), ladder.resize("float64")]
@@ -70,6 +71,7 @@ def test_a_run_as_backbone_agrees_in_float64(pooling: str, source: Path) -> None
     ]
 
 
+@pytest.mark.usefixtures("programs_in_this_process")
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.thorough), "sgd"])
 def test_gradual_unfreezing_at_rates_by_block_agrees_from_beginning_to_end(optimizer: str, source: Path) -> None:
@@ -86,6 +88,7 @@ def test_gradual_unfreezing_at_rates_by_block_agrees_from_beginning_to_end(optim
     assert found.value < 1e-10, found
 
 
+@pytest.mark.usefixtures("programs_in_this_process")
 @pytest.mark.slow
 def test_with_augmentation_both_run_the_frozen_layers_in_every_epoch(source: Path) -> None:
     data = replace(DATA, augmentation=AugmentationSpec(flip=True, shift=2, cutout=4))
@@ -96,7 +99,10 @@ def test_with_augmentation_both_run_the_frozen_layers_in_every_epoch(source: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_real_weights_give_the_same_embeddings_of_256_real_images(precision: str, test_data: Path) -> None:
+def test_real_weights_give_the_same_embeddings_of_real_images(
+    precision: str, test_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer_ladder, "EMBEDDED", 64)  # a quarter of what the command takes
     data = DataSpec(source="folder", root=str(test_data / "data" / "cifar10-jpeg.tar.xz"), train_images=300)
     weights = str(test_data / "weights" / "vgg16_imagenet_caffe_features.safetensors")
     spec = ModelSpec(network=HEAD, backbone=BackboneSpec(weights=weights, preprocessing="keras_caffe"))

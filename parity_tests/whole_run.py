@@ -67,12 +67,18 @@ def write_images(root: Path, dataset: Dataset) -> None:
                 Image.fromarray(images[number]).save(folder / f"{number:05d}.png", compress_level=1)
 
 
-def _history(program: str, config: Path, root: Path, *flags: str) -> Tensors:
-    command = [Path(sys.executable).parent / program, "fit", "-c", config, "--name", program]
-    command += ["--trainer.default_root_dir", root, *flags]
+def run_program(program: str, arguments: list[str]) -> None:
+    """Raises:
+    ExperimentError: it failed.
+    """
+    command = [str(Path(sys.executable).parent / program), *arguments]
     result = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
     if result.returncode:
         raise ExperimentError(f"{program} fit failed:\n{result.stderr[-2000:]}")
+
+
+def _history(program: str, config: Path, root: Path, *flags: str) -> Tensors:
+    run_program(program, ["fit", "-c", str(config), "--name", program, "--trainer.default_root_dir", str(root), *flags])
     run = RunFolder.open(root / "runs" / "vgg" / program)
     rows, record = run.read_history(), run.read_record()
     columns = {name: np.array([row[name] for row in rows if name in row]) for name in COLUMNS}

@@ -57,7 +57,11 @@ def test_outputs_name_no_place_of_a_machine(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["1_vgg_from_blocks", pytest.param("2_transfer_learning", marks=pytest.mark.thorough), "3_port_your_keras_model"],
+    [
+        pytest.param("1_vgg_from_blocks", marks=pytest.mark.thorough),
+        pytest.param("2_transfer_learning", marks=pytest.mark.thorough),
+        "3_port_your_keras_model",
+    ],
 )
 def test_notebook_runs_from_top_to_bottom(
     name: str, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

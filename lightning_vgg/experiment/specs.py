@@ -235,6 +235,18 @@ class ModelSpec:
         }
         return next((setting for setting, used in settings.items() if used), None)
 
+    @property
+    def needs_one_process(self) -> str | None:
+        """A setting that several processes together cannot train, and why; None for none."""
+        if self.tricks.whitening:
+            return "model.tricks.whitening needs trainer.devices 1: other processes would not freeze its bias"
+        if self.backbone is not None and self.backbone.unfreeze:
+            return (
+                "model.backbone.unfreeze needs trainer.devices 1: the gradients of layers that are unfrozen later "
+                "would not be shared between the processes"
+            )
+        return None
+
     @cached_property
     def resolved_semantics(self) -> Semantics:
         """One value for each difference between the frameworks."""

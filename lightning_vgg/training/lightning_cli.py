@@ -166,6 +166,8 @@ class ExperimentCLI(LightningCLI):
         self.run = resumed or self._new_run()
         with self._leaving_nothing_untrained():
             self.trainer = self.instantiate_trainer(**self._trainer_arguments(config))
+            if self.subcommand == "fit" and self.trainer.world_size > 1 and (reason := spec.needs_one_process):
+                raise ExperimentError(reason)  # before the other processes start
         if self.subcommand == "fit" and _rank() == 0:
             self.run.write_config(config_text(self.experiment, self._trainer_settings()))
 

@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import BackbonePlan, freezing_line
 from lightning_vgg.experiment.draws import layer_key
 from lightning_vgg.experiment.recipe import Dense
@@ -137,11 +136,6 @@ class Freezing(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Frozen layers are meant to be in evaluation mode.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
-        if len(backbone_of(pl_module).plan.frozen) > 1 and trainer.world_size > 1:
-            raise ExperimentError(
-                "model.backbone.unfreeze needs trainer.devices 1: the gradients of layers that are unfrozen later "
-                "would not be shared between the processes"
-            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backbone = backbone_of(pl_module)

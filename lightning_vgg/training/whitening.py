@@ -7,7 +7,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.training.data import EvalRows, ImageData
 
 IMAGES = 5000
@@ -47,10 +46,6 @@ class Whitening(Callback):
         self.bias_epochs = bias_epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            raise ExperimentError(
-                "model.tricks.whitening needs trainer.devices 1: other processes would not freeze its bias"
-            )
         if trainer.ckpt_path is not None or pl_module.spec.init_from is not None:  # type: ignore[union-attr]
             return  # the kernels come from there
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -52,7 +52,7 @@ class Cluster:
         self.folder = folder
         self.file = folder / "scheduler.json"
         self.processes = [self.start("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", self.file)]
-        wait_for(self.file.exists)
+        wait_for(lambda: self.file.exists() and self.file.stat().st_size > 0)
         self.address = str(json.loads(self.file.read_text())["address"])
 
     def worker(self) -> psutil.Process:

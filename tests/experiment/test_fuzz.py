@@ -54,7 +54,7 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=4))
 @example({"model.backbone": {"weights": 3}})
 @example({"model.backbone.layer": None})
@@ -72,7 +72,7 @@ def test_any_values_of_known_keys(tmp_path: Path, flat: dict[str, Any]) -> None:
         assert ((rates >= 0) & (rates <= 1)).all()
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=60) | st.binary(max_size=60))
 @example("a: &a [*a]")
 @example("? [a, b]\n: 1")

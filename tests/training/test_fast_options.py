@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BIN, CONFIGS, Command, history_without_seconds, run_in
+from conftest import BIN, CONFIGS, Command, history_without_seconds, run_here
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
@@ -302,7 +302,18 @@ def test_the_fast_configuration_is_killed_and_goes_on_to_the_last_bit_and_tests_
         assert torch.equal(value, states[1][name]), name
 
 
-def test_whitening_in_several_processes_is_refused(tmp_path: Path) -> None:
-    # In a process of its own: Lightning kills the one in which a training by several processes fails.
-    error = run_in(tmp_path)(f"{FAST} --trainer.devices 2 --trainer.accelerator cpu", status=2).stderr
-    assert "model.tricks.whitening needs trainer.devices 1" in error
+@pytest.mark.parametrize(
+    ("experiment", "setting"),
+    [
+        (FAST, "model.tricks.whitening"),
+        (
+            "fit -c transfer/base.yaml -c transfer/gradual.yaml --model.backbone.weights none --data.source digits "
+            "--data.train_images 100",
+            "model.backbone.unfreeze",
+        ),
+    ],
+)
+def test_what_one_process_alone_can_train_is_refused(experiment: str, setting: str, tmp_path: Path) -> None:
+    error = run_here(tmp_path)(f"{experiment} --trainer.devices 2 --trainer.accelerator cpu", status=2).stderr
+    assert f"{setting} needs trainer.devices 1" in error
+    assert not list(tmp_path.glob("runs/*/*"))
