@@ -66,6 +66,7 @@ LIVELY = AugmentationSpec(
     erasing=0.5,
     mixup=0.4,
     cutmix=1.0,
+    resized_crop=0.3,
 )
 """All that there is."""
 

@@ -496,6 +496,12 @@ MUTANTS = [
         plant=_keras_draws_with(lambda draws: replace(draws, turn=draws.turn * [1, -1])),
     ),
     Mutant(
+        "crop with height and width swapped",
+        _AUGMENTATION,
+        "batches of epoch 1: images",
+        plant=_keras_draws_with(lambda draws: replace(draws, crop=draws.crop[..., ::-1])),
+    ),
+    Mutant(
         "shares of mixed images swapped",
         _AUGMENTATION,
         "batches of epoch 1: labels",
