@@ -41,6 +41,7 @@ from parity_tests.pair import (
     without_idle_biases,
 )
 from parity_tests.patience import plateau_rates, stopping_epochs
+from parity_tests.squares import squares
 from parity_tests.whole_run import histories
 
 Measured = TypeVar("Measured")
@@ -66,6 +67,7 @@ LIVELY = AugmentationSpec(
     erasing=0.5,
     mixup=0.4,
     cutmix=1.0,
+    resized_crop=0.3,
 )
 """All that there is."""
 
@@ -153,6 +155,13 @@ GATES = {
 """Set beforehand, from throw-away ports of a VGG of six convolutions: five to a hundred times what those measured."""
 
 
+GREY_LEVELS = {"Keras": 0.5 + 5e-3, "torchvision": 1 + 1e-3}
+"""Of 0 to 255. Keras and torchvision give floats: files are rounded to whole levels; by Pillow twice, first along the
+rows and then along the columns. The rest is for float32, in which Keras places pixels, and for Pillow's weights of 22
+bits.
+"""
+
+
 def search_small_batch(flips: Callable[[int, int], tuple[int, int]]) -> SmallBatch:
     """The first on which no gradient takes another path; else one where torch agrees with itself; else any.
 
@@ -196,6 +205,7 @@ class Ladder:
         """Climb; each rung, or report, is yielded as soon as it is measured."""
         yield self.specification()
         yield self.initialization()
+        yield from self.squares()
         yield self.preprocessing()
         yield self.augmentation()
         yield self.dropout()
@@ -281,6 +291,13 @@ class Ladder:
                 apart = abs(np.log(tensor.var() / other.var())) / np.sqrt(2 * 0.8 / tensor.size)
             worst = max(worst, Distance(float(apart), name))
         return Rung("initialization (standard errors)", "float32", *worst, control=None, limit=5.0)
+
+    def squares(self) -> Iterator[Rung]:
+        """Image files of odd shapes made square: without antialiasing as Keras does it, with it as torchvision does."""
+        for mode, reference, ours, theirs in squares(self.dataset.train.images):
+            found = distance(ours, theirs, dict.fromkeys(ours, 1.0))
+            name = f"{mode} as {reference} (grey levels)"
+            yield Rung(name, "float32", *found, control=None, limit=GREY_LEVELS[reference])
 
     def preprocessing(self) -> Rung:
         """The evaluation batch of either side, bit for bit."""

@@ -236,6 +236,7 @@ def compared(
 
 def locate(ladder: Ladder) -> Iterator[Finding]:
     """Everything that is compared, in the order in which a training comes to it; float64."""
+    yield from (_of_rung("image files", rung) for rung in ladder.squares())
     yield from _batches(ladder)
     yield from (_of_rung(rung.name, rung) for rung in ladder.patience())
     if isinstance(ladder, TransferLadder):

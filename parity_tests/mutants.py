@@ -14,12 +14,14 @@ from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from keras_reference.transfer import Backbone as KerasBackbone
 from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.patience import EarlyStoppingSpec, PlateauSpec, stopping_reason
 from lightning_vgg.experiment.specs import BackboneSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.images import decode
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.preprocessing import PREPROCESSING
 from lightning_vgg.training import dropout
@@ -92,6 +94,7 @@ _DROPOUT = _one(lambda ladder, precision: ladder.dropout())
 _FROZEN = _one(Ladder.frozen)
 _CLIPPING = _one(Ladder.clipping)
 _EVALUATION = _one(lambda ladder, precision: ladder.evaluation())
+_SQUARES: Climb = lambda ladder, precision: ladder.squares()  # noqa: E731
 _PREPROCESSING = _one(lambda ladder, precision: ladder.preprocessing())
 _AUGMENTATION = _one(lambda ladder, precision: ladder.augmentation())
 _PATIENCE: Climb = lambda ladder, precision: ladder.patience()  # noqa: E731
@@ -210,6 +213,19 @@ def _preprocess_as_rgb(*arguments: Any, right: Any = KerasBackbone.preprocess) -
 
 def _tensors_as_they_lie(self: KerasBackbone, right: Any = KerasBackbone.tensors) -> Any:
     return (replace(tensor, bgr=False) for tensor in right(self))
+
+
+def _photos_resized(rounded: Callable[[torch.Tensor], torch.Tensor] = torch.round, **settings: object) -> Plant:
+    def wrong(photo: Image.Image, size: list[int]) -> Image.Image:
+        pixels = torch.from_numpy(np.array(photo, np.float32)).permute(2, 0, 1)[None]
+        resized = nn.functional.interpolate(pixels, size[::-1], **settings)  # type: ignore[arg-type]
+        return Image.fromarray(rounded(resized)[0].permute(1, 2, 0).numpy().astype(np.uint8))
+
+    return _instead("lightning_vgg.images.decode._interpolated", wrong)
+
+
+def _cut_one_further_on(image: Image.Image, side: int, corner: list[int], right: Any = decode._cut) -> Image.Image:
+    return right(image, side, [place + 1 for place in corner])
 
 
 def _resized(**settings: bool) -> Plant:
@@ -477,6 +493,31 @@ MUTANTS = [
         float32=True,
     ),
     Mutant(
+        "photos interpolated between the corners",
+        _SQUARES,
+        "image files: *",
+        plant=_photos_resized(mode="bilinear", align_corners=True),
+    ),
+    Mutant("photos by the nearest pixel", _SQUARES, "image files: *", plant=_photos_resized(mode="nearest-exact")),
+    Mutant(
+        "fractions of a grey level cut off",
+        _SQUARES,
+        "image files: *",
+        plant=_photos_resized(torch.floor, mode="bilinear"),
+    ),
+    Mutant(
+        "photos shrunk without antialiasing",
+        _SQUARES,
+        "image files: *",
+        plant=_instead("lightning_vgg.images.decode._averaged", decode._interpolated),
+    ),
+    Mutant(
+        "window of a crop one pixel further on",
+        _SQUARES,
+        "image files: *",
+        plant=_instead("lightning_vgg.images.decode._cut", _cut_one_further_on),
+    ),
+    Mutant(
         "channels swapped",
         _PREPROCESSING,
         "preprocessing: images",
@@ -494,6 +535,12 @@ MUTANTS = [
         _AUGMENTATION,
         "batches of epoch 1: images",
         plant=_keras_draws_with(lambda draws: replace(draws, turn=draws.turn * [1, -1])),
+    ),
+    Mutant(
+        "crop with height and width swapped",
+        _AUGMENTATION,
+        "batches of epoch 1: images",
+        plant=_keras_draws_with(lambda draws: replace(draws, crop=draws.crop[..., ::-1])),
     ),
     Mutant(
         "shares of mixed images swapped",

@@ -230,6 +230,7 @@ class TransferLadder(Ladder):
 
     def rungs(self) -> Iterator[Report]:
         yield self.specification()
+        yield from self.squares()
         yield self.preprocessing()
         yield self.augmentation()
         yield from self.patience()

@@ -27,6 +27,10 @@ SHIFTS = 30, 27, 31
 """Of SplitMix64's finalizer."""
 ERASED_AREAS = 0.02, 0.33
 """Least and largest share of the image that is erased: the defaults of ``keras.layers.RandomErasing``."""
+CROP_RATIOS = 3 / 4, 4 / 3
+"""Least and largest width over height of a crop: the defaults of ``torchvision.transforms.RandomResizedCrop``."""
+CROP_TRIES = 10
+"""Crops that are drawn until one fits, as in torchvision."""
 
 
 Streams = Callable[[int], np.random.Generator]
@@ -80,6 +84,7 @@ class Draws(_Table):
         brightness: what is added to pixels 0..255, float64 (N,).
         erased: a rectangle's first row and column, and those behind its last, int64 (N, 2, 2); zeros for none.
         mixing: with another image.
+        crop: the rectangle that is resized to the whole image, as ``erased``, int64 (N, 2, 2).
     """
 
     index: np.ndarray
@@ -93,6 +98,7 @@ class Draws(_Table):
     brightness: np.ndarray | None = None
     erased: np.ndarray | None = None
     mixing: Mixing | None = None
+    crop: np.ndarray | None = None
 
 
 def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation: AugmentationSpec) -> Draws:
@@ -119,6 +125,7 @@ def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation:
         brightness=_around(0, 255 * augmentation.brightness, stream(9), count) if augmentation.brightness else None,
         erased=_draw_erased(stream(10), count, image_size, augmentation.erasing) if augmentation.erasing else None,
         mixing=_draw_mixing(stream, count, image_size, augmentation) if augmentation.mixes else None,
+        crop=_draw_crops(stream(15), count, image_size, augmentation.resized_crop) if augmentation.crops else None,
     )
 
 
@@ -142,6 +149,21 @@ def _draw_erased(stream: np.random.Generator, count: int, image_size: int, proba
     sides = np.rint(np.sqrt(stream.uniform(*ERASED_AREAS, (count, 2))) * image_size).astype(np.int64)
     rectangles = _place(stream, sides, image_size)
     return np.where((stream.random(count) < probability)[:, None, None], rectangles, 0)
+
+
+def _draw_crops(stream: np.random.Generator, count: int, image_size: int, least_area: float) -> np.ndarray:
+    """As ``torchvision.transforms.RandomResizedCrop``, after Szegedy et al. 2014, arXiv 1409.4842.
+
+    Areas are uniform, and so are the logarithms of width over height. A crop that does not fit into the image is drawn
+    again; where none of ten fits, it is the whole image.
+    """
+    area = image_size**2 * stream.uniform(least_area, 1, (CROP_TRIES, count))
+    least_ratio, largest_ratio = np.log(CROP_RATIOS)
+    ratio = np.exp(stream.uniform(least_ratio, largest_ratio, (CROP_TRIES, count)))
+    sides = np.rint(np.sqrt(np.stack([area / ratio, area * ratio], axis=-1))).astype(np.int64)
+    sides = np.concatenate([sides, np.full((1, count, 2), image_size)])
+    fits = ((sides > 0) & (sides <= image_size)).all(axis=-1)
+    return _place(stream, sides[fits.argmax(axis=0), np.arange(count)], image_size)
 
 
 def _draw_mixing(stream: Streams, count: int, image_size: int, augmentation: AugmentationSpec) -> Mixing:

@@ -289,6 +289,8 @@ class AugmentationSpec:
             0 for none.
         cutmix: paste a square of another image of the batch, of an area from Beta(cutmix, cutmix), and mix the labels
             by the area; 0 for none. With mixup, each image is mixed by one of the two, at even chance.
+        resized_crop: cut a rectangle out and resize it to the image's size; this is the least share of the area that is
+            left, such as 0.3, and the aspect ratio lies in 3/4 to 4/3; 0 or 1 for none.
     """
 
     flip: bool | Literal["alternating"] = False
@@ -302,6 +304,7 @@ class AugmentationSpec:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    resized_crop: float = 0.0
 
     def __post_init__(self) -> None:
         refuse_null(self, "augmentation")
@@ -314,7 +317,7 @@ class AugmentationSpec:
             )
         if not 0 <= self.zoom < 1:
             raise ExperimentError(f"augmentation.zoom lies in [0, 1), not {self.zoom}")
-        for name in ("contrast", "brightness", "erasing"):
+        for name in ("contrast", "brightness", "erasing", "resized_crop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ExperimentError(f"augmentation.{name} lies in [0, 1], not {getattr(self, name)}")
         for name in ("mixup", "cutmix"):
@@ -322,6 +325,11 @@ class AugmentationSpec:
                 raise ExperimentError(
                     f"augmentation.{name} is the alpha of Beta(alpha, alpha), at least 0, not {getattr(self, name)}"
                 )
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are cropped and resized."""
+        return 0 < self.resized_crop < 1
 
     @property
     def mixes(self) -> bool:

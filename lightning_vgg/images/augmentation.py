@@ -1,8 +1,8 @@
 """What the table of chance does to images, in numpy; ``lightning_vgg.training.augmentation`` computes the same bits.
 
-In this order: contrast, brightness, flips, shift, rotation with zoom. All this happens to pixels of 0..255, where
-contrast and brightness are clipped to what a picture can hold, as in Keras. Cutout, erasing, mixup and CutMix come
-after normalization: what is cut out becomes 0, the mean colour.
+In this order: contrast, brightness, flips, shift, resized crop, rotation with zoom. All this happens to pixels of
+0..255, where contrast and brightness are clipped to what a picture can hold, as in Keras. Cutout, erasing, mixup and
+CutMix come after normalization: what is cut out becomes 0, the mean colour.
 
 A change of values gives float32 in any precision of the training. No sum of fractions depends on its order, so nothing
 depends on who computes it.
@@ -16,7 +16,7 @@ from lightning_vgg.experiment.draws import Draws, Mixing
 
 
 def augmented(images: np.ndarray, draws: Draws) -> np.ndarray:
-    """The drawn images with other colours, mirrored, shifted and turned.
+    """The drawn images with other colours, mirrored, shifted, cropped and turned.
 
     Args:
         images: all training images, uint8 (N, S, S, C).
@@ -44,20 +44,22 @@ def augmented(images: np.ndarray, draws: Draws) -> np.ndarray:
     def pixels(row: np.ndarray, column: np.ndarray) -> np.ndarray:
         return images[image[:, None, None], row, column]
 
-    if draws.turn is None:
-        axis = np.arange(size)
+    axis = np.arange(size)
+    if draws.turn is None and draws.crop is None:
         return pixels(stored_row(axis[:, None]), stored_column(axis))
-    row, column = turned_places(draws.turn, size)
-    top, left = np.floor(row), np.floor(column)
-    down, right = (row - top)[..., None], (column - left)[..., None]
-    first, second = (stored_row(_mirror(top.astype(np.int64) + below, size)) for below in (0, 1))
-    columns = [stored_column(_mirror(left.astype(np.int64) + beside, size)) for beside in (0, 1)]
+    if draws.turn is None:
+        row, column = axis[:, None].astype(np.float32), axis.astype(np.float32)
+    else:
+        row, column = turned_places(draws.turn, size)
+    top, bottom, down = neighbours(row, draws.crop, 0, size)
+    left, right, across = neighbours(column, draws.crop, 1, size)
+    columns = stored_column(left), stored_column(right)
 
     def between(row: np.ndarray) -> np.ndarray:
         one, other = (pixels(row, column).astype(np.float32) for column in columns)
-        return one * (1 - right) + other * right
+        return one * (1 - across) + other * across
 
-    return between(first) * (1 - down) + between(second) * down
+    return between(stored_row(top)) * (1 - down) + between(stored_row(bottom)) * down
 
 
 def recoloured(images: np.ndarray, draws: Draws) -> np.ndarray:
@@ -98,6 +100,32 @@ def turned_places(turn: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return sine * right + cosine * down + np.float32(centre), cosine * right - sine * down + np.float32(centre)
 
 
+def neighbours(
+    place: np.ndarray, crop: np.ndarray | None, axis: int, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two pixels along an axis that a place lies between, beyond the edge mirrored.
+
+    A crop is resized as by ``torchvision.transforms.v2.functional.resized_crop`` without antialiasing.
+
+    Args:
+        place: in the resized crop, float32, (B, S, S) or what broadcasts to it.
+        crop: rectangles, int64 (B, 2, 2); None for the whole image.
+        axis: 0 for rows, 1 for columns.
+        size: pixels a side.
+
+    Returns:
+        Both pixels, int64, and the weight of the second one, float32, with an axis for the channels.
+    """
+    first, side = 0, size
+    if crop is not None:
+        first, end = crop[:, :, axis, None, None].swapaxes(0, 1)
+        side = end - first
+        place = (place + 0.5) * (side.astype(np.float32) * np.float32(1 / size)) - 0.5
+    before = np.floor(place)
+    pixel = before.astype(np.int64)
+    return first + _mirror(pixel, side), first + _mirror(pixel + 1, side), (place - before)[..., None]
+
+
 def inside(first: np.ndarray, end: np.ndarray, size: int) -> np.ndarray:
     """Which pixels lie in rectangles from a row and column (B, 2) to before others (B, 2): bool (B, S, S)."""
     axis = np.arange(size)
@@ -136,7 +164,7 @@ def _reflect(index: np.ndarray, size: int) -> np.ndarray:
     return (size - 1) - np.abs((size - 1) - np.abs(index))
 
 
-def _mirror(index: np.ndarray, size: int) -> np.ndarray:
+def _mirror(index: np.ndarray, size: int | np.ndarray) -> np.ndarray:
     """The same with the edge pixel repeated, as Keras's ``fill_mode="reflect"`` has it."""
     index = np.maximum(index, -1 - index)
     return np.minimum(index, 2 * size - 1 - index)

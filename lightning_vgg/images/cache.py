@@ -26,7 +26,7 @@ import numpy as np
 from lightning_vgg.images.imageset import ImageSet, Labels, error_text, make_image_set
 from lightning_vgg.images.stored import Images, MappedFile, Pixels, StoredImages, in_memory
 
-FORMAT = 4  # raise it whenever the stored files, or the pixels that `decode` gives, change
+FORMAT = 5  # raise it whenever the stored files, or the pixels that `decode` gives, change
 
 PARTS = ("train", "test", "val")
 _log = logging.getLogger(__name__)

@@ -1,8 +1,7 @@
 """Image files of every kind to square RGB arrays.
 
 Transparent pixels are composited on black, 16-bit grey keeps its high byte (Pillow would clip it), EXIF orientation
-is applied, of an animation the first frame is used, and other sizes are resized by Pillow's bilinear filter as `Sizing`
-says.
+is applied, of an animation the first frame is used, and other sizes are resized as `Sizing` says.
 """
 
 from __future__ import annotations
@@ -37,12 +36,14 @@ _MAX_WAITING = 256  # files read but not yet decoded: bounds the memory when dec
 class Sizing(NamedTuple):
     """How an image becomes a square.
 
+    With antialiasing squash and crop are ``Resize`` and ``CenterCrop`` of ``torchvision.transforms.v2``, and what is
+    padded is ``Resize(None, max_size=size)``; without, all three are ``keras.utils.image_dataset_from_directory``.
+
     Attributes:
         size: pixels a side.
-        mode: squash: stretch both sides; crop: resize the shorter side and cut the middle out of the longer one; pad:
-            resize the longer side and fill what is missing with black.
-        antialias: average all pixels that a smaller one covers; else interpolate between the nearest four, as
-            ``keras.utils.image_dataset_from_directory`` does.
+        mode: squash: stretch both sides; crop: cut the middle out of the longer side; pad: resize both sides alike, the
+            longer one to the square's, and surround the image with black.
+        antialias: average all pixels that a smaller one covers; else interpolate between the nearest four.
     """
 
     size: int
@@ -143,28 +144,46 @@ class Decoded(NamedTuple):
 
 def resize(image: Image.Image, sizing: Sizing) -> Pixels:
     """An RGB image as an array (size, size, 3)."""
-    size, (width, height) = sizing.size, image.size
-    if (width, height) == (size, size):
+    size, (shorter, longer) = sizing.size, sorted(image.size)
+    if longer == shorter == size:
         return np.array(image, dtype=np.uint8)
-    box = (0.0, 0.0, float(width), float(height))
-    target = (size, size)
+    resized = _averaged if sizing.antialias else _interpolated
     match sizing.mode:
-        case "crop":
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            box = (left, top, left + side, top + side)
+        case "squash":
+            square = resized(image, [size, size])
+        case "crop" if sizing.antialias:  # torchvision cuts whole pixels of the result out
+            image = resized(image, [size * side // shorter for side in image.size])
+            square = _cut(image, size, [round((side - size) / 2) for side in image.size])
+        case "crop":  # Keras those of the image
+            image = _cut(image, shorter, [(side - shorter) // 2 for side in image.size])
+            square = resized(image, [size, size])
         case "pad":
-            scale = size / max(width, height)
-            target = max(round(width * scale), 1), max(round(height * scale), 1)
-    if sizing.antialias:
-        image = image.resize(target, Image.Resampling.BILINEAR, box)
-    else:  # a transformation looks up single points
-        image = image.transform(target, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
-    if sizing.mode == "pad":
-        square = Image.new("RGB", (size, size), "black")
-        square.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
-        image = square
-    return np.array(image, dtype=np.uint8)
+            square = Image.new("RGB", (size, size), "black")
+            left, top = (size * (longer - side) // (2 * longer) for side in image.size)
+            square.paste(resized(image, [max(size * side // longer, 1) for side in image.size]), (left, top))
+    return np.array(square, dtype=np.uint8)
+
+
+def _cut(image: Image.Image, side: int, corner: list[int]) -> Image.Image:
+    left, top = corner
+    return image.crop((left, top, left + side, top + side))
+
+
+def _averaged(image: Image.Image, size: list[int]) -> Image.Image:
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _interpolated(image: Image.Image, size: list[int]) -> Image.Image:
+    """Between the nearest four pixels. Pillow's ``transform`` would not round what it finds, but cut fractions off."""
+    from scipy.ndimage import map_coordinates
+
+    columns, rows = ((np.arange(new) + 0.5) * old / new - 0.5 for old, new in zip(image.size, size, strict=True))
+    places = np.meshgrid(rows, columns, indexing="ij")
+    channels = [
+        map_coordinates(channel, places, np.float64, order=1, mode="nearest")
+        for channel in np.moveaxis(np.asarray(image), 2, 0)
+    ]
+    return Image.fromarray(np.rint(np.stack(channels, axis=2)).astype(np.uint8))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -51,6 +51,7 @@ def examples(image_size: int) -> list[tuple[str, AugmentationSpec]]:
         "shift": image_size // 8,
         "rotation": 0.1,
         "zoom": 0.3,
+        "resized_crop": 0.2,
         "contrast": 0.8,
         "brightness": 0.4,
         "cutout": image_size // 4,

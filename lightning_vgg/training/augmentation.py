@@ -47,6 +47,7 @@ class TrainRows(NamedTuple):
     brightness: Tensor | None = None
     erased: Tensor | None = None
     mixing: MixedRows | None = None
+    crop: Tensor | None = None
 
 
 def train_rows(draws: Draws, batch: slice, share: slice) -> TrainRows:
@@ -84,6 +85,7 @@ def _as_tensors(draws: Draws) -> TrainRows:
         contrast=_tensor(draws.contrast),
         brightness=_tensor(draws.brightness),
         erased=_tensor(draws.erased),
+        crop=_tensor(draws.crop),
     )
 
 
@@ -116,20 +118,22 @@ def augmented(images: Tensor, rows: TrainRows) -> Tensor:
         pixel = (image * size + row) * size + column
         return flat.index_select(0, pixel.view(-1)).view(-1, size, size, channels)
 
-    if rows.turn is None:
-        axis = torch.arange(size, device=images.device)
+    axis = torch.arange(size, device=images.device)
+    if rows.turn is None and rows.crop is None:
         return pixels(stored_row(axis[:, None]), stored_column(axis))
-    row, column = turned_places(rows.turn, size)
-    top, left = row.floor(), column.floor()
-    down, right = (row - top)[..., None], (column - left)[..., None]
-    first, second = (stored_row(_mirror(top.long() + below, size)) for below in (0, 1))
-    columns = [stored_column(_mirror(left.long() + beside, size)) for beside in (0, 1)]
+    if rows.turn is None:
+        row, column = axis[:, None].float(), axis.float()
+    else:
+        row, column = turned_places(rows.turn, size)
+    top, bottom, down = neighbours(row, rows.crop, 0, size)
+    left, right, across = neighbours(column, rows.crop, 1, size)
+    columns = stored_column(left), stored_column(right)
 
     def between(row: Tensor) -> Tensor:
         one, other = (pixels(row, column).float() for column in columns)
-        return one * (1 - right) + other * right
+        return one * (1 - across) + other * across
 
-    return between(first) * (1 - down) + between(second) * down
+    return between(stored_row(top)) * (1 - down) + between(stored_row(bottom)) * down
 
 
 def recoloured(images: Tensor, rows: TrainRows) -> Tensor:
@@ -150,6 +154,19 @@ def turned_places(turn: Tensor, size: int) -> tuple[Tensor, Tensor]:
     cosine, sine = turn.float()[:, :, None, None].unbind(1)
     down, right = away[:, None], away
     return sine * right + cosine * down + centre, cosine * right - sine * down + centre
+
+
+def neighbours(place: Tensor, crop: Tensor | None, axis: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Both pixels along an axis that a place lies between, int64, and the weight of the second one, float32."""
+    first: Tensor | int = 0
+    side: Tensor | int = size
+    if crop is not None:
+        first, end = crop[:, :, axis, None, None].unbind(1)
+        side = end - first
+        place = (place + 0.5) * (side.float() * (1 / size)) - 0.5
+    before = place.floor()
+    pixel = before.long()
+    return first + _mirror(pixel, side), first + _mirror(pixel + 1, side), (place - before)[..., None]
 
 
 def inside(first: Tensor, end: Tensor, size: int) -> Tensor:
@@ -187,6 +204,6 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
-def _mirror(index: Tensor, size: int) -> Tensor:
+def _mirror(index: Tensor, size: int | Tensor) -> Tensor:
     index = torch.maximum(index, -1 - index)
     return torch.minimum(index, 2 * size - 1 - index)

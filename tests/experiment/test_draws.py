@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from torchvision.transforms import RandomResizedCrop
 
 from lightning_vgg.experiment.draws import (
     GOLDEN,
@@ -36,6 +38,7 @@ OTHERS = {
     "erasing": 0.6,
     "mixup": 0.3,
     "cutmix": 1.5,
+    "resized_crop": 0.3,
 }
 ALL = replace(FULL, **OTHERS)
 TABLES = ("index", "flip", "shift", "cutout", "mask_key")
@@ -59,7 +62,7 @@ def test_same_seed_and_epoch_same_table(seed: int, epoch: int, count: int) -> No
     """So a resumed training sees what an undisturbed one sees."""
     draws = draw_epoch(seed, epoch, count, 32, ALL)
     tables = tables_of(draws)
-    assert equal_tables(draws, draw_epoch(seed, epoch, count, 32, ALL)) == tables.keys() and len(tables) == 14
+    assert equal_tables(draws, draw_epoch(seed, epoch, count, 32, ALL)) == tables.keys() and len(tables) == 15
     assert {len(table) for table in tables.values()} == {count}
     assert sorted(draws.index) == list(range(count))
     assert (draws.index.dtype, draws.flip.dtype, draws.shift.dtype, draws.cutout.dtype) == ("i8", "?", "i8", "i8")
@@ -86,7 +89,7 @@ def test_the_tables_are_independent_of_each_other() -> None:
     draws = draw_epoch(0, 0, 20_000, 32, replace(ALL, shift=16))
     angle, zoom = np.arctan2(draws.turn[:, 1], draws.turn[:, 0]), np.hypot(draws.turn[:, 0], draws.turn[:, 1])
     tables = [draws.index, draws.flip, draws.shift, draws.cutout, draws.vertical_flip, angle, zoom, draws.contrast]
-    tables += [draws.brightness, draws.erased[:, 0, 0], draws.mixing.order, draws.mixing.blend]
+    tables += [draws.brightness, draws.erased[:, 0, 0], draws.mixing.order, draws.mixing.blend, draws.crop[:, 0, 0]]
     columns = np.column_stack(tables).astype(float)
     correlation = np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])
     assert np.abs(correlation).max() < 4 / np.sqrt(20_000)
@@ -118,6 +121,7 @@ def test_a_switch_leaves_the_other_tables_as_they_were(other: AugmentationSpec, 
         ("erasing", {"erased"}),
         ("mixup", MIXING),  # the others are then mixed by CutMix, too
         ("cutmix", MIXING),
+        ("resized_crop", {"crop"}),
     ],
 )
 def test_what_is_switched_off_leaves_the_other_tables_as_they_were(name: str, changed: set[str]) -> None:
@@ -207,6 +211,33 @@ def test_erased_rectangles() -> None:
     assert abs(np.corrcoef(sides.T)[0, 1]) < 4 / np.sqrt(len(sides))
 
 
+@pytest.mark.parametrize(("size", "least_area"), [(32, 0.08), (7, 0.95), (100, 0.99), (2, 0.01)])
+def test_crops_are_those_of_torchvision(size: int, least_area: float) -> None:
+    """Also where some round to nothing, and where most do not fit."""
+    crop = draw_epoch(0, 0, COUNT, size, AugmentationSpec(resized_crop=least_area)).crop
+    ours = np.column_stack([crop[:, 0], crop[:, 1] - crop[:, 0]])
+    assert (ours[:, :2] >= 0).all() and (ours[:, 2:] > 0).all() and (crop[:, 1] <= size).all()
+    torch.manual_seed(0)
+    image = torch.empty(1, size, size)
+    theirs = np.array([RandomResizedCrop.get_params(image, [least_area, 1.0], [3 / 4, 4 / 3]) for _ in range(5000)])
+    for columns in ([0, 1, 2, 3], [2, 3]):
+        assert alike(ours[:, columns], theirs[:, columns])
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether rows of whole numbers may come from one distribution, by chi-square; rare ones are counted together."""
+    _, kind = np.unique(np.concatenate([ours, theirs]), axis=0, return_inverse=True)
+    counts = np.stack([np.bincount(part, minlength=kind.max() + 1) for part in (kind[: len(ours)], kind[len(ours) :])])
+    rare = counts.sum(0) < 100
+    counts = np.column_stack([counts[:, ~rare], counts[:, rare].sum(1)])
+    return scipy.stats.chi2_contingency(counts[:, counts.any(0)]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("whole", [0.0, 1.0])
+def test_a_crop_of_all_of_the_area_is_none(whole: float) -> None:
+    assert draw_epoch(0, 0, 10, 32, AugmentationSpec(resized_crop=whole)).crop is None
+
+
 def test_shares_of_mixup_are_of_the_beta_distribution() -> None:
     mixing = draw_epoch(0, 0, COUNT, 32, AugmentationSpec(mixup=0.3)).mixing
     assert follows(mixing.share, scipy.stats.beta(0.3, 0.3).cdf)
@@ -278,6 +309,7 @@ def test_golden_numbers_of_the_others() -> None:
     assert_allclose(mixing.share, [0.234375, 0.389648, 0.920898, 0.234375], atol=1e-6)
     assert_allclose(mixing.blend, [1.0, 1.0, 1.0, 1.0], atol=1e-6)
     assert mixing.pasted.tolist() == [[[4, 0], [32, 28]], [[2, 2], [27, 27]], [[16, 18], [25, 27]], [[3, 2], [31, 30]]]
+    assert draws.crop.tolist() == [[[4, 3], [24, 24]], [[4, 0], [30, 32]], [[4, 2], [24, 20]], [[7, 9], [31, 28]]]
 
     by_mixup = draw_epoch(seed=0, epoch=0, count=4, image_size=32, augmentation=AugmentationSpec(mixup=0.3)).mixing
     assert_allclose(by_mixup.share, [4.8e-05, 1.0, 0.03268, 0.018956], atol=1e-6)

@@ -1,4 +1,4 @@
-"""The augmentation in numpy: against one image at a time by scipy, and by hand."""
+"""The augmentation in numpy: against one image at a time by scipy and by torchvision, and by hand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import map_coordinates
+from torchvision.transforms.v2.functional import resized_crop
 
 from lightning_vgg.experiment.draws import Draws, Mixing, draw_epoch
 from lightning_vgg.experiment.specs import AugmentationSpec
@@ -43,13 +45,14 @@ def turned(images: np.ndarray, turns: float, zoom: float = 1.0) -> np.ndarray:
     st.floats(0, 0.99),
     st.sampled_from([0.0, 0.7]),
     st.sampled_from([0.0, 0.4]),
+    st.sampled_from([0.0, 0.2, 0.9]),
     st.integers(0, 2**20),
 )
 def test_each_image_as_scipy_has_it(
-    size: int, rotation: float, zoom: float, contrast: float, brightness: float, seed: int
+    size: int, rotation: float, zoom: float, contrast: float, brightness: float, crop: float, seed: int
 ) -> None:
-    """Recolour, mirror, shift, then one resampling of what lies at the turned and zoomed places, in float64."""
-    spec = AugmentationSpec(True, 1, 0, True, rotation, zoom, contrast, brightness)
+    """Recolour, mirror, shift, crop, then one resampling of what lies at the turned and zoomed places, in float64."""
+    spec = AugmentationSpec(True, 1, 0, True, rotation, zoom, contrast, brightness, resized_crop=crop)
     images = random_images(3, size, seed)
     draws = draw_epoch(seed, 0, 3, size, spec)
     results = augmented(images, draws)
@@ -64,10 +67,13 @@ def test_each_image_as_scipy_has_it(
         image = image[::-1] if draws.vertical_flip[row] else image
         down, right = draws.shift[row]
         image = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")[1 - down :, 1 - right :][:size, :size]
-        if draws.turn is not None:
-            cosine, sine = draws.turn[row]
+        if draws.turn is not None or draws.crop is not None:
+            cosine, sine = (1, 0) if draws.turn is None else draws.turn[row]
+            (top, left), (bottom, right) = [[0, 0], [size, size]] if draws.crop is None else draws.crop[row]
+            image = image[top:bottom, left:right]
             y, x = np.mgrid[:size, :size] - (size - 1) / 2
-            places = np.stack([sine * x + cosine * y, cosine * x - sine * y]) + (size - 1) / 2
+            turned = np.stack([sine * x + cosine * y, cosine * x - sine * y]) + size / 2
+            places = turned * np.reshape([bottom - top, right - left], (2, 1, 1)) / size - 1 / 2
             channels = [
                 map_coordinates(channel, places, order=1, mode="reflect") for channel in np.moveaxis(image, 2, 0)
             ]
@@ -80,6 +86,24 @@ def test_what_only_moves_pixels_gives_pixels() -> None:
     draws = draw_epoch(0, 0, 4, 8, AugmentationSpec(True, 2, 0, True))
     assert augmented(images, draws).dtype == np.uint8
     assert_array_equal(augmented(images, plain_draws(4)), images, strict=True)
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_a_resized_crop_is_torchvisions(size: int) -> None:
+    images = random_images(50, size)
+    draws = draw_epoch(0, 0, len(images), size, AugmentationSpec(resized_crop=0.1))
+    ordered = torch.tensor(images[draws.index]).permute(0, 3, 1, 2).double()
+    theirs = [
+        resized_crop(image, *first, *(end - first), [size, size], antialias=False)
+        for image, (first, end) in zip(ordered, draws.crop, strict=True)
+    ]
+    assert_allclose(augmented(images, draws), torch.stack(theirs).permute(0, 2, 3, 1), atol=FLOAT32)
+
+
+def test_a_crop_of_everything_changes_nothing() -> None:
+    images = random_images(3, 7)
+    everything = np.broadcast_to([[0, 0], [7, 7]], (3, 2, 2))
+    assert_allclose(augmented(images, replace(plain_draws(3), crop=everything)), images, atol=FLOAT32)
 
 
 def test_a_turn_of_nothing_changes_nothing() -> None:

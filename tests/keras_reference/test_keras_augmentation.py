@@ -55,6 +55,16 @@ def test_zoom(keras: Any) -> None:
     assert_allclose(augmented(images, draws), np.asarray(zoomed), atol=FLOAT32)
 
 
+def test_a_resized_crop(keras: Any) -> None:
+    images, draws, ordered = images_and_draws(AugmentationSpec(resized_crop=0.1))
+    assert len(np.unique(draws.crop, axis=0)) > 5
+    resized = [
+        keras.ops.image.resize(image[top:bottom, left:right], (SIZE, SIZE), interpolation="bilinear")
+        for image, ((top, left), (bottom, right)) in zip(ordered, draws.crop, strict=True)
+    ]
+    assert_allclose(augmented(images, draws), np.stack(resized), atol=FLOAT32)
+
+
 def test_contrast_and_then_brightness(keras: Any) -> None:
     images, draws, ordered = images_and_draws(AugmentationSpec(contrast=0.9, brightness=0.5))
     factor, delta = draws.contrast[:, None, None, None], draws.brightness[:, None, None, None]

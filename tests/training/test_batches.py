@@ -131,6 +131,7 @@ augmentations = st.builds(
     erasing=st.sampled_from([0.0, 0.5, 1.0]),
     mixup=st.sampled_from([0.0, 0.2, 1.0]),
     cutmix=st.sampled_from([0.0, 1.0]),
+    resized_crop=st.sampled_from([0.0, 0.1, 0.8]),
 )
 
 
