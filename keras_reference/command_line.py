@@ -18,6 +18,7 @@ from lightning_vgg.experiment.parsing import ExplainingParser, UnknownKey, exper
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
 from lightning_vgg.experiment.trainer_flags import require_loggers
+from lightning_vgg.report import report_run
 from lightning_vgg.runs.folder import RunFolder, test_lines
 from lightning_vgg.weights.export_arguments import read_export_request
 from lightning_vgg.weights.feature_store import HEADLESS, write_features
@@ -56,6 +57,8 @@ def train_or_test(command: str, args: list[str]) -> RunFolder:
         assert run is not None
         run = module.test(experiment, run)
     print(test_lines(run))
+    if experiment.report:
+        print(f"report   {report_run(run)}")
     return run
 
 

@@ -456,6 +456,7 @@ class ExperimentSpec:
         model: the network and how it learns.
         data: the images.
         trainer: the part of Lightning's trainer that every framework reads.
+        report: whether fit and test end with a report of the run, in its folder.
     """
 
     experiment: str = "vgg"
@@ -464,6 +465,7 @@ class ExperimentSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataSpec = field(default_factory=DataSpec)
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
+    report: bool = False
 
     def __post_init__(self) -> None:
         needing = self.model.needs_validation
