@@ -91,6 +91,7 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
             "the Keras reference does not implement trainer.accumulate_grad_batches on JAX, where the last step of an "
             "epoch cannot be made from outside of model.fit: set KERAS_BACKEND to tensorflow or torch"
         )
+    experiment.data.require_root()
     model, size = experiment.model, experiment.image_size
     # Before an image is read. The backbone of a trained run may be gone from where it was loaded.
     if model.backbone is None:

@@ -50,12 +50,8 @@ def _steps(network: Network) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
     """From the images to the logits, one after the other; layers have their names in the plan."""
     steps: list[tuple[str, Callable[[Tensor], Tensor]]] = []
     if (backbone := network.backbone) is not None:
-        layers = zip(backbone.plan.layers, backbone.layers, strict=True)
-        steps = [
-            ("resize", backbone.resize),
-            *((planned.name, layer) for planned, layer in layers),
-            ("pool", backbone.pool),
-        ]
+        own = [(planned.name, layer) for planned, layer in zip(backbone.plan.layers, backbone.layers, strict=True)]
+        steps = [("resize", backbone.resize), *own, ("pool", backbone.pool)]
     names = {layer_name(planned): planned.name for planned in network.plan.layers}
-    layers = (layer for layer in network.head.layers if not isinstance(layer, keras.layers.InputLayer))
-    return [*steps, *((names.get(layer.name, layer.name), layer) for layer in layers)]
+    head = [layer for layer in network.head.layers if not isinstance(layer, keras.layers.InputLayer)]
+    return [*steps, *((names.get(layer.name, layer.name), layer) for layer in head)]

@@ -30,6 +30,4 @@ def _attention(network: Network, preprocess: Preprocess) -> Attention | str:
     convolution = last_convolution(network)
     if convolution is None:
         return NO_CONVOLUTION
-    return Attention(
-        convolution, lambda image, label: grad_cam(network, preprocess(image[None]), label, convolution)
-    )
+    return Attention(convolution, lambda image, label: grad_cam(network, preprocess(image[None]), label, convolution))

@@ -299,8 +299,9 @@ def show_run(
     from PIL import Image
 
     from lightning_vgg.show import pictures
+    from lightning_vgg.training.trained_run import TrainedRun
 
-    trained, file = pictures.TrainedRun(RunFolder.open(run)), io.BytesIO()
+    trained, file = TrainedRun(RunFolder.open(run)), io.BytesIO()
     match what:
         case "filters":
             pictures.draw_filters(trained, file)

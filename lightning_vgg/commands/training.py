@@ -42,6 +42,7 @@ def refuse_early(args: list[str]) -> None:
         config = experiment_parser().read(_of_experiment(args))
     except UnknownKey:  # LightningCLI knows more, and so the nearest one
         return
+    config.data.require_root()
     if config.model.backbone is None:
         from lightning_vgg.experiment.backbone_plan import plan_model
         from lightning_vgg.experiment.specs import ExperimentSpec

@@ -391,6 +391,20 @@ class DataSpec:
                 f"data.augmentation.shift ({self.augmentation.shift}) must be below data.image_size ({self.image_size})"
             )
 
+    def require_root(self) -> None:
+        """Refuse a folder of images that is not there, before weights are downloaded for it.
+
+        Raises:
+            ExperimentError: source is folder, and root is not set or leads nowhere.
+        """
+        if self.source == "folder" and self.root is None:
+            raise ExperimentError(
+                "data.source: folder needs data.root: a folder with a folder of images for each class, an archive of "
+                "it, or a .csv"
+            )
+        if self.source == "folder" and self.root is not None and not Path(self.root).expanduser().exists():
+            raise ExperimentError(f"data.root: there is no folder or archive {self.root}")
+
     @property
     def channels(self) -> int:
         return 1 if self.grayscale else 3

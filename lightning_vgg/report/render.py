@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 from pathlib import Path
 
 import jinja2
@@ -63,7 +64,8 @@ def render(template: str, findings: PlainDict, folder: Path) -> str:
     )
     for module in (words, answers, charts):
         environment.globals |= inspect.getmembers(module, inspect.isfunction)
-    environment.filters["embedded"] = lambda path: data_uri(folder / path)
+    # The folder need not exist yet, so that report/../run would lead nowhere.
+    environment.filters["embedded"] = lambda path: data_uri(Path(os.path.normpath(folder / path)))
     return environment.get_template(f"{template}.j2").render(_view(findings))
 
 

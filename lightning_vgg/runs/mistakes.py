@@ -148,8 +148,9 @@ def read_mistakes(run: RunFolder) -> PlainDict | None:
         return None
     try:
         about = json.loads(path.read_text())
-        return {**about, "pictures": {int(number): each for number, each in about["pictures"].items()}}
-    except (ValueError, KeyError, AttributeError) as error:
+        pictures = {int(number): each for number, each in about["pictures"].items()}
+        return {"layer": about["layer"], "without_grad_cam": about["without_grad_cam"], "pictures": pictures}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExperimentError(f"{path} is damaged ({error!r}): test the run again, with --report true") from None
 
 

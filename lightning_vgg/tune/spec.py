@@ -100,7 +100,14 @@ class StudySettings:
             "framework": self.framework,
             **dotted(plain_settings(self.experiment)),
         }
-        moving = {"experiment", "name", "report", "data.root", "data.cache_dir", *(key for key in FIXED if "trainer." in key)}
+        moving = {
+            "experiment",
+            "name",
+            "report",
+            "data.root",
+            "data.cache_dir",
+            *(key for key in FIXED if "trainer." in key),
+        }
         return {key: value for key, value in keys.items() if key not in moving}
 
 
