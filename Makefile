@@ -17,7 +17,7 @@ setup: $(READY)  ## make .venv with everything in it
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[keras,tune,show,dashboard,tensorboard,cluster,onnx,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[keras,tune,dashboard,tensorboard,cluster,onnx,dev]"
 	touch $(READY)
 
 quickstart: $(READY)  ## train a VGG on scanned digits in both frameworks and compare them, a few minutes

@@ -18,6 +18,7 @@ from lightning_vgg.experiment.parsing import ExplainingParser, UnknownKey, exper
 from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
 from lightning_vgg.experiment.trainer_flags import require_loggers
+from lightning_vgg.report import report_run
 from lightning_vgg.runs.folder import RunFolder, test_lines
 from lightning_vgg.weights.export_arguments import read_export_request
 from lightning_vgg.weights.feature_store import HEADLESS, write_features
@@ -56,6 +57,8 @@ def train_or_test(command: str, args: list[str]) -> RunFolder:
         assert run is not None
         run = module.test(experiment, run)
     print(test_lines(run))
+    if experiment.report:
+        print(f"report   {report_run(run)}")
     return run
 
 
@@ -88,6 +91,7 @@ def read_command(command: str, args: Sequence[str]) -> tuple[ExperimentSpec, Nam
             "the Keras reference does not implement trainer.accumulate_grad_batches on JAX, where the last step of an "
             "epoch cannot be made from outside of model.fit: set KERAS_BACKEND to tensorflow or torch"
         )
+    experiment.data.require_root()
     model, size = experiment.model, experiment.image_size
     # Before an image is read. The backbone of a trained run may be gone from where it was loaded.
     if model.backbone is None:

@@ -16,6 +16,7 @@ from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import kept_features
 from keras_reference.loggers import SendCurves, build_curves
 from keras_reference.metrics import Accuracy, CrossEntropy
+from keras_reference.mistakes import picture_mistakes
 from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
 from keras_reference.patience import Patience
 from keras_reference.pretrained import load_pretrained
@@ -267,4 +268,6 @@ def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[st
         per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
     measured = {**results, "test_acc_per_class": per_class.tolist()}
     run.write_test(checkpoint, test.labels, logits.astype(np.float32), measured)
+    if training.experiment.report:
+        picture_mistakes(run, test.images, training.network, training.preprocess)
     return results

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import nn
 
+    from lightning_vgg.training.lightning_cli import ExperimentCLI
+
 Picture = Literal["filters", "activations", "mistakes", "attention"]
 
 Run = str | os.PathLike[str]
@@ -134,14 +136,24 @@ def fit(*settings: Settings) -> RunFolder:
         settings: what to train; ``ckpt_path`` continues a run.
 
     Returns:
-        The run's folder: history, predictions, test accuracy, checkpoints.
+        The run's folder: history, predictions, test accuracy, checkpoints; with ``report: true`` also report.html.
 
     Raises:
         ExperimentError: before anything is written, if a setting is wrong; later, if the loss is not finite.
     """
+    return train_or_test("fit", as_arguments(*settings)).run
+
+
+def train_or_test(command: str, args: list[str]) -> ExperimentCLI:
+    """Run ``fit``, ``validate`` or ``test`` with its arguments, and write the report that ``report: true`` asks for."""
     from lightning_vgg.training.lightning_cli import run_command
 
-    return run_command("fit", as_arguments(*settings)).run
+    cli = run_command(command, args)
+    if cli.reports:
+        from lightning_vgg.report import report_run
+
+        print(f"report   {report_run(cli.run)}")
+    return cli
 
 
 def evaluate(
@@ -160,10 +172,8 @@ def evaluate(
     Raises:
         ExperimentError: there is no such run, or a setting contradicts what it was trained with.
     """
-    from lightning_vgg.training.lightning_cli import run_command
-
     command = {"val": "validate", "test": "test"}[part]
-    cli = run_command(command, as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
+    cli = train_or_test(command, as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith(part)}
 
 
@@ -277,9 +287,9 @@ def show_run(
 
     Args:
         run: its folder.
-        what: ``filters``, the kernels of the first convolution; ``mistakes``, the most wrong predictions on the test
-            images; ``activations``, a convolution's output for an image; ``attention``, by Grad-CAM, which parts of an
-            image speak for its class (Selvaraju et al., 2017).
+        what: ``filters``, the kernels of the first convolution; ``mistakes``, the wrong predictions on the test images
+            that the network was surest of; ``activations``, a convolution's output for an image; ``attention``, by
+            Grad-CAM, which parts of an image speak for its class (Selvaraju et al., 2017).
         image: of activations and attention: a file, or the number of a test image.
         layer: of activations and attention: a convolution, such as ``block2.conv1``; None for the last one.
 
@@ -289,8 +299,9 @@ def show_run(
     from PIL import Image
 
     from lightning_vgg.show import pictures
+    from lightning_vgg.training.trained_run import TrainedRun
 
-    trained, file = pictures.TrainedRun(RunFolder.open(run)), io.BytesIO()
+    trained, file = TrainedRun(RunFolder.open(run)), io.BytesIO()
     match what:
         case "filters":
             pictures.draw_filters(trained, file)

@@ -15,7 +15,7 @@ from lightning_vgg.runs.folder import atomic_write
 PICTURES: dict[str, str] = {
     "filters": "the kernels of the first convolution",
     "activations": "the output of a convolution for an image",
-    "mistakes": "the most wrong predictions on the test images",
+    "mistakes": "the wrong predictions on the test images that the network was surest of",
     "attention": "Grad-CAM: which parts of an image speak for its class",
 }
 """Of a run."""

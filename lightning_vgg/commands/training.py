@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from lightning_vgg.api import train_or_test
 from lightning_vgg.experiment.parsing import UnknownKey, experiment_parser, framework_free_parser
 
 _HELP_EPILOG = "All other arguments of lightning.pytorch.Trainer are accepted, too, such as --trainer.devices 2."
@@ -24,9 +25,7 @@ def main(command: str, args: list[str]) -> None:
         parser.epilog = _HELP_EPILOG
         parser.read(args)
     refuse_early(args)
-    from lightning_vgg.training.lightning_cli import run_command
-
-    run_command(command, args)
+    train_or_test(command, args)
 
 
 def refuse_early(args: list[str]) -> None:
@@ -43,6 +42,7 @@ def refuse_early(args: list[str]) -> None:
         config = experiment_parser().read(_of_experiment(args))
     except UnknownKey:  # LightningCLI knows more, and so the nearest one
         return
+    config.data.require_root()
     if config.model.backbone is None:
         from lightning_vgg.experiment.backbone_plan import plan_model
         from lightning_vgg.experiment.specs import ExperimentSpec
@@ -61,4 +61,4 @@ def _of_experiment(args: list[str]) -> list[str]:
     return kept
 
 
-_FLAGS = {"-c", "--config", "--seed_everything", "--experiment", "--name"}
+_FLAGS = {"-c", "--config", "--seed_everything", "--experiment", "--name", "--report"}

@@ -1,4 +1,4 @@
-"""Packages that only one command needs are extras of the installation: ``pip install 'lightning-vgg[show]'``."""
+"""Packages that only one command needs are extras of the installation: ``pip install 'lightning-vgg[tune]'``."""
 
 from __future__ import annotations
 

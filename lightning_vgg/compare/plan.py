@@ -34,6 +34,7 @@ from lightning_vgg.weights.neutral import require_weights
 OF_ALL_ARMS = ("experiment", "name", "seed_everything", "trainer.default_root_dir", "trainer.logger")
 """Keys that all arms share."""
 MAY_CHANGE = (
+    "report",
     "compare.seeds",
     "compare.max_seeds",
     "compare.rounding",

@@ -156,7 +156,7 @@ def prepare(twin: Twin, classes: int) -> None:
     config, text = twin.folder / "experiment.yaml", config_text(twin.experiment)
     if config.exists():
         before, now = (dotted(yaml.safe_load(each)) for each in (config.read_text(), text))
-        changed = [key for key in before | now if before.get(key) != now.get(key)]
+        changed = [key for key in before | now if before.get(key) != now.get(key) and key != "report"]
         if changed:
             raise ExperimentError(
                 f"{twin.folder} is the twin of another experiment ({', '.join(changed)} changed): give this one "

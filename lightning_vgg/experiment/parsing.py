@@ -270,6 +270,12 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--name", type=str | None, default=None, help="Name of the run; null for the time and the seed."
     )
+    parser.add_argument(
+        "--report",
+        type=bool,
+        default=False,
+        help="End fit and test with a report of the run in its folder: the worst mistakes as pictures, with Grad-CAM.",
+    )
     parser.add_class_arguments(ModelSpec, "model")
     parser.add_class_arguments(DataSpec, "data")
 
@@ -307,7 +313,9 @@ def experiment_parser() -> ExplainingParser:
 def experiment_spec(config: Namespace) -> ExperimentSpec:
     """The experiment among the settings that a parser has read, that of LightningCLI included."""
     trainer = config.trainer if isinstance(config.trainer, TrainerSpec) else _shared_trainer(config.trainer or {})
-    return ExperimentSpec(config.experiment, config.name, config.seed_everything, config.model, config.data, trainer)
+    return ExperimentSpec(
+        config.experiment, config.name, config.seed_everything, config.model, config.data, trainer, config.report
+    )
 
 
 def _shared_trainer(settings: PlainDict | Namespace) -> TrainerSpec:

@@ -416,6 +416,20 @@ class DataSpec:
                 f"data.augmentation.shift ({self.augmentation.shift}) must be below data.image_size ({self.image_size})"
             )
 
+    def require_root(self) -> None:
+        """Refuse a folder of images that is not there, before weights are downloaded for it.
+
+        Raises:
+            ExperimentError: source is folder, and root is not set or leads nowhere.
+        """
+        if self.source == "folder" and self.root is None:
+            raise ExperimentError(
+                "data.source: folder needs data.root: a folder with a folder of images for each class, an archive of "
+                "it, or a .csv"
+            )
+        if self.source == "folder" and self.root is not None and not Path(self.root).expanduser().exists():
+            raise ExperimentError(f"data.root: there is no folder or archive {self.root}")
+
     @property
     def channels(self) -> int:
         return 1 if self.grayscale else 3
@@ -481,6 +495,7 @@ class ExperimentSpec:
         model: the network and how it learns.
         data: the images.
         trainer: the part of Lightning's trainer that every framework reads.
+        report: whether fit and test end with a report of the run, in its folder.
     """
 
     experiment: str = "vgg"
@@ -489,6 +504,7 @@ class ExperimentSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataSpec = field(default_factory=DataSpec)
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
+    report: bool = False
 
     def __post_init__(self) -> None:
         needing = self.model.needs_validation

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lightning_vgg.report.comparison import Comparison
-from lightning_vgg.runs.folder import atomic_write
+from lightning_vgg.report.comparison import Comparison, gather_runs
+from lightning_vgg.report.inputs import MARGIN
+from lightning_vgg.runs.folder import RunFolder, atomic_write
 
 
 def write_report(comparison: Comparison, folder: Path) -> Path:
@@ -21,13 +22,22 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
     findings = find(comparison, folder)
     texts = {
         "report.json": json.dumps(findings, indent=1, allow_nan=False) + "\n",
-        "report.md": render("report.md", findings),
-        "report.html": render("report.html", findings),
+        "report.md": render("report.md", findings, folder),
+        "report.html": render("report.html", findings, folder),
     }
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
     return folder / "report.html"
+
+
+def report_run(run: RunFolder) -> Path:
+    """Write the report of one tested run into its own folder, and return the path of report.html.
+
+    Raises:
+        ExperimentError: a file is damaged.
+    """
+    return write_report(gather_runs([run], MARGIN), run.path)
 
 
 def read_answers(folder: Path) -> list[str]:

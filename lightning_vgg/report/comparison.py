@@ -18,6 +18,7 @@ OF_ONE_RUN = (
     "experiment",
     "name",
     "seed_everything",
+    "report",
     "model.init_from",
     "data.cache_dir",
     "data.memory",

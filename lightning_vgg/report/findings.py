@@ -17,6 +17,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.comparison import OF_LIGHTNING, Comparison, arm_settings, differing_keys
 from lightning_vgg.report.looks import ALPHA
+from lightning_vgg.report.mistakes import find_mistakes
 from lightning_vgg.report.results import Arms, Result, read_results
 from lightning_vgg.report.statistics import POWER
 from lightning_vgg.report.verdicts import other_settings, paired_differences, rounding_answer, verdicts
@@ -43,6 +44,7 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
     # A twin needs no statistics, and one seed would give none.
     twin_alone = comparison.twin is not None and sum(map(len, arms.values())) == len(arms)
     found = [] if twin_alone else list(verdicts(comparison, arms))
+    alone = sum(map(len, arms.values())) == 1
     return {
         "experiment": comparison.experiment,
         "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
@@ -59,7 +61,8 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
             "settings": other_settings(comparison, arms, found, ablation),
         },
         "verdicts": found,
-        "one_run": one_run(first) if sum(map(len, arms.values())) == 1 else None,
+        "one_run": one_run(first) if alone else None,
+        "mistakes": find_mistakes(first, folder) if alone else None,
         "paired_differences": {
             verdict["arm"]: paired_differences(arms[verdict["arm"]], arms[comparison.reference])
             for verdict in found

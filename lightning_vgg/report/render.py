@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
+from pathlib import Path
 
 import jinja2
 
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report import answers, charts, words
+from lightning_vgg.report.mistakes import data_uri
 
 SECTIONS = {
     "verdict": "Verdict",
@@ -20,6 +23,7 @@ SECTIONS = {
     "ablation": "Defaults, one at a time",
     "classes": "Accuracy by class",
     "confusion": "Confusion matrices",
+    "mistakes": "The worst mistakes",
     "calibration": "Calibration",
     "agreement": "Agreement of predictions",
     "speed": "Speed and memory",
@@ -29,6 +33,10 @@ SECTIONS = {
     "method": "Method",
 }
 """Anchor -> title, in the order of the report."""
+OF_COMPARISONS = ("twin", "horizon", "parity", "ablation", "agreement", "settings", "method")
+"""Sections that a report of a single run leaves out."""
+OF_ONE_RUN = ("mistakes",)
+"""Sections that it alone has."""
 CURVE_TITLES = {
     "train_loss": "Training loss (nats)",
     "val_loss": "Validation loss (nats)",
@@ -45,8 +53,8 @@ MOST_CLASSES = 20
 """Most classes that a chart shows."""
 
 
-def render(template: str, findings: PlainDict) -> str:
-    """The text of ``report.html`` or ``report.md``."""
+def render(template: str, findings: PlainDict, folder: Path) -> str:
+    """The text of ``report.html`` or ``report.md``, which will lie in the folder."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lightning_vgg.report"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -56,12 +64,22 @@ def render(template: str, findings: PlainDict) -> str:
     )
     for module in (words, answers, charts):
         environment.globals |= inspect.getmembers(module, inspect.isfunction)
+    # The folder need not exist yet, so that report/../run would lead nowhere.
+    environment.filters["embedded"] = lambda path: data_uri(Path(os.path.normpath(folder / path)))
     return environment.get_template(f"{template}.j2").render(_view(findings))
+
+
+def shown_sections(findings: PlainDict) -> dict[str, str]:
+    """Those of SECTIONS that this report has."""
+    if findings["one_run"]:
+        shown = {anchor: title for anchor, title in SECTIONS.items() if anchor not in OF_COMPARISONS}
+        return {**shown, "verdict": "Result", "confusion": "Confusion matrix"}
+    return {anchor: title for anchor, title in SECTIONS.items() if anchor not in OF_ONE_RUN}
 
 
 def _view(findings: PlainDict) -> PlainDict:
     """The findings as ``f``, and what the templates would otherwise have to compute."""
-    arms, reference = list(findings["arms"]), findings["reference"]
+    arms, reference, sections = list(findings["arms"]), findings["reference"], shown_sections(findings)
     others = itertools.count(1)
     number = {name: 0 if name == reference else next(others) for name in arms}
     agreement = {tuple(each["arms"]): each for each in findings["agreement"]}
@@ -71,8 +89,8 @@ def _view(findings: PlainDict) -> PlainDict:
         "number": number,
         "seeds": sorted({seed for arm in findings["arms"].values() for seed in arm["runs"]}),
         "run_count": sum(len(arm["runs"]) for arm in findings["arms"].values()),
-        "sections": list(SECTIONS.items()),
-        "titles": SECTIONS,
+        "sections": list(sections.items()),
+        "titles": sections,
         "reach": _reach(findings),
         "curve_titles": CURVE_TITLES,
         "curves": {

@@ -8,6 +8,8 @@
       run.json               versions, device, data, parameters, speed, test results
       test_predictions.npz   labels int64 (N,), logits float32 (N, classes)
       curves.png  checkpoints/  wandb/
+      mistakes/              pictures of the worst mistakes, see mistakes.py: of runs with ``report: true``
+      report.html            and report.json, report.md: likewise
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.mistakes = path / "mistakes"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -301,6 +304,7 @@ class RunFolder:
             logits: float32 (N, classes).
             results: test_loss, test_acc and whatever else was measured.
         """
+        shutil.rmtree(self.mistakes, ignore_errors=True)  # those of the predictions that are replaced now
         self.write_predictions(labels, logits)
         if self.read_history():
             self.write_curves(results["test_acc"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lightning_vgg.runs.folder import atomic_write
+from lightning_vgg.runs.thumbnails import jpeg, thumbnail
 
 THUMBNAIL = 160
 """Pixels of a picture's longer side."""
@@ -53,10 +53,4 @@ def _thumbnail(file: Path) -> str:
     """A JPEG, in base64."""
     with Image.open(file) as stored:
         image = ImageOps.exif_transpose(stored).convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    if max(image.size) < THUMBNAIL // 2:  # of a few pixels: each of them is to be seen
-        scale = THUMBNAIL // max(image.size)
-        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(jpeg(thumbnail(image, THUMBNAIL))).decode()

@@ -36,6 +36,7 @@ from lightning_vgg.runs.tracking import end_wandb_run
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.loggers import build_loggers, log_speed
+from lightning_vgg.training.mistakes import picture_mistakes
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.patience import Patience
 from lightning_vgg.training.pretrained import load_pretrained
@@ -287,14 +288,23 @@ class ExperimentCLI(LightningCLI):
         self.trainer.test(self.model, self.datamodule, ckpt_path=self.trainer.strategy.broadcast(best), verbose=False)
         if self.trainer.is_global_zero:
             log_speed(self.trainer.loggers, self.run)
-        self._say_test_result()
+        self._after_test()
 
     def test(self, **arguments: Any) -> None:
         self.trainer.test(**{**arguments, "verbose": False})
 
     def after_test(self) -> None:
-        self._say_test_result()
+        self._after_test()
 
-    def _say_test_result(self) -> None:
+    def _after_test(self) -> None:
+        """Keep what the report shows of the images, and say the results."""
+        if self.reports:
+            picture_mistakes(self.run, self.datamodule.part("test").images)
         if self.trainer.is_global_zero:
             print(test_lines(self.run))
+
+    @property
+    def reports(self) -> bool:
+        """Whether the command, in this process, is to end with a report."""
+        tested = self.subcommand in ("fit", "test") and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        return self.experiment.report and tested and self.trainer.is_global_zero

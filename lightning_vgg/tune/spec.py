@@ -103,6 +103,7 @@ class StudySettings:
         moving = {
             "experiment",
             "name",
+            "report",
             "data.root",
             "data.cache_dir",
             "data.memory",

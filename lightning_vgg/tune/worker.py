@@ -14,6 +14,7 @@ from lightning_vgg.common.errors import Diverged, ExperimentError
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
 from lightning_vgg.common.locks import file_lock
 from lightning_vgg.experiment.specs import ExperimentSpec
+from lightning_vgg.report import report_run
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.tune.alive import alive
 from lightning_vgg.tune.engines import find_engine
@@ -140,7 +141,10 @@ def train_once(experiment: ExperimentSpec, settings: StudySettings) -> RunFolder
     for path in (*settings.folder.glob(f"{name}"), *settings.folder.glob(f"{name}-*")):  # a number where one broke off
         if "test_acc" in RunFolder(path).read_record():
             return RunFolder(path)
-    return find_engine(settings.framework).train(experiment, None)
+    run = find_engine(settings.framework).train(experiment, None)
+    if experiment.report:
+        print(f"report   {report_run(run)}")
+    return run
 
 
 def trial_line(trial: FrozenTrial, settings: StudySettings) -> str:

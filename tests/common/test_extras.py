@@ -11,7 +11,6 @@ import pytest
 from conftest import CONFIGS, REPOSITORY
 
 from lightning_vgg.cli import run
-from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.extras import require
 
 
@@ -56,20 +55,12 @@ def test_the_command_names_the_extra_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_grad_cam_names_its_extra(missing: set[str]) -> None:
-    from lightning_vgg.show import pictures
-
-    missing.add("captum")
-    with pytest.raises(ExperimentError, match=r"captum is not installed; pip install 'lightning-vgg\[show\]'"):
-        pictures.draw_attention(None, "0", None, None)  # type: ignore[arg-type]
-
-
 def test_what_is_installed_is_not_refused(missing: set[str]) -> None:
-    missing.add("captum")
-    require("numpy", "show")
+    missing.add("optuna")
+    require("numpy", "tune")
 
 
 def test_every_extra_exists_and_setup_installs_it() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"show", "dashboard", "tune", "keras"} <= set(extras)
+    assert {"dashboard", "tune", "keras"} <= set(extras)
     assert "[" + ",".join(extras) + "]" in (REPOSITORY / "Makefile").read_text()

@@ -165,16 +165,6 @@ def test_an_image_may_be_a_file(trained: Path, show: Show, tmp_path: Path) -> No
     assert (tmp_path / "picture.png").is_file()
 
 
-def test_the_most_wrong_are_those_with_the_largest_loss() -> None:
-    from lightning_vgg.show.pictures import most_wrong
-
-    generator = np.random.default_rng(0)
-    labels, logits = generator.integers(0, 5, 200), generator.normal(size=(200, 5))
-    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
-    wrong = [number for number in loss.argsort(descending=True).tolist() if logits[number].argmax() != labels[number]]
-    assert most_wrong(labels, logits, 24).tolist() == wrong[:24]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
