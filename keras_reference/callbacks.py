@@ -129,7 +129,7 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         matrix = self.scores.confusion
         self.run.write_epoch(row, matrix, self.images_per_second, self.startup_seconds, peak_memory())
         if self.echo is not None:
-            print(epoch_line(row, self.echo, self.patience.spec.best_by), flush=True)
+            print(epoch_line(row, self.echo, self.run.best_by), flush=True)
 
 
 class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]

@@ -40,9 +40,10 @@ def class_count_lines(counts: Counts, weighted: bool, best_by: Quantity) -> list
     if len(rows) > MOST_CLASSES:
         half = MOST_CLASSES // 2
         rows[half:-half] = [f"... {len(rows) - 2 * half:,} more, in run.json"]
-    advice = []
+    places = []
     if not weighted:
-        advice.append("data.class_weight: balanced lets every class weigh the same in training")
+        places.append("in training with --data.class_weight balanced")
     if best_by == "val_acc":
-        advice.append("model.best_by: val_balanced_acc lets it when the best epoch is chosen")
-    return [line("images", counts), *rows, *([f"The classes are unbalanced: {'; '.join(advice)}"] if advice else [])]
+        places.append("in the choice of the best epoch with --model.best_by val_balanced_acc")
+    advice = [f"The classes are unbalanced. They weigh the same {' and '.join(places)}"] if places else []
+    return [line("images", counts), *rows, *advice]

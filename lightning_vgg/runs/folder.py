@@ -65,6 +65,7 @@ Watch = Callable[[int, float], bool]
 _CURVES_SECONDS = 5.0
 """Seconds between drawings of curves.png: one takes as long as an epoch of a head on cached features."""
 
+_CLASS_HEADER = (",".join(("epoch", *CLASS_COLUMNS)) + "\n").encode()
 _WHOLE_NUMBERS = ("epoch", "step")
 
 
@@ -257,18 +258,16 @@ class RunFolder:
         path = self.path / "val_classes.csv"
         if matrix is None and not path.exists():
             return
-        rows: list[Sequence[object]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                table = csv.reader(file)
-                next(table)
-                rows += (row for row in table if int(row[0]) < epoch)
+        # Kept as they are: of a hundred classes and epochs, to read them would take as long as a head's epoch.
+        header, *rows = path.read_bytes().splitlines(keepends=True) if path.exists() else [_CLASS_HEADER]
+        new = io.StringIO()
         if matrix is not None:
-            rows += ([epoch, *row] for row in class_rows(matrix, self.read_record()["class_names"]))
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("epoch", *CLASS_COLUMNS), *rows])
+            names = [" ".join(name.splitlines()) for name in self.read_record()["class_names"]]  # a row is a line
+            csv.writer(new, lineterminator="\n").writerows([epoch, *row] for row in class_rows(matrix, names))
         with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
+            file.write(header)
+            file.writelines(row for row in rows if int(row.partition(b",")[0]) < epoch)
+            file.write(new.getvalue().encode())
 
     def write_epoch(
         self,

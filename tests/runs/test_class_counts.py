@@ -29,8 +29,8 @@ def test_the_table_begins_with_the_largest_class_and_ends_with_what_helps() -> N
         "b         3,000      300      300",
         "a           120       12       12",
         "c            10        1        1",
-        "The classes are unbalanced: data.class_weight: balanced lets every class weigh the same in training; "
-        "model.best_by: val_balanced_acc lets it when the best epoch is chosen",
+        "The classes are unbalanced. They weigh the same in training with --data.class_weight balanced and in the "
+        "choice of the best epoch with --model.best_by val_balanced_acc",
     ]
 
 

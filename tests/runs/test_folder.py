@@ -231,7 +231,7 @@ def test_classes_have_a_row_each_and_those_left_by_an_interrupted_run_are_replac
     of_epoch = [
         ["Käfer, rot", "0.6", "0.75", str(2 / 3), "4"],
         ["ox", "0.0", "", "0.0", "0"],
-        ['the "eel"\nof old', "", "0.0", "0.0", "2"],
+        ['the "eel" of old', "", "0.0", "0.0", "2"],
     ]
     assert rows == [
         ["epoch", "class", "precision", "recall", "f1", "images"],
