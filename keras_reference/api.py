@@ -20,6 +20,7 @@ from lightning_vgg.api import show_network as show_network
 from lightning_vgg.common.errors import ExperimentError as ExperimentError
 from lightning_vgg.experiment.arguments import Settings, as_arguments
 from lightning_vgg.experiment.recipe import parse_recipe as parse_recipe
+from lightning_vgg.runs.folder import TESTED
 from lightning_vgg.runs.folder import RunFolder as RunFolder
 from lightning_vgg.weights.export_arguments import export_request
 from lightning_vgg.weights.feature_store import LabelledFeatures
@@ -71,14 +72,14 @@ def evaluate(run: str | os.PathLike[str], settings: Mapping[str, object] | None 
         settings: where the images are now (``data.root``).
 
     Returns:
-        ``test_loss`` in nats and ``test_acc``, a fraction.
+        ``test_loss`` in nats, and ``test_acc``, ``test_balanced_acc`` and ``test_macro_f1``, fractions.
 
     Raises:
         ExperimentError: there is no such run, or Lightning trained it.
     """
     tested = train_or_test("test", as_arguments(RunFolder.open(run).path / "config.yaml", settings or {}))
     record = tested.read_record()
-    return {name: record[name] for name in ("test_loss", "test_acc")}
+    return {name: record[name] for name in TESTED}
 
 
 def extract_features(*settings: Settings) -> dict[str, LabelledFeatures]:

@@ -11,6 +11,7 @@ from keras_reference.backend import Logs, describe_backend, peak_memory
 from keras_reference.checkpoints import LAST
 from keras_reference.data import TrainingBatches
 from keras_reference.logs import measured
+from keras_reference.metrics import ClassScores
 from keras_reference.optim import take_last_step
 from keras_reference.patience import Patience
 from keras_reference.transfer import Network, count_parameters
@@ -86,17 +87,21 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         run: the folder.
         rates: the learning rate of every step.
         patience: what lowers them.
+        scores: of the classes.
         images: training images an epoch.
         echo: print the lines, of so many epochs; None: don't.
     """
 
     async_safe = True  # on_train_batch_end reads no logs, so Keras need not wait for them after every step
 
-    def __init__(self, run: RunFolder, rates: np.ndarray, patience: Patience, images: int, echo: int | None) -> None:
+    def __init__(
+        self, run: RunFolder, rates: np.ndarray, patience: Patience, scores: ClassScores, images: int, echo: int | None
+    ) -> None:
         super().__init__()
         self.run = run
         self.rates = rates
         self.patience = patience
+        self.scores = scores
         self.images = images
         self.echo = echo
         self.images_per_second: list[float] = []
@@ -121,9 +126,10 @@ class RunRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         row |= {"learning_rate": rate, "seconds": round(seconds, 3)}
         self.images_per_second.append(self.images / (self.train_seconds or seconds))
         assert self.startup_seconds is not None  # an epoch has a first step
-        self.run.write_epoch(row, self.images_per_second, self.startup_seconds, peak_memory())
+        matrix = self.scores.confusion
+        self.run.write_epoch(row, matrix, self.images_per_second, self.startup_seconds, peak_memory())
         if self.echo is not None:
-            print(epoch_line(row, self.echo), flush=True)
+            print(epoch_line(row, self.echo, self.run.best_by), flush=True)
 
 
 class StopWhere(keras.callbacks.Callback):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from keras_reference.backend import Logs
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import LoggerName
 from lightning_vgg.runs.folder import MEASURED, RunFolder, atomic_write
-from lightning_vgg.runs.tracking import STEP, speed_summary, wandb_arguments
+from lightning_vgg.runs.tracking import STEP, summary, wandb_arguments
 
 
 class Curves(Protocol):
@@ -79,7 +79,7 @@ class WandbCurves:
         self.wandb.log({"epoch": epoch, STEP: step, **values})
 
     def finish(self) -> None:
-        self.wandb.summary.update(speed_summary(self.run))
+        self.wandb.summary.update(summary(self.run))
         self.wandb.finish()
 
 

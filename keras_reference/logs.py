@@ -9,12 +9,14 @@ NAMES = {
     "train_acc": ("acc",),
     "val_loss": ("val_cross_entropy",),  # "val_loss" in Keras's logs has the label smoothing in it
     "val_acc": ("val_acc",),
+    "val_balanced_acc": ("val_balanced_acc",),
+    "val_macro_f1": ("val_macro_f1",),
 }
 """Column of the history -> its name in Keras's logs, the first that is there."""
 
 
 def measured(logs: Mapping[str, float]) -> dict[str, float]:
-    """An epoch's losses and accuracies by the columns of history.csv; those of validation only where there is one."""
+    """An epoch's losses and scores by the columns of history.csv; those of validation only where there is one."""
     return {
         column: next(logs[name] for name in names if name in logs)
         for column, names in NAMES.items()

@@ -15,7 +15,7 @@ from keras_reference.checkpoints import LAST, Checkpoints
 from keras_reference.data import EvaluationBatches, TrainingBatches
 from keras_reference.features import kept_features
 from keras_reference.loggers import SendCurves, build_curves
-from keras_reference.metrics import Accuracy, CrossEntropy
+from keras_reference.metrics import Accuracy, ClassScores, CrossEntropy
 from keras_reference.mistakes import picture_mistakes
 from keras_reference.optim import GroupedOptimizer, build_optimizer, training_loss
 from keras_reference.patience import Patience
@@ -29,7 +29,9 @@ from lightning_vgg.experiment.settings import config_text, plain_settings
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec
 from lightning_vgg.images.dataset import load_dataset, refuse_other_images
 from lightning_vgg.runs import weight_trace
+from lightning_vgg.runs.class_counts import class_count_lines
 from lightning_vgg.runs.folder import RunFolder, Watch
+from lightning_vgg.runs.scores import confusion, macro_scores
 from lightning_vgg.weights.feature_store import say_features_are_not_kept
 from lightning_vgg.weights.pretrained import Pretrained, recorded_pretrained
 
@@ -85,8 +87,8 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
     bar = bar and watch is None
     curves = SendCurves(run, build_curves(trainer.loggers, run, experiment.experiment, plain_settings(experiment)))
     echo = None if bar or watch is not None else trainer.max_epochs
-    patience = Patience(run, spec)
-    recorder = RunRecorder(run, rates, patience, len(dataset.train.labels), echo)
+    patience, scores = Patience(run, spec), ClassScores()
+    recorder = RunRecorder(run, rates, patience, scores, len(dataset.train.labels), echo)
     # In this order: an epoch's row is on disk before its checkpoint, and before W&B reads it.
     trace = [TraceWeights(run, network, done * steps)] if weight_trace.is_wanted() else []
     accumulated = trainer.accumulate_grad_batches
@@ -99,6 +101,7 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
         *averages,
         RefuseBadLoss(run, steps, accumulated),
         *trace,
+        scores,
         recorder,
         patience,
         keeper,
@@ -106,6 +109,9 @@ def train(training: Training, run: RunFolder, pretrained: Pretrained | None, wat
     ]
     if watch is not None:
         callbacks.append(StopWhere(watch))
+    if watch is None:
+        for line in class_count_lines(dataset.images_per_class, class_weight is not None, spec.best_by):
+            print(line, flush=True)
     for first, end, frozen in training.stages:
         if end <= done or patience.stops(done):
             continue
@@ -239,7 +245,10 @@ def compile_model(
     on_jax = keras.config.backend() == "jax"
     dtype = None if on_jax else "float64"  # sums over many images; JAX has no float64 unless told at its start
     loss = training_loss(label_smoothing, model.output_shape[-1], mixed)
-    metrics = [Accuracy(name="acc", dtype=dtype), CrossEntropy(name="cross_entropy", from_logits=True, dtype=dtype)]
+    metrics = [
+        Accuracy(model.output_shape[-1], dtype=dtype),
+        CrossEntropy(name="cross_entropy", from_logits=True, dtype=dtype),
+    ]
     if label_smoothing or mixed:
         metrics.append(keras.metrics.MeanMetricWrapper(loss.call, name="training_loss", dtype=dtype))
     model.compile(
@@ -254,20 +263,17 @@ def compile_model(
 
 
 def test_best(training: Training, whole: keras.Model, run: RunFolder) -> dict[str, float]:
-    """Load the best checkpoint, write its test results into the run folder, and return loss and accuracy."""
+    """Load the best checkpoint, write its test results into the run folder, and return what TESTED names."""
     checkpoint = run.checkpoint("best")
     whole.load_weights(checkpoint)
-    test, classes = training.dataset.test, len(training.dataset.class_names)
+    test = training.dataset.test
     model = training.network.model(training.stages[-1][2], training.fed)
     logits = model.predict(training.evaluation("test"), verbose=0).astype(keras.config.floatx())
-    right = logits.argmax(1) == test.labels
+    matrix = confusion(test.labels, logits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(test.labels, logits)
-    results = {"test_loss": float(loss), "test_acc": float(right.mean())}
-    with np.errstate(invalid="ignore"):  # a class without test images has no accuracy
-        counts = np.bincount(test.labels, minlength=classes)
-        per_class = np.bincount(test.labels, weights=right, minlength=classes) / counts
-    measured = {**results, "test_acc_per_class": per_class.tolist()}
-    run.write_test(checkpoint, test.labels, logits.astype(np.float32), measured)
+    results = {"test_loss": float(loss), "test_acc": float(np.trace(matrix) / matrix.sum())}
+    results |= {f"test_{name}": value for name, value in macro_scores(matrix).items()}
+    run.write_test(checkpoint, test.labels, logits.astype(np.float32), results)
     if training.experiment.report:
         picture_mistakes(run, test.images, training.network, training.preprocess)
     return results

@@ -167,7 +167,8 @@ def evaluate(
         part: the validation or the test images. The latter write their results into the run folder.
 
     Returns:
-        ``test_loss`` in nats and ``test_acc``, a fraction; or ``val_loss`` and ``val_acc``.
+        ``test_loss`` in nats, and ``test_acc``, ``test_balanced_acc`` and ``test_macro_f1``, fractions; or ``val_loss``
+        and so on.
 
     Raises:
         ExperimentError: there is no such run, or a setting contradicts what it was trained with.

@@ -1,4 +1,4 @@
-"""Loss and accuracy of the validation images, by each side's own loop."""
+"""Loss and scores of the validation images, by each side's own loop."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from keras_reference.data import EvaluationBatches, normalizer
+from keras_reference.metrics import ClassScores
 from keras_reference.module import compile_model
 from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec
 from lightning_vgg.images.dataset import Dataset
+from lightning_vgg.runs.scores import macro_scores
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.module import VGGClassifier
 from parity_tests.pair import Pair, Tensors, keras_precision
@@ -44,5 +46,8 @@ def keras_scores(pair: Pair, data: DataSpec, dataset: Dataset) -> Tensors:
     with keras_precision("float64"):
         compile_model(pair.keras.model, pair.spec.label_smoothing, optimizer=None)
         batches = EvaluationBatches(dataset.val, data, normalizer(dataset.normalization, "float64"))
-        scores = pair.keras.model.evaluate(batches, verbose=0, return_dict=True)
-    return {"val_loss": np.array(scores["cross_entropy"]), "val_acc": np.array(scores["acc"])}
+        classes = ClassScores()
+        logs = pair.keras.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[classes])
+    assert classes.confusion is not None
+    scores = {"loss": logs["cross_entropy"], "acc": logs["acc"], **macro_scores(classes.confusion)}
+    return {f"val_{name}": np.array(value) for name, value in scores.items()}

@@ -170,7 +170,7 @@ def _penalty_of_biases_too(layers: list[ActivatedConv | ActivatedDense]) -> torc
 
 def _weigh_batches_alike(self: Scores, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
     self.loss.update(loss, 50)  # four batches of 200 images in all
-    self.counts.update(logits, labels)
+    self.confusion.update(logits, labels)
 
 
 def _freeze_weights_alone(self: TorchSide, block: str) -> None:

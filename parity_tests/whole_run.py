@@ -16,16 +16,14 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.settings import config_text
 from lightning_vgg.experiment.specs import ExperimentSpec, TrainerSpec
 from lightning_vgg.images.dataset import Dataset
-from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.folder import MEASURED, TESTED, RunFolder
 from lightning_vgg.training.export import fresh_tensors
 from lightning_vgg.weights.neutral import write_neutral
 from parity_tests.pair import Tensors
 
-COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
-
 
 def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> tuple[Tensors, Tensors]:
-    """Lightning's and Keras's columns of history.csv, and their test loss and accuracy.
+    """What Lightning and Keras have measured: columns of history.csv, and results of the test.
 
     Both train in float64, dropout and augmentation as the experiment has them, on the training images of ``dataset``.
 
@@ -81,5 +79,5 @@ def _history(program: str, config: Path, root: Path, *flags: str) -> Tensors:
     run_program(program, ["fit", "-c", str(config), "--name", program, "--trainer.default_root_dir", str(root), *flags])
     run = RunFolder.open(root / "runs" / "vgg" / program)
     rows, record = run.read_history(), run.read_record()
-    columns = {name: np.array([row[name] for row in rows if name in row]) for name in COLUMNS}
-    return columns | {name: np.array(record[name]) for name in ("test_loss", "test_acc")}
+    columns = {name: np.array([row[name] for row in rows if name in row]) for name in MEASURED}
+    return columns | {name: np.array(record[name]) for name in TESTED}

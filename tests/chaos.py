@@ -189,6 +189,7 @@ def assert_same_run(a: Path, b: Path) -> None:
             _assert_equal(states[0][key], states[1][key], f"{name}: {key}")
     histories = [[line.rpartition(",")[0] for line in (run / "history.csv").read_text().splitlines()] for run in (a, b)]
     assert histories[0] == histories[1]
+    assert (a / "val_classes.csv").read_bytes() == (b / "val_classes.csv").read_bytes()
     assert (a / "curves.png").read_bytes() == (b / "curves.png").read_bytes()
     np.testing.assert_array_equal(*(RunFolder(run).read_predictions()[1] for run in (a, b)))
 

@@ -176,7 +176,8 @@ class ModelSpec:
         label_smoothing: share of the target spread evenly over all classes.
         early_stopping: ends a training that gets no better; null for max_epochs in any case.
         reduce_on_plateau: lowers the learning rate of a training that gets no better; null for the schedule alone.
-        best_by: what the best epoch has, whose checkpoint is tested: the highest val_acc, or the lowest val_loss.
+        best_by: what the best epoch has, whose checkpoint is tested: the highest val_acc, val_balanced_acc (mean recall
+            of the classes) or val_macro_f1 (mean F1 of the classes), or the lowest val_loss.
         tricks: of the fastest training; all off by default.
         init_from: a .safetensors file to start from instead of random weights.
         channels_last: keep images in channels-last memory format, which makes convolutions faster.
@@ -229,7 +230,7 @@ class ModelSpec:
     def needs_validation(self) -> str | None:
         """A setting that asks for validation images; None for none."""
         settings = {
-            "model.best_by: val_loss": self.best_by == "val_loss",
+            f"model.best_by: {self.best_by}": self.best_by != "val_acc",
             "model.early_stopping": self.early_stopping is not None,
             "model.reduce_on_plateau": self.reduce_on_plateau is not None,
         }

@@ -53,6 +53,16 @@ class Dataset:
         """``train``, ``val`` and ``test``."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
+    @property
+    def images_per_class(self) -> dict[str, dict[str, int]]:
+        """Part -> class name -> images."""
+        return {
+            name: dict(
+                zip(self.class_names, np.bincount(part.labels, minlength=len(self.class_names)).tolist(), strict=True)
+            )
+            for name, part in self.parts.items()
+        }
+
     def describe(self) -> PlainDict:
         """The entries of run.json about the images."""
         return {
@@ -63,6 +73,7 @@ class Dataset:
             **({"images_left_out": list(self.left_out)} if self.left_out else {}),
             **({"images_remarks": list(self.remarks)} if self.remarks else {}),
             "images": {name: len(part.labels) for name, part in self.parts.items()},
+            "images_per_class": self.images_per_class,
         }
 
 

@@ -46,7 +46,8 @@ def headline(findings: PlainDict) -> str:
     if run := findings["one_run"]:
         return (
             f"{findings['reference']}: test accuracy {percent(run['test_acc'])} (95 % interval for images of this kind "
-            f"{percent(run['low'])} to {percent(run['high'])}), test loss {nats(run['test_loss'])} nats."
+            f"{percent(run['low'])} to {percent(run['high'])}), balanced accuracy {percent(run['balanced_acc'])}, "
+            f"macro F1 {percent(run['macro_f1'])}, test loss {nats(run['test_loss'])} nats."
         )
     sentences = [sentence for answer in answers(findings) for sentence in answer["sentences"]]
     if not sentences:

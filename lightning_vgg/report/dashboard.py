@@ -29,9 +29,15 @@ TITLE = "Lightning and Keras"
 CURVES = {
     "Loss": {"train_loss": "training loss (nats)", "val_loss": "validation loss (nats)"},
     "Accuracy": {"train_acc": "training accuracy", "val_acc": "validation accuracy"},
+    "Over the classes": {"val_balanced_acc": "validation balanced accuracy", "val_macro_f1": "validation macro F1"},
 }
 BARS = {
-    "Test": {"test_acc": "test accuracy", "test_loss": "test loss (nats)"},
+    "Test": {
+        "test_acc": "test accuracy",
+        "test_loss": "test loss (nats)",
+        "test_balanced_acc": "test balanced accuracy",
+        "test_macro_f1": "test macro F1",
+    },
     "Speed": dict(zip(SPEED, ("start-up (s)", "images per second", "peak memory (bytes)"), strict=True)),
 }
 """Heading -> name under which both frameworks log a quantity -> title of its chart."""

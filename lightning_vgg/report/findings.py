@@ -21,10 +21,13 @@ from lightning_vgg.report.mistakes import find_mistakes
 from lightning_vgg.report.results import Arms, Result, read_results
 from lightning_vgg.report.statistics import POWER
 from lightning_vgg.report.verdicts import other_settings, paired_differences, rounding_answer, verdicts
+from lightning_vgg.runs.class_counts import are_unbalanced
 from lightning_vgg.runs.hints import hints
-from lightning_vgg.runs.scores import agreement, class_scores, confusion, probabilities, reliability
+from lightning_vgg.runs.scores import agreement, class_scores, probabilities, reliability
 
 CURVES = ("train_loss", "val_loss", "train_acc", "val_acc")
+CURVES_OVER_CLASSES = ("val_balanced_acc", "val_macro_f1")
+"""Where the classes are unbalanced; else they are hardly different from the accuracy."""
 SPEED = ("images_per_second", "seconds_to_target", "startup_seconds", "peak_memory_bytes")
 
 
@@ -55,6 +58,7 @@ def find(comparison: Comparison, folder: Path) -> PlainDict:
         "looks": comparison.looks,
         "test_images": len(first.labels),
         "class_names": first.record["class_names"],
+        "class_images": first.confusion.sum(1).tolist(),
         "answers": {
             "training": twin,
             "rounding": rounding_answer(comparison, arms),
@@ -103,7 +107,13 @@ def one_run(result: Result) -> PlainDict:
 
     right = int((result.logits.argmax(1) == result.labels).sum())
     interval = stats.binomtest(right, len(result.labels)).proportion_ci(1 - ALPHA, method="wilson")
-    return {"test_acc": result.test_acc, "low": interval.low, "high": interval.high, "test_loss": result.test_loss}
+    return {
+        "test_acc": result.test_acc,
+        "low": interval.low,
+        "high": interval.high,
+        "test_loss": result.test_loss,
+        **result.over_classes,
+    }
 
 
 def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
@@ -111,11 +121,16 @@ def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
     return {
         "mean": float(np.mean(accuracies)),
         "deviation": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        **{
+            name: float(np.mean([result.over_classes[name] for result in members.values()]))
+            for name in ("balanced_acc", "macro_f1")
+        },
         "runs": {
             seed: {
                 "folder": os.path.relpath(result.run.path, folder),
                 "test_acc": result.test_acc,
                 "test_loss": result.test_loss,
+                **result.over_classes,
                 "val_acc": result.best_row.get("val_acc"),
                 "best_epoch": result.best_row["epoch"],
                 "epochs": len(result.history),
@@ -130,9 +145,11 @@ def describe_arm(members: dict[int, Result], folder: Path) -> PlainDict:
 
 def curves(results: Iterable[Result]) -> dict[str, list[dict[str, float]]]:
     """Column of history.csv -> mean, lowest and highest value over the seeds, in each epoch that all have reached."""
-    histories = [result.history for result in results]
+    members = list(results)
+    histories = [result.history for result in members]
+    counts = members[0].record.get("images_per_class")  # there were runs without it
     found: dict[str, list[dict[str, float]]] = {}
-    for column in CURVES:
+    for column in (*CURVES, *(CURVES_OVER_CLASSES if counts and are_unbalanced(counts) else ())):
         for rows in zip(*histories, strict=False):
             if all(column in row for row in rows):
                 point = spread([row[column] for row in rows])
@@ -173,7 +190,7 @@ def read_json(path: Path | None, key: str | None = None, otherwise: Any = None) 
 
 def per_class(results: Iterable[Result]) -> list[dict[str, float] | None]:
     """Share of each class's test images that were classified correctly; None for a class without test images."""
-    matrices = [confusion(result.labels, result.logits) for result in results]
+    matrices = [result.confusion for result in results]
     counts = matrices[0].sum(1)
     return [
         spread([matrix[index, index] / count for matrix in matrices]) if count else None
@@ -183,7 +200,7 @@ def per_class(results: Iterable[Result]) -> list[dict[str, float] | None]:
 
 def mean_class_scores(results: Iterable[Result]) -> list[dict[str, float | None]]:
     """Precision, recall and F1 of each class, mean over the seeds; None where one of them has nothing to divide by."""
-    found = [class_scores(confusion(result.labels, result.logits)) for result in results]
+    found = [class_scores(result.confusion) for result in results]
     means = {name: np.mean([each[name] for each in found], axis=0) for name in found[0]}
     return [
         {name: None if math.isnan(value) else float(value) for name, value in zip(means, row, strict=True)}
@@ -193,7 +210,7 @@ def mean_class_scores(results: Iterable[Result]) -> list[dict[str, float | None]
 
 def sum_confusion(results: Iterable[Result]) -> np.ndarray:
     """Confusion matrix of all seeds together."""
-    return np.sum([confusion(result.labels, result.logits) for result in results], axis=0)
+    return np.sum([result.confusion for result in results], axis=0)
 
 
 def calibration(results: Iterable[Result]) -> PlainDict:

@@ -42,6 +42,8 @@ CURVE_TITLES = {
     "val_loss": "Validation loss (nats)",
     "train_acc": "Training accuracy (%)",
     "val_acc": "Validation accuracy (%)",
+    "val_balanced_acc": "Validation balanced accuracy (%)",
+    "val_macro_f1": "Validation macro F1 (%)",
 }
 SPEED_FORMS = {
     "images_per_second": words.rate,
@@ -83,6 +85,8 @@ def _view(findings: PlainDict) -> PlainDict:
     others = itertools.count(1)
     number = {name: 0 if name == reference else next(others) for name in arms}
     agreement = {tuple(each["arms"]): each for each in findings["agreement"]}
+    drawn = {column for columns in findings["curves"].values() for column in columns}
+    curve_titles = {column: title for column, title in CURVE_TITLES.items() if column in drawn}
     return {
         "f": findings,
         "arms": arms,
@@ -92,10 +96,10 @@ def _view(findings: PlainDict) -> PlainDict:
         "sections": list(sections.items()),
         "titles": sections,
         "reach": _reach(findings),
-        "curve_titles": CURVE_TITLES,
+        "curve_titles": curve_titles,
         "curves": {
             title: {name: columns[column] for name, columns in findings["curves"].items() if column in columns}
-            for column, title in CURVE_TITLES.items()
+            for column, title in curve_titles.items()
         },
         "idle_defaults": [
             row["switch"].replace("_", " ") for row in findings["ablation"] or () if not row["distances"][-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.report.comparison import Comparison
 from lightning_vgg.runs.best import best_row
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.runs.scores import cross_entropy
+from lightning_vgg.runs.scores import confusion, cross_entropy, macro_scores
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,19 @@ class Result:
     labels: np.ndarray
     logits: np.ndarray
 
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """Of the test images, int64 (classes, classes)."""
+        return confusion(self.labels, self.logits)
+
     @property
     def test_acc(self) -> float:
         return float((self.logits.argmax(1) == self.labels).mean())
+
+    @property
+    def over_classes(self) -> dict[str, float]:
+        """``balanced_acc`` and ``macro_f1`` of the test images."""
+        return macro_scores(self.confusion)
 
     @property
     def test_loss(self) -> float:

@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-Quantity = Literal["val_acc", "val_loss"]
-"""What epochs are judged by, a column of history.csv."""
+Quantity = Literal["val_acc", "val_balanced_acc", "val_macro_f1", "val_loss"]
+"""What epochs are judged by, a column of history.csv. Of a loss the lowest value is the best, else the highest."""
 
 
 def score(value: float, by: Quantity) -> float:
     """A number that is higher for a better epoch; a value that is not a number is as bad as any."""
     if math.isnan(value):
         return -math.inf
-    return value if by == "val_acc" else -value
+    return -value if by == "val_loss" else value
 
 
 def best_row(history: Sequence[dict[str, float]], by: Quantity) -> dict[str, float]:

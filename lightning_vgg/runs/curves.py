@@ -8,6 +8,8 @@ from lightning_vgg.runs.best import Quantity, best_row
 
 _COLOURS = {"train": "#8a96a3", "val": "#1f6feb"}
 _NAMES = {"train": "training", "val": "validation"}
+_OVER_CLASSES = {"val_balanced_acc": "validation, balanced", "val_macro_f1": "validation, macro F1"}
+"""Column -> name of a curve that is drawn where it chooses the best epoch."""
 
 
 def draw_curves(
@@ -31,13 +33,15 @@ def draw_curves(
     figure.suptitle(title, fontsize=18, fontweight="bold", color="#1b1f24")
     loss, accuracy = figure.subplots(1, 2)
     for axes, quantity, factor in ((loss, "loss", 1), (accuracy, "acc", 100)):
-        for part, colour in _COLOURS.items():
-            key = f"{part}_{quantity}"
+        lines = [(f"{part}_{quantity}", _NAMES[part], colour, "-") for part, colour in _COLOURS.items()]
+        if axes is accuracy and best_by in _OVER_CLASSES:
+            lines.append((best_by, _OVER_CLASSES[best_by], _COLOURS["val"], "--"))
+        for key, name, colour, dashes in lines:
             points = [(row["epoch"], row[key] * factor) for row in history if key in row]
             if not points:
                 continue
             epochs, values = zip(*points, strict=True)
-            axes.plot(epochs, values, color=colour, linewidth=2.6, marker="o", markersize=5, label=_NAMES[part])
+            axes.plot(epochs, values, dashes, color=colour, linewidth=2.6, marker="o", markersize=5, label=name)
         axes.set_xlabel("epoch", **style)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#d8dee4", linewidth=0.8)
@@ -49,7 +53,7 @@ def draw_curves(
         best = best_row(history, best_by)
         value = best[best_by]
         axes, height, words = (
-            (accuracy, value * 100, f"{value:.2%}") if best_by == "val_acc" else (loss, value, f"{value:.4f}")
+            (loss, value, f"{value:.4f}") if best_by == "val_loss" else (accuracy, value * 100, f"{value:.2%}")
         )
         axes.plot(
             best["epoch"],

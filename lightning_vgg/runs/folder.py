@@ -5,6 +5,7 @@
     runs/<experiment>/<name>/
       config.yaml            trains this run again, unchanged
       history.csv            one row an epoch, see HISTORY_COLUMNS
+      val_classes.csv        one row a class and validated epoch: epoch, and CLASS_COLUMNS of `scores`
       run.json               versions, device, data, parameters, speed, test results
       test_predictions.npz   labels int64 (N,), logits float32 (N, classes)
       curves.png  checkpoints/  wandb/
@@ -38,18 +39,24 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.locks import transient_lock
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.best import Quantity, best_row
+from lightning_vgg.runs.class_counts import are_unbalanced
 from lightning_vgg.runs.curves import draw_curves
 from lightning_vgg.runs.hints import hints
+from lightning_vgg.runs.scores import CLASS_COLUMNS, class_rows, class_scores, confusion
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MEASURED = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
+MEASURED = ("train_loss", "train_acc", "val_loss", "val_acc", "val_balanced_acc", "val_macro_f1", "learning_rate")
 """What is measured in each epoch, and logged."""
 
 HISTORY_COLUMNS = ("epoch", "step", *MEASURED, "seconds")
 """epoch: completed epochs, from 1. step: optimizer steps so far. Losses: cross-entropy in nats, means over images.
-Accuracies: fractions. learning_rate: of the epoch's last step. seconds: of the epoch, validation included."""
+Accuracies and F1: fractions; val_balanced_acc and val_macro_f1 are means over the classes. learning_rate: of the
+epoch's last step. seconds: of the epoch, validation included."""
+
+TESTED = ("test_loss", "test_acc", "test_balanced_acc", "test_macro_f1")
+"""What is measured in the test, and logged."""
 
 AUGMENTED_TEST_ACC = "augmented_test_acc"
 """In run.json: with test-time augmentation; test_acc is without, in any case."""
@@ -60,6 +67,7 @@ Watch = Callable[[int, float], bool]
 _CURVES_SECONDS = 5.0
 """Seconds between drawings of curves.png: one takes as long as an epoch of a head on cached features."""
 
+_CLASS_HEADER = (",".join(("epoch", *CLASS_COLUMNS)) + "\n").encode()
 _WHOLE_NUMBERS = ("epoch", "step")
 
 
@@ -243,17 +251,45 @@ class RunFolder:
         with atomic_write(self.path / "history.csv") as file:
             file.write(text.getvalue().encode())
 
+    def write_classes(self, epoch: int, matrix: np.ndarray | None) -> None:
+        """Add the scores of each class; rows of this epoch and later ones, left by an interrupted run, are replaced.
+
+        Args:
+            epoch: from 1.
+            matrix: of its validation images, see `scores.confusion`; None where there was no validation.
+        """
+        path = self.path / "val_classes.csv"
+        if matrix is None and not path.exists():
+            return
+        # Kept as they are: of a hundred classes and epochs, to read them would take as long as a head's epoch.
+        header, *rows = path.read_bytes().splitlines(keepends=True) if path.exists() else [_CLASS_HEADER]
+        new = io.StringIO()
+        if matrix is not None:
+            names = [" ".join(name.splitlines()) for name in self.read_record()["class_names"]]  # a row is a line
+            csv.writer(new, lineterminator="\n").writerows([epoch, *row] for row in class_rows(matrix, names))
+        with atomic_write(path) as file:
+            file.write(header)
+            file.writelines(row for row in rows if int(row.partition(b",")[0]) < epoch)
+            file.write(new.getvalue().encode())
+
     def write_epoch(
-        self, row: dict[str, float], images_per_second: Sequence[float], startup_seconds: float, peak_memory: int
+        self,
+        row: dict[str, float],
+        matrix: np.ndarray | None,
+        images_per_second: Sequence[float],
+        startup_seconds: float,
+        peak_memory: int,
     ) -> None:
-        """Add an epoch's row, draw the curves anew if they have become old, and set the speed so far in run.json.
+        """Add an epoch's rows, draw the curves anew if they have become old, and set the speed so far in run.json.
 
         Args:
             row: see HISTORY_COLUMNS.
+            matrix: of the validation images, see `scores.confusion`; None where there was no validation.
             images_per_second: training images, of each epoch so far.
             startup_seconds: from the start of the process to the end of the first step.
             peak_memory: bytes.
         """
+        self.write_classes(int(row["epoch"]), matrix)
         self.write_history(row)
         self.refresh_curves()
         self.update_record(
@@ -302,14 +338,16 @@ class RunFolder:
             checkpoint: its file; None for weights that are in none.
             labels: of the test images, (N,).
             logits: float32 (N, classes).
-            results: test_loss, test_acc and whatever else was measured.
+            results: what TESTED names, and whatever else was measured.
         """
         shutil.rmtree(self.mistakes, ignore_errors=True)  # those of the predictions that are replaced now
         self.write_predictions(labels, logits)
         if self.read_history():
             self.write_curves(results["test_acc"])
         name = checkpoint and f"{self.checkpoints.name}/{Path(checkpoint).name}"
-        self.update_record(checkpoint=name, **results)  # last: a run whose record has a test_acc is whole
+        per_class = class_scores(confusion(labels, logits))["recall"].tolist()
+        # Last: a run whose record has a test_acc is whole.
+        self.update_record(checkpoint=name, **results, test_acc_per_class=per_class)
 
     def write_predictions(self, labels: np.ndarray, logits: np.ndarray) -> None:
         with atomic_write(self.path / "test_predictions.npz") as file:
@@ -367,12 +405,14 @@ def _time_of(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def epoch_line(row: dict[str, float], epochs: int | None) -> str:
-    """``epoch  3/10  train_loss 0.8123  train_acc 71.20 %  ...  12.3 s``."""
+def epoch_line(row: dict[str, float], epochs: int | None, best_by: Quantity) -> str:
+    """``epoch  3/10  train_loss 0.8123  train_acc 71.20 %  ...  12.3 s``: losses, accuracies, and what ``best_by``
+    names.
+    """
     words = [f"epoch {row['epoch']:3.0f}/{epochs}"]
-    for key, value in row.items():
-        if key.endswith(("_loss", "_acc")):
-            words.append(f"{key} {value:.4f}" if key.endswith("_loss") else f"{key} {value:.2%}")
+    for key in dict.fromkeys(("train_loss", "train_acc", "val_loss", "val_acc", best_by)):
+        if key in row:
+            words.append(f"{key} {row[key]:.4f}" if key.endswith("_loss") else f"{key} {row[key]:.2%}")
     return "  ".join([*words, f"{row['seconds']:.1f} s"])
 
 
@@ -380,6 +420,8 @@ def test_lines(run: RunFolder) -> str:
     """What a command says at the end of a test: the results, and where to look."""
     record = run.read_record()
     lines = [f"test_acc {record['test_acc']:.2%}  test_loss {record['test_loss']:.4f}  of {record['checkpoint']}"]
+    if "images_per_class" in record and are_unbalanced(record["images_per_class"]):
+        lines.append("  ".join(f"{name} {record[name]:.2%}" for name in ("test_balanced_acc", "test_macro_f1")))
     if "stopped" in record:
         lines.insert(0, f"stopped after epoch {run.read_history()[-1]['epoch']}: {record['stopped']}")
     if AUGMENTED_TEST_ACC in record:

@@ -1,13 +1,18 @@
-"""Scores from the logits of the test images: errors by class, calibration, and agreement of two runs."""
+"""Scores from confusion matrices and from logits: by class and over the classes, calibration, agreement of two runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 BINS = 15
 """Of confidence: as in Guo et al. 2017, On Calibration of Modern Neural Networks."""
+
+CLASS_COLUMNS = ("class", "precision", "recall", "f1", "images")
+"""Of a table by class. Scores: fractions. images: that belong to the class."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,8 @@ def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
 
 def confusion(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """int64 (classes, classes): images of the row's class that were taken for the column's."""
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1]))
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
 
 
 def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
@@ -71,6 +75,25 @@ def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
     right, true, predicted = np.diag(matrix).astype(np.float64), matrix.sum(1), matrix.sum(0)
     with np.errstate(invalid="ignore"):
         return {"precision": right / predicted, "recall": right / true, "f1": 2 * right / (true + predicted)}
+
+
+def class_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list[Any]]:
+    """A row of CLASS_COLUMNS for each class; None where there is nothing to divide by."""
+    columns = [[None if np.isnan(value) else float(value) for value in of] for of in class_scores(matrix).values()]
+    return [list(row) for row in zip(class_names, *columns, matrix.sum(1).tolist(), strict=True)]
+
+
+def macro_scores(matrix: np.ndarray) -> dict[str, float]:
+    """``balanced_acc`` and ``macro_f1`` from a confusion matrix: mean recall, and mean F1, of the classes.
+
+    As scikit-learn's balanced_accuracy_score and f1_score(average="macro", zero_division=0) have them: a class without
+    images has no recall, and one that is neither there nor predicted has no F1. Such a class is left out of the mean.
+
+    >>> macro_scores(np.array([[8, 0, 0], [1, 1, 0], [0, 0, 0]]))
+    {'balanced_acc': 0.75, 'macro_f1': 0.803921568627451}
+    """
+    scores = class_scores(matrix)
+    return {"balanced_acc": float(np.nanmean(scores["recall"])), "macro_f1": float(np.nanmean(scores["f1"]))}
 
 
 def agreement(logits: np.ndarray, other: np.ndarray) -> float:

@@ -10,12 +10,15 @@ import sys
 
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.scores import CLASS_COLUMNS, class_rows, confusion
 
 PROJECT = "lightning-vgg"
 STEP = "trainer/global_step"
 """The step axis of every curve, as lightning's WandbLogger names it."""
 SPEED = ("startup_seconds", "images_per_second", "peak_memory_bytes")
 """Keys of run.json."""
+CLASS_TABLE = "test_classes"
+"""Table in the summary: precision, recall, F1 and test images of each class."""
 VERDICT_TABLE = "verdicts"
 PARITY_TABLE = "parity"
 """Tables in the summary of a comparison's report."""
@@ -69,10 +72,16 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: Pla
     }
 
 
-def speed_summary(run: RunFolder) -> dict[str, float]:
-    """What of run.json belongs into the summary of the W&B run, beside its curves."""
+def summary(run: RunFolder) -> PlainDict:
+    """What belongs into the summary of the W&B run, beside its curves: speed, and once it was tested the classes."""
+    import wandb
+
     record = run.read_record()
-    return {name: record[name] for name in SPEED}
+    found = {name: record[name] for name in SPEED}
+    if "test_acc" not in record:  # a trial of a study
+        return found
+    rows = class_rows(confusion(*run.read_predictions()), record["class_names"])
+    return {**found, CLASS_TABLE: wandb.Table(columns=[*CLASS_COLUMNS], data=rows)}
 
 
 def end_wandb_run(failed: bool) -> None:

@@ -21,7 +21,7 @@ from lightning_vgg.common.errors import Diverged
 from lightning_vgg.common.interruption import SIGNALS, Interrupted
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.runs.best import score
-from lightning_vgg.runs.folder import AUGMENTED_TEST_ACC, HISTORY_COLUMNS, MEASURED, RunFolder, epoch_line
+from lightning_vgg.runs.folder import AUGMENTED_TEST_ACC, HISTORY_COLUMNS, MEASURED, TESTED, RunFolder, epoch_line
 from lightning_vgg.runs.machine import process_seconds, processor_name, resident_memory
 from lightning_vgg.training.checkpoints import LAST, AtomicCheckpoints
 from lightning_vgg.training.data import ImageData
@@ -201,19 +201,21 @@ class RunRecorder(Checkpoint):
         seconds = self.train_seconds or time.perf_counter() - self.epoch_started
         self.images_per_second.append(images / seconds)
         assert self.startup_seconds is not None  # an epoch has a first step
-        self.run.write_epoch(row, self.images_per_second, self.startup_seconds, peak_memory())
+        module = trainer.lightning_module
+        assert isinstance(module, VGGClassifier)
+        confusion = module.confusion if validated else None
+        self.run.write_epoch(row, confusion, self.images_per_second, self.startup_seconds, peak_memory())
         if self.echo:
-            print(epoch_line(row, trainer.max_epochs), flush=True)
+            print(epoch_line(row, trainer.max_epochs, module.spec.best_by), flush=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VGGClassifier)
         labels, logits = gathered(pl_module.test_outputs)
         if not trainer.is_global_zero:
             return
-        measured = ("test_loss", "test_acc", AUGMENTED_TEST_ACC)
+        measured = (*TESTED, AUGMENTED_TEST_ACC)
         results = {key: trainer.callback_metrics[key].item() for key in measured if key in trainer.callback_metrics}
-        per_class = {"test_acc_per_class": pl_module.test_acc_per_class}
-        self.run.write_test(trainer.ckpt_path, labels, logits, results | per_class)
+        self.run.write_test(trainer.ckpt_path, labels, logits, results)
 
 
 def gathered(batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:

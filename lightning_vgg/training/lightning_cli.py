@@ -30,12 +30,13 @@ from lightning_vgg.experiment.specs import LoggerName, TrainerSpec
 from lightning_vgg.experiment.trainer_flags import refuse_flags, require_loggers
 from lightning_vgg.images.dataset import refuse_other_images
 from lightning_vgg.runs import weight_trace
+from lightning_vgg.runs.class_counts import class_count_lines
 from lightning_vgg.runs.folder import MEASURED, RunFolder, test_lines
 from lightning_vgg.runs.machine import keep_freed_memory
 from lightning_vgg.runs.tracking import end_wandb_run
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
-from lightning_vgg.training.loggers import build_loggers, log_speed
+from lightning_vgg.training.loggers import build_loggers, log_summary
 from lightning_vgg.training.mistakes import picture_mistakes
 from lightning_vgg.training.module import VGGClassifier
 from lightning_vgg.training.patience import Patience
@@ -269,6 +270,14 @@ class ExperimentCLI(LightningCLI):
         shared = {field.name for field in fields(TrainerSpec)}
         return {key: value for key, value in ours.items() if key in shared or value != defaults[key]}
 
+    def before_fit(self) -> None:
+        """Show how many images each class has, where that differs much."""
+        if self.trainer.is_global_zero:
+            data, model = self.datamodule.dataset, self.experiment.model
+            weighted = data.class_weights is not None
+            for line in class_count_lines(data.images_per_class, weighted, model.best_by):
+                print(line, flush=True)
+
     def fit(self, **arguments: Any) -> None:
         with (
             self._leaving_nothing_untrained(),
@@ -287,7 +296,7 @@ class ExperimentCLI(LightningCLI):
         best = str(self.run.checkpoint("best")) if self.trainer.is_global_zero else ""
         self.trainer.test(self.model, self.datamodule, ckpt_path=self.trainer.strategy.broadcast(best), verbose=False)
         if self.trainer.is_global_zero:
-            log_speed(self.trainer.loggers, self.run)
+            log_summary(self.trainer.loggers, self.run)
         self._after_test()
 
     def test(self, **arguments: Any) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import LoggerName
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.runs.tracking import speed_summary, wandb_arguments
+from lightning_vgg.runs.tracking import summary, wandb_arguments
 
 
 def build_loggers(names: Iterable[LoggerName], run: RunFolder, experiment: str, settings: PlainDict) -> list[Logger]:
@@ -40,8 +40,8 @@ def _wandb_logger(run: RunFolder, experiment: str, settings: PlainDict) -> Wandb
     return logger
 
 
-def log_speed(loggers: Iterable[Logger], run: RunFolder) -> None:
+def log_summary(loggers: Iterable[Logger], run: RunFolder) -> None:
     """Put what of the run is no curve into the summary of W&B."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(speed_summary(run))
+            logger.experiment.summary.update(summary(run))

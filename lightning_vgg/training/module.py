@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassStatScores
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.backbone_plan import plan_model
 from lightning_vgg.experiment.specs import ExperimentSpec
+from lightning_vgg.runs.scores import macro_scores
 from lightning_vgg.training.augmented_test import augmented_logits
 from lightning_vgg.training.averaging import AveragedWeights
 from lightning_vgg.training.blocks import build_network, pass_inputs_on
@@ -57,49 +57,62 @@ class LossSum(Metric):
         return self.total
 
 
+class Confusion(Metric):
+    """Confusion matrix of all images, int64 (classes, classes): of the row's class, taken for the column's.
+
+    torchmetrics 1.9's own counts by torch.bincount, for which a GPU is waited for in every step.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        cells = labels * len(self.matrix) + logits.argmax(1)
+        self.matrix.view(-1).scatter_add_(0, cells, torch.ones_like(cells))
+
+    def compute(self) -> Tensor:
+        return self.matrix
+
+
 class Scores(nn.Module):
     """Mean loss and accuracy over all images seen since the last reset, in the dtype of `LossSum`."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.loss = LossSum()
-        self.counts = MulticlassStatScores(num_classes, average="none", validate_args=False)
+        self.confusion = Confusion(num_classes)
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: logits (B, classes), labels (B,), its mean loss ()."""
         if not len(labels):  # a process's share of a small last batch: its loss is NaN
             return
         self.loss.update(loss, len(labels))
-        self.counts.update(logits, labels)
+        self.confusion.update(logits, labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Loss and accuracy, scalars."""
-        right, total = self._right_and_total()
-        return self.loss.compute() / total.sum(), right.sum() / total.sum()
-
-    def accuracy_per_class(self) -> Tensor:
-        """(classes,); NaN for a class without images."""
-        right, total = self._right_and_total()
-        return right / total
-
-    def _right_and_total(self) -> tuple[Tensor, Tensor]:
-        """Images of each class: rightly classified, and in all."""
-        true_positive, _, _, _, support = self.counts.compute().to(self.loss.total.dtype).unbind(1)
-        return true_positive, support
+        matrix = self.confusion.compute().to(self.loss.total.dtype)
+        total = matrix.sum()
+        return self.loss.compute() / total, matrix.trace() / total
 
     def reset(self) -> None:
         self.loss.reset()
-        self.counts.reset()
+        self.confusion.reset()
 
     def sums(self) -> dict[str, dict[str, Tensor]]:
         """What has been added up since the last reset, by all processes together; all of them must ask."""
         found = {}
-        for name, metric in (("loss", self.loss), ("counts", self.counts)):
+        for name, metric in (("loss", self.loss), ("confusion", self.confusion)):
             with metric.sync_context():
                 found[name] = {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
         return found
 
     def restore(self, sums: dict[str, dict[str, Tensor]]) -> None:
+        if "confusion" not in sums:  # a checkpoint from before it: the mean is over the rest of its epoch
+            return
         for name, states in sums.items():
             metric = getattr(self, name)
             for key, value in states.items():
@@ -109,9 +122,9 @@ class Scores(nn.Module):
 class VGGClassifier(LightningModule):
     """Trains and evaluates the network of an ExperimentSpec on images (B, 3, S, S) with integer labels (B,).
 
-    Logs train_loss, train_acc, val_loss, val_acc and learning_rate once an epoch; test_loss and test_acc in the test.
-    Losses are cross-entropies, without L2 regularization, which Keras adds to the loss that it shows. Of mixed images,
-    train_acc counts the label with the larger share.
+    Logs what MEASURED names once an epoch, and in the test what TESTED names. Losses are cross-entropies, without L2
+    regularization, which Keras adds to the loss that it shows. Of mixed images, train_acc counts the label with the
+    larger share.
 
     Args:
         experiment: the network, how it learns, and the images' size S.
@@ -121,6 +134,7 @@ class VGGClassifier(LightningModule):
 
     Attributes:
         plateau_factor: what the rates of the schedule are multiplied by in this epoch.
+        confusion: of the last validation or test, int64 (num_classes, num_classes); see `scores.confusion`.
 
     Raises:
         ExperimentError: the network cannot be built, or its weights cannot be loaded.
@@ -162,6 +176,7 @@ class VGGClassifier(LightningModule):
         self.scores = nn.ModuleDict({f"{part}_scores": Scores(num_classes) for part in parts})
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
         self.plateau_factor = 1.0
+        self.confusion: np.ndarray | None = None
 
     @property
     def backbone(self) -> Backbone | None:
@@ -251,7 +266,6 @@ class VGGClassifier(LightningModule):
             self._scores("augmented_test").update(augmented, batch[1], F.cross_entropy(augmented, batch[1]))
 
     def on_test_epoch_end(self) -> None:
-        self.test_acc_per_class = self._scores("test").accuracy_per_class().tolist()
         self._log_scores("test")
         if self.spec.tricks.test_time_augmentation != "none":
             self._log_scores("augmented_test")
@@ -268,10 +282,17 @@ class VGGClassifier(LightningModule):
         return scores
 
     def _log_scores(self, part: str) -> None:
-        loss, accuracy = self._scores(part).compute()
+        scores = self._scores(part)
+        loss, accuracy = scores.compute()
         # They are those of all processes already; sync_dist only says that this is known.
         self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True, sync_dist=True)
-        self._scores(part).reset()
+        if part in ("val", "test"):
+            self.confusion = scores.confusion.compute().cpu().numpy()
+            over_classes = {
+                f"{part}_{name}": loss.new_tensor(value) for name, value in macro_scores(self.confusion).items()
+            }
+            self.log_dict(over_classes, sync_dist=True)
+        scores.reset()
 
     def configure_optimizers(self) -> Any:
         spec = self.spec

@@ -43,5 +43,8 @@ class TrialCLI(ExperimentCLI):
             "enable_model_summary": False,
         }
 
+    def before_fit(self) -> None:
+        """Nothing is said of a trial."""
+
     def after_fit(self) -> None:
         """The test images are for the best trial."""

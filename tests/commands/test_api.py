@@ -17,6 +17,7 @@ from PIL import Image
 import lightning_vgg
 from lightning_vgg import ExperimentError, RunFolder
 from lightning_vgg.cli import PROGRAM
+from lightning_vgg.runs.folder import MEASURED, TESTED
 
 SMALL = {
     "data.source": "digits",
@@ -122,10 +123,10 @@ def test_runs_of_one_program_have_curves_of_their_own_in_wandb(tmp_path: Path, m
 def test_evaluate_gives_the_recorded_results(trained: RunFolder) -> None:
     record = trained.read_record()
     tested = lightning_vgg.evaluate(trained)
-    assert tested == {name: pytest.approx(record[name], rel=1e-6) for name in ("test_loss", "test_acc")}
+    assert tested == {name: pytest.approx(record[name], rel=1e-6) for name in TESTED}
     validated = lightning_vgg.evaluate(trained.path, {"data.eval_batch_size": 7}, part="val")
     best = max(trained.read_history(), key=lambda row: row["val_acc"])
-    assert validated == {name: pytest.approx(best[name], rel=1e-5) for name in ("val_loss", "val_acc")}
+    assert validated == {name: pytest.approx(best[name], rel=1e-5) for name in MEASURED if name.startswith("val_")}
 
 
 def test_the_network_is_the_one_that_fit_starts_with() -> None:

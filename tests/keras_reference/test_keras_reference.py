@@ -19,7 +19,7 @@ import pytest
 import yaml
 from conftest import CONFIGS, history_without_seconds, printed_by, run_here, run_in, wandb_records
 from PIL import Image
-from sklearn.metrics import accuracy_score, log_loss, recall_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, recall_score
 
 from keras_reference import cli
 from keras_reference.command_line import read_command
@@ -31,13 +31,12 @@ from lightning_vgg.experiment.schedule import rate_factors
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, NetworkSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import Normalization, cut_batch
 from lightning_vgg.images.dataset import Split, load_dataset
-from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.folder import MEASURED, TESTED, RunFolder
 
 SHORT = f"""
     -c {CONFIGS}/quickstart.yaml --trainer.max_epochs 2 --data.train_images 300 --data.eval_batch_size 100
     --model.label_smoothing 0.1 --model.schedule.name cosine
 """.split()
-COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "learning_rate")
 
 
 def record_of(run: Path) -> dict[str, Any]:
@@ -81,6 +80,7 @@ def test_fit_leaves_a_whole_run_folder(first: Path) -> None:
         "history.csv",
         "run.json",
         "test_predictions.npz",
+        "val_classes.csv",
         "wandb",
     ]
     assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["best.weights.h5", "last.npz"]
@@ -113,6 +113,8 @@ def test_recorded_test_results_equal_those_of_scikit_learn(first: Path) -> None:
     assert (labels.dtype, logits.dtype, logits.shape) == (np.int64, np.float32, (360, 10))
     assert record["test_acc"] == accuracy_score(labels, logits.argmax(1))
     assert record["test_acc_per_class"] == pytest.approx(recall_score(labels, logits.argmax(1), average=None))
+    assert record["test_balanced_acc"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+    assert record["test_macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
     probabilities = np.exp(logits.astype(np.float64))
     probabilities /= probabilities.sum(1, keepdims=True)
     assert record["test_loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-5)  # without label smoothing
@@ -171,6 +173,9 @@ def test_export_writes_the_best_weights(first: Path, tmp_path: Path, keras: Any)
     batches = EvaluationBatches(dataset.val, config.data, preprocess)
     row = max(RunFolder(first).read_history(), key=lambda row: row["val_acc"])
     assert model.evaluate(batches, verbose=0) == pytest.approx([row["val_loss"], row["val_acc"]], rel=1e-5)
+    predicted = model.predict(batches, verbose=0).argmax(1)
+    assert row["val_balanced_acc"] == pytest.approx(balanced_accuracy_score(dataset.val.labels, predicted))
+    assert row["val_macro_f1"] == pytest.approx(f1_score(dataset.val.labels, predicted, average="macro"))
 
 
 def test_wandb_has_the_names_and_steps_of_lightnings_logger(first: Path) -> None:
@@ -178,13 +183,13 @@ def test_wandb_has_the_names_and_steps_of_lightnings_logger(first: Path) -> None
     points = [record["history"]["item"] for record in records if record["type"] == "history"]
     with (first / "history.csv").open() as csv_file:
         rows = list(csv.DictReader(csv_file))
-    for name in COLUMNS:
+    for name in MEASURED:
         curve = [(point["epoch"], point["trainer/global_step"], point[name]) for point in points if name in point]
         assert curve == [(int(row["epoch"]) - 1, int(row["step"]) - 1, float(row[name])) for row in rows], name
-    assert {key: points[-1][key] for key in ("epoch", "trainer/global_step", "test_loss", "test_acc")} == {
+    assert {key: points[-1][key] for key in ("epoch", "trainer/global_step", *TESTED)} == {
         "epoch": 2,
         "trainer/global_step": 18,
-        **{key: record_of(first)[key] for key in ("test_loss", "test_acc")},
+        **{key: record_of(first)[key] for key in TESTED},
     }
     (run,) = (record["run"] for record in records if record["type"] == "run")
     assert (run["job_type"], run["run_group"], run["display_name"]) == ("keras", "quickstart", "first")

@@ -21,14 +21,18 @@ CHARTS = {
     "val_loss",
     "train_acc",
     "val_acc",
+    "val_balanced_acc",
+    "val_macro_f1",
     "test_acc",
     "test_loss",
+    "test_balanced_acc",
+    "test_macro_f1",
     "startup_seconds",
     "images_per_second",
     "peak_memory_bytes",
     "twin/distance",
 }
-HEADINGS = ["Loss", "Accuracy", "Test", "Speed", "Twins", "Horizon", "Verdicts", "Parity"]
+HEADINGS = ["Loss", "Accuracy", "Over the classes", "Test", "Speed", "Twins", "Horizon", "Verdicts", "Parity"]
 
 
 @pytest.fixture
@@ -79,7 +83,9 @@ def test_the_report_has_the_same_charts_on_a_page(made: dict[str, Any]) -> None:
     *by_arm, by_seed = ([key["name"] for key in grid["runSets"][0]["grouping"]] for grid in grids)
     assert by_arm == [["group", "jobType"]] * len(HEADINGS)
     assert by_seed == ["group", "seed_everything.value", "jobType"]  # a line is one training
-    assert charts(grids[-1]["panelBankSectionConfig"]["panels"]) == {"train_loss", "val_loss", "train_acc", "val_acc"}
+    over_classes = {"val_balanced_acc", "val_macro_f1"}
+    curves = {"train_loss", "val_loss", "train_acc", "val_acc"} | over_classes
+    assert charts(grids[-1]["panelBankSectionConfig"]["panels"]) == curves
 
 
 def charts(panels: list[dict[str, Any]]) -> set[str]:

@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from made_runs import CLASS_NAMES, LABELS, make_comparison, make_run
 from scipy import stats
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+)
 
 with warnings.catch_warnings():  # statsmodels 0.15 calls what its own dependencies deprecate
     warnings.simplefilter("ignore")
@@ -95,6 +101,14 @@ def test_scores_by_class_and_confusions_are_those_of_scikit_learn(folder: Path, 
     for number, values in enumerate(findings["class_scores"]["keras"]):
         precision, recall, f1 = (np.mean([each[kind][number] for each in scores]) for kind in range(3))
         assert values == pytest.approx({"precision": precision, "recall": recall, "f1": f1})
+    for name, golden in (
+        ("balanced_acc", balanced_accuracy_score),
+        ("macro_f1", lambda *each: f1_score(*each, average="macro")),
+    ):
+        expected = [golden(LABELS, each) for each in predicted]
+        described = findings["arms"]["keras"]
+        assert described[name] == pytest.approx(np.mean(expected))
+        assert [run[name] for run in described["runs"].values()] == pytest.approx(expected)
     expected = sum(confusion_matrix(LABELS, each) for each in predicted)
     assert findings["confusion"]["keras"] == expected.tolist()
 
@@ -230,10 +244,34 @@ def test_a_single_run_is_reported_by_itself(tmp_path: Path, capsys: pytest.Captu
     low, high = proportion_confint(180, 200, method="wilson")
     assert (found["one_run"]["low"], found["one_run"]["high"]) == pytest.approx((low, high))
     interval = f"(95 % interval for images of this kind {100 * low:.2f} % to {100 * high:.2f} %)"
-    said = f"lightning-keras: test accuracy 90.00 % {interval}, test loss "
+    said = f"lightning-keras: test accuracy 90.00 % {interval}, balanced accuracy 90.00 %, macro F1 90.00 %, test loss "
     assert capsys.readouterr().out.startswith(said)
     assert said in (tmp_path / "report" / "report.html").read_text()
-    assert "| class | lightning-keras: precision | recall | F1 |" in (tmp_path / "report" / "report.md").read_text()
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| class | test images | lightning-keras: precision | recall | F1 |\n" in text
+    assert "| cat | 50 | 90.00 % | 90.00 % | 90.00 % |\n" in text
+
+
+def test_of_unbalanced_classes_the_curves_show_the_means_over_them(tmp_path: Path) -> None:
+    """The runs of all other tests are from before these were counted."""
+    counts = {part: {name: 10 * number for number, name in enumerate(CLASS_NAMES, 1)} for part in ("train", "test")}
+    run = make_run(tmp_path / "a", images_per_class=counts)
+    for row in run.read_history():
+        run.write_history(row | {"val_balanced_acc": 0.1 * row["epoch"], "val_macro_f1": 0.2})
+    assert cli.run(["report", str(run.path)]) == 0
+    found = json.loads((tmp_path / "report" / "report.json").read_text())["curves"]["lightning-keras"]
+    assert [point["mean"] for point in found["val_balanced_acc"]] == [0.1, 0.2, pytest.approx(0.3), 0.4]
+    assert (
+        "Validation macro F1 (%) over 4 epochs; means of the last epoch: lightning-keras 20"
+        in (tmp_path / "report" / "report.html").read_text()
+    )
+    assert (
+        "Validation balanced accuracy (%) | Validation macro F1 (%) |\n"
+        in (tmp_path / "report" / "report.md").read_text()
+    )
+    run.update_record(images_per_class={"train": dict.fromkeys(CLASS_NAMES, 10)})
+    assert cli.run(["report", str(run.path)]) == 0
+    assert "balanced accuracy (%)" not in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_runs_that_early_stopping_ended_are_reported_with_the_epoch_that_was_tested(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ NAN = math.nan
     ("by", "values", "best"),
     [
         ("val_acc", [0.25, 0.75, 0.5, 0.75], 2),
+        ("val_balanced_acc", [0.25, 0.75, 0.5, 0.75], 2),
+        ("val_macro_f1", [NAN, 0.25, 0.75, 0.5], 3),
         ("val_loss", [0.25, 0.75, 0.125, 0.125], 3),
         ("val_loss", [NAN, math.inf, 2.0, NAN], 3),
         ("val_loss", [NAN, NAN], 1),

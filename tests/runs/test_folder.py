@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import io
 import json
@@ -25,7 +26,7 @@ from lightning_vgg.common.interruption import Interrupted
 from lightning_vgg.runs import folder as runs
 from lightning_vgg.runs.best import Quantity
 from lightning_vgg.runs.curves import draw_curves
-from lightning_vgg.runs.folder import HISTORY_COLUMNS, RunError, RunFolder, atomic_write
+from lightning_vgg.runs.folder import HISTORY_COLUMNS, RunError, RunFolder, atomic_write, epoch_line
 
 
 @pytest.fixture
@@ -215,6 +216,36 @@ def test_rows_left_by_an_interrupted_run_are_replaced(run: RunFolder) -> None:
     assert [each["train_loss"] for each in run.read_history()] == [1.0, 2.0, 0.5, 0.25]
 
 
+MATRIX = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 0]])
+
+
+def test_classes_have_a_row_each_and_those_left_by_an_interrupted_run_are_replaced(run: RunFolder) -> None:
+    run.write_classes(1, None)
+    assert not (run.path / "val_classes.csv").exists()
+    run.update_record(class_names=["Käfer, rot", "ox", 'the "eel"\nof old'])
+    for epoch in (2, 4, 6):
+        run.write_classes(epoch, MATRIX)
+    run.write_classes(5, None)  # no validation in this epoch
+    with (run.path / "val_classes.csv").open(newline="", encoding="utf-8") as file:
+        rows = [*csv.reader(file)]
+    of_epoch = [
+        ["Käfer, rot", "0.6", "0.75", str(2 / 3), "4"],
+        ["ox", "0.0", "", "0.0", "0"],
+        ['the "eel" of old', "", "0.0", "0.0", "2"],
+    ]
+    assert rows == [
+        ["epoch", "class", "precision", "recall", "f1", "images"],
+        *(["2", *row] for row in of_epoch),
+        *(["4", *row] for row in of_epoch),
+    ]
+
+
+def test_a_history_from_before_a_column_was_measured_is_continued(run: RunFolder) -> None:
+    (run.path / "history.csv").write_text("epoch,step,val_acc,seconds\n1,10,0.5,1.0\n2,20,0.75,1.0\n")
+    run.write_history(row(2, val_acc=0.25, val_balanced_acc=0.125))
+    assert run.read_history() == [row(1, val_acc=0.5, seconds=1.0), row(2, val_acc=0.25, val_balanced_acc=0.125)]
+
+
 def test_a_column_that_is_unknown_is_refused(run: RunFolder) -> None:
     run.write_history(row(1))
     with pytest.raises(ValueError, match="accuracy"):
@@ -299,9 +330,11 @@ def test_every_write_of_a_run_is_atomic(run: RunFolder, monkeypatch: pytest.Monk
         raise OSError("no move")
 
     monkeypatch.setattr(runs.os, "replace", fail)
+    monkeypatch.setattr(RunFolder, "read_record", lambda _: {"class_names": ["a", "b", "c"]})
     for write in (
         lambda: run.write_config("x"),
         lambda: run.write_history(row(1)),
+        lambda: run.write_classes(1, MATRIX),
         lambda: run.update_record(seed=0),
         lambda: run.write_predictions(np.zeros(1), np.zeros((1, 2))),
         run.write_curves,
@@ -380,6 +413,34 @@ def test_the_circle_is_on_the_curve_that_chooses_the_best_epoch() -> None:
     by_accuracy, by_loss = picture(history), picture(history, best_by="val_loss")
     for half, more, less in ((LEFT, by_loss, by_accuracy), (RIGHT, by_accuracy, by_loss)):
         assert colour_share(more, VALIDATION, half) > colour_share(less, VALIDATION, half)
+
+
+def test_the_quantity_over_the_classes_that_chooses_is_drawn_too() -> None:
+    history = [full_row(epoch) | {"val_macro_f1": 0.8 - 0.5 / epoch} for epoch in range(1, 6)]
+    by_accuracy, by_f1 = picture(history), picture(history, best_by="val_macro_f1")
+    assert (by_accuracy[:, LEFT] == by_f1[:, LEFT]).all()
+    assert colour_share(by_f1, VALIDATION, RIGHT) > 1.2 * colour_share(by_accuracy, VALIDATION, RIGHT)
+
+
+def test_a_line_an_epoch_names_what_chooses_the_best_one() -> None:
+    measured = full_row(2) | {"val_balanced_acc": 0.25, "seconds": 1.25}
+    line = "epoch   2/9  train_loss 1.0000  train_acc 50.00%  val_loss 1.0500  val_acc 75.00%"
+    assert epoch_line(measured, 9, "val_acc") == f"{line}  1.2 s"
+    assert epoch_line(measured, 9, "val_balanced_acc") == f"{line}  val_balanced_acc 25.00%  1.2 s"
+
+
+def test_the_result_of_unbalanced_classes_says_more_than_the_accuracy(run: RunFolder) -> None:
+    run.write_history(full_row(1))
+    results = {"test_acc": 0.9, "test_loss": 0.5, "test_balanced_acc": 0.6, "test_macro_f1": 0.55, "checkpoint": "x"}
+    run.update_record(**results)  # as older versions have it, without what follows
+    assert "test_balanced_acc" not in runs.test_lines(run)
+    run.update_record(images_per_class={"train": {"cat": 10, "dog": 9}})
+    assert "test_balanced_acc" not in runs.test_lines(run)
+    run.update_record(images_per_class={"train": {"cat": 100, "dog": 9}})
+    assert runs.test_lines(run).splitlines()[:2] == [
+        "test_acc 90.00%  test_loss 0.5000  of x",
+        "test_balanced_acc 60.00%  test_macro_f1 55.00%",
+    ]
 
 
 def test_curves_in_the_run_folder(run: RunFolder) -> None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ExperimentSpec
@@ -19,7 +20,7 @@ from lightning_vgg.images.batches import Normalization, cut_batch, normalize, tr
 from lightning_vgg.images.dataset import Split
 from lightning_vgg.training.augmentation import TrainRows, train_rows
 from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader
-from lightning_vgg.training.module import Scores
+from lightning_vgg.training.module import Confusion, Scores
 
 NORMALIZATION = Normalization(mean=(125.3, 122.95, 113.87), std=(62.99, 62.09, 66.7))
 DTYPES = [(np.float32, torch.float32), (np.float64, torch.float64)]
@@ -338,6 +339,19 @@ def test_scores_take_an_empty_share() -> None:
     loss, accuracy = scores.compute()
     assert loss.item() == 0.5
     assert accuracy.item() == pytest.approx(2 / 3)
+
+
+def test_confusions_are_those_of_torchmetrics_and_no_value_is_waited_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 7, generator=generator)
+    labels = torch.randint(0, 6, (200,), generator=generator)  # of the last class there are no images
+    confusion = Confusion(7)
+    for rows in (slice(0, 150), slice(150, 200)):
+        confusion.update(logits[rows], labels[rows])
+    golden = multiclass_confusion_matrix(logits, labels, num_classes=7)
+    assert_array_equal(confusion.compute().numpy(), golden.numpy())
+    # It has shapes alone: whoever asks for a value, as torch.bincount does, gets an error.
+    confusion.to("meta").update(logits.to("meta"), labels.to("meta"))
 
 
 # --- all together -----------------------------------------------------------------------------------------------------

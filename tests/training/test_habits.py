@@ -128,6 +128,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     stop_after_epoch(None)
     program(f"fit -c {run.path}/config.yaml --ckpt_path last")
     assert history_without_seconds(run.path) == history_without_seconds(whole.path)
+    assert (run.path / "val_classes.csv").read_bytes() == (whole.path / "val_classes.csv").read_bytes()
     records = record_of(run), record_of(whole)
     assert records[0].get("stopped") == records[1].get("stopped")
     assert records[0]["test_loss"] == records[1]["test_loss"]
@@ -190,7 +191,7 @@ def test_losses_of_the_history_are_without_class_weights(program: Command, tmp_p
         ("--model.early_stopping.min_delta -1", "early_stopping.min_delta must be at least 0, not -1.0"),
         (
             "--model.early_stopping.monitor train_loss",
-            "\"monitor\":\n  Expected a typing.Literal['val_acc', 'val_loss']",
+            "\"monitor\":\n  Expected a typing.Literal['val_acc', 'val_balanced_acc', 'val_macro_f1', 'val_loss']",
         ),
         ("--model.early_stopping.patients 3", "did you mean 'model.early_stopping.patience'"),
         ("--model.reduce_on_plateau.factor 1.0", "reduce_on_plateau.factor lies in (0, 1), not 1.0"),
@@ -206,6 +207,7 @@ def test_losses_of_the_history_are_without_class_weights(program: Command, tmp_p
         ),
         ("--model.early_stopping.patience 2 --data.validation_fraction 0", "model.early_stopping needs validation"),
         ("--model.best_by val_loss --data.validation_fraction 0", "model.best_by: val_loss needs validation images"),
+        ("--model.best_by val_macro_f1 --data.validation_fraction 0", "model.best_by: val_macro_f1 needs validation"),
         ("--model.best_by test_acc", "model.best_by"),
         ("--data.class_weight '{3: 0}'", "data.class_weight must be above 0, not 3: 0"),
         ("--data.class_weight '{cat: 2.0}'", "data.class_weight: there is no class 'cat'; there are 0, 1, 2"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 from conftest import only_run, run_here, run_in, wandb_records
 
-from lightning_vgg.runs.folder import MEASURED, RunFolder
+from lightning_vgg.runs.folder import MEASURED, TESTED, RunFolder
+from lightning_vgg.runs.scores import CLASS_COLUMNS
 
 FIT = """
     fit --data.source digits --data.train_images 60 --data.batch_size 18 --model.network.filters [4]
@@ -45,12 +47,20 @@ def test_several_loggers_get_the_same_curves(program: str, tmp_path: Path) -> No
     run = RunFolder.open(only_run(tmp_path))
     record, rows = run.read_record(), run.read_history()
     expected = {name: [(row["step"] - 1, row[name]) for row in rows] for name in MEASURED}
-    expected |= {name: [(rows[-1]["step"], record[name])] for name in ("test_loss", "test_acc")}
+    expected |= {name: [(rows[-1]["step"], record[name])] for name in TESTED}
     for found in (points_in_csv(run.path / "csv/version_0"), points_in_tensorboard(run.path / "tensorboard")):
         for name, points in expected.items():
             assert [step for step, _ in found[name]] == [step for step, _ in points], name
             assert [value for _, value in found[name]] == pytest.approx([value for _, value in points], rel=1e-6)
-    assert wandb_records(run.path)
+    summary = {
+        name: value
+        for r in wandb_records(run.path)
+        if r["type"] == "summary"
+        for name, value in r["summary"]["update"].items()
+    }
+    table = json.loads((run.path / "wandb" / "latest-run" / "files" / summary["test_classes"]["path"]).read_text())
+    assert table["columns"] == list(CLASS_COLUMNS) and len(table["data"]) == 10
+    assert [row[2] for row in table["data"]] == record["test_acc_per_class"]
 
 
 @pytest.mark.slow

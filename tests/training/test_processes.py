@@ -36,10 +36,11 @@ def test_two_processes_come_to_what_one_does(tmp_path: Path) -> None:
     histories = [RunFolder(run).read_history() for run in runs]
     for ours, theirs in zip(*histories, strict=True):
         assert ours["step"] == theirs["step"]
-        for name in ("train_acc", "val_acc"):
+        for name in ("train_acc", "val_acc", "val_balanced_acc", "val_macro_f1"):
             assert ours[name] == theirs[name], name
         for name in ("train_loss", "val_loss"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
+    assert (runs[0] / "val_classes.csv").read_bytes() == (runs[1] / "val_classes.csv").read_bytes()
     (labels, logits), (labels_alone, logits_alone) = (RunFolder(run).read_predictions() for run in runs)
     assert len(labels) == 360
     np.testing.assert_array_equal(labels, labels_alone)

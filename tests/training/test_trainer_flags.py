@@ -260,4 +260,6 @@ def test_the_best_epoch_is_the_best_of_those_that_were_validated(command: Comman
     command(f"{FIT} --trainer.check_val_every_n_epoch 2 --trainer.max_epochs 5")
     run = RunFolder.open(only_run(tmp_path))
     best = max((row for row in run.read_history() if "val_acc" in row), key=lambda row: row["val_acc"])
+    classes = (run.path / "val_classes.csv").read_text().splitlines()[1:]
+    assert [line.partition(",")[0] for line in classes] == ["2"] * 10 + ["4"] * 10
     assert run.read_record()["checkpoint"] == f"checkpoints/best_step{best['step']}.ckpt"
