@@ -416,13 +416,13 @@ def test_read_experiment_leaves_what_lightning_alone_knows_to_lightning(write: W
 
 def test_plain_settings() -> None:
     kept = plain_settings(ExperimentSpec(data=DataSpec(root=str(Path.home() / "images"))), {"devices": 2})
-    assert list(kept) == ["experiment", "name", "seed_everything", "model", "data", "trainer"]
+    assert list(kept) == ["experiment", "name", "seed_everything", "model", "data", "trainer", "report"]
     assert kept["trainer"] == {**dataclasses.asdict(TrainerSpec()), "devices": 2}
     assert kept["data"]["root"] == "~/images"
 
 
 def test_what_is_kept_trains_the_same_again(write: Write) -> None:
-    experiment = ExperimentSpec("e", "n", 7, EXPERIMENT, DATA, TRAINER)
+    experiment = ExperimentSpec("e", "n", 7, EXPERIMENT, DATA, TRAINER, report=True)
     path = write(config_text(experiment))
     assert parse_experiment(["-c", str(path)]) == experiment
     assert read_experiment(path) == experiment
