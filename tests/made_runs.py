@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from lightning_vgg.runs.folder import RunFolder
+from lightning_vgg.runs.mistakes import Attention, keep_mistakes
 
 CLASS_NAMES = ["cat", "dog", "<ox>", "eel"]
 LABELS = np.tile(np.arange(4), 50)
@@ -90,6 +91,16 @@ def make_run(
             **record,
         }
     )
+    return run
+
+
+LEFT_HALF = Attention("block2.conv1", lambda image, label: np.array([[1.0, 0.0]]))
+
+
+def make_mistaken_run(folder: Path, wrong: int = 20, attention: Attention | str = LEFT_HALF) -> RunFolder:
+    """A run with pictures of its mistakes: as many images of each class are taken for the next one."""
+    run = make_run(folder, wrong=wrong)
+    keep_mistakes(run, np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8), attention)
     return run
 
 

@@ -200,11 +200,17 @@ def _write(entry: Path, size: int, build: Callable[[DecodedImages], Index]) -> N
 @contextmanager
 def _scratch(cache: Path) -> Iterator[Path]:
     """A new folder, which is gone afterwards unless it was moved. Raises _NotWritten."""
+    made = not cache.exists()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".images-", dir=cache)
         Path(folder.name, "new").mkdir()
     except OSError as error:
         raise _NotWritten(str(error)) from error
-    with folder:
-        yield Path(folder.name, "new")
+    try:
+        with folder:
+            yield Path(folder.name, "new")
+    finally:
+        if made:
+            with suppress(OSError):  # unless something was kept in it
+                cache.rmdir()

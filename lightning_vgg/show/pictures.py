@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_vgg.runs.heat import coloured, overlaid
+from lightning_vgg.runs.heat import coloured, overlaid, stretched
 from lightning_vgg.runs.mistakes import surest_mistakes
 from lightning_vgg.runs.scores import probabilities
 from lightning_vgg.training.grad_cam import grad_cam
@@ -67,7 +67,7 @@ def draw_attention(trained: TrainedRun, which: str, layer: str | None, file: IO[
     best = int(likely.argmax())
     heat = grad_cam(trained.classifier, trained.batch(image), best, module)
     title = f"{trained.class_names[best]} {likely[best]:.0%}, Grad-CAM of {name}"
-    pictures = [image, coloured(heat, image.shape[:2]), overlaid(image, heat)]
+    pictures = [image, coloured(stretched(heat, image.shape[:2])), overlaid(image, heat)]
     _draw_grid(pictures, ["image", "Grad-CAM", "both"], title, file, columns=3)
 
 

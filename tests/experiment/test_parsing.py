@@ -424,7 +424,7 @@ def test_plain_settings() -> None:
 
 
 def test_what_is_kept_trains_the_same_again(write: Write) -> None:
-    experiment = ExperimentSpec("e", "n", 7, EXPERIMENT, DATA, TRAINER, True)
+    experiment = ExperimentSpec("e", "n", 7, EXPERIMENT, DATA, TRAINER, report=True)
     path = write(config_text(experiment))
     assert parse_experiment(["-c", str(path)]) == experiment
     assert read_experiment(path) == experiment

@@ -202,11 +202,14 @@ def test_wandb_has_the_names_and_steps_of_lightnings_logger(first: Path) -> None
 @pytest.mark.slow
 def test_other_backends_train_too_and_without_validation_images_the_last_epoch_counts(tmp_path: Path) -> None:
     fit = "fit --data.validation_fraction 0 --data.train_images 100 --trainer.precision bf16-mixed --name torch"
-    output = run_in(tmp_path, "keras-reference")(fit, *SHORT, KERAS_BACKEND="torch").stdout
+    output = run_in(tmp_path, "keras-reference")(fit, *SHORT, "--report", "true", KERAS_BACKEND="torch").stdout
     run = tmp_path / "runs" / "quickstart" / "torch"
     record = record_of(run)
     assert record["backend"] == "torch" and "torch" in record["versions"]
     assert record["images"]["val"] == 0
+    page = (run / "report.html").read_text()
+    assert "Without Grad-CAM: the Keras reference computes it on TensorFlow alone, and not on torch." in page
+    assert "<img" in page
     with (run / "history.csv").open() as file:
         assert [(row["val_loss"], row["val_acc"]) for row in csv.DictReader(file)] == [("", "")] * 2
     assert "val_" not in output

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import make_comparison
+from made_runs import make_comparison, make_mistaken_run
 from PIL import Image
 
-from lightning_vgg.report import write_report
+from lightning_vgg.report import report_run, write_report
 from lightning_vgg.report.comparison import read_comparison
 from lightning_vgg.report.render import SECTIONS
 
@@ -94,6 +94,8 @@ addEventListener('load', () => {
       .map(box => [box.width, box.height]),
     smallest: Math.min(...texts.map(e => parseFloat(getComputedStyle(e).fontSize))),
     contrast: contrast(faintest), faintest: faintest.outerHTML.slice(0, 200),
+    images: [...document.images].map(i => [i, i.getBoundingClientRect()])
+      .map(([image, box]) => [image.naturalWidth, box.width, box.height]),
     requests: performance.getEntriesByType('resource').map(entry => entry.name),
   };
   parent.postMessage(JSON.stringify(found), '*');
@@ -161,12 +163,26 @@ def test_the_page_can_be_read(page: Path, tmp_path: Path, width: int, scheme: st
     assert found["width"] == width
     assert found["scroll"] <= width, "the page is wider than the window"
     assert found["dark"] == (scheme == "dark")
-    assert found["sections"] == list(SECTIONS)
+    assert found["sections"] == [anchor for anchor in SECTIONS if anchor != "mistakes"]
     assert found["requests"] == []
     assert min(min(size) for size in found["pictures"]) > 5
     assert max(size[0] for size in found["pictures"]) <= width
     assert found["smallest"] >= 11
     assert found["contrast"] >= 4.5, found["faintest"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_page_of_a_single_run_shows_its_pictures(tmp_path: Path, width: int, scheme: str) -> None:
+    found = measure(report_run(make_mistaken_run(tmp_path / "run")), width, scheme, tmp_path)
+    assert found["scroll"] <= width, "the page is wider than the window"
+    assert "mistakes" in found["sections"]
+    assert found["smallest"] >= 11
+    assert found["contrast"] >= 4.5, found["faintest"]
+    assert len(found["images"]) == 48
+    for stored, *sides in found["images"]:
+        assert stored == 224
+        assert max(sides) - min(sides) < 1 and min(sides) > 100
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -40,7 +40,6 @@ from lightning_vgg.experiment.specs import (
 )
 from lightning_vgg.images.sources import load_images
 from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.training import transfer
 from lightning_vgg.training.callbacks import RunRecorder
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.export import load_classifier
@@ -562,16 +561,6 @@ def test_a_run_resumed_around_each_unfreezing_ends_like_an_uninterrupted_one(
         resumed, trainer = fit(spec, data, run, 6, run / "checkpoints" / "last.ckpt")
         assert trainer.current_epoch == 6
         assert_equal(tensors(resumed.network), whole)
-
-
-def test_unfreezing_in_several_processes_is_refused(source: Path, data: DataSpec) -> None:
-    model = built(model_spec(source, unfreeze=UNFREEZE))
-
-    class Many:
-        world_size = 2
-
-    with pytest.raises(ExperimentError, match=r"trainer\.devices 1"):
-        transfer.Freezing().on_fit_start(Many(), model)  # type: ignore[arg-type]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -10,24 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import CLASS_NAMES, make_run
+from made_runs import CLASS_NAMES, LEFT_HALF, make_mistaken_run, make_run
 
 from lightning_vgg import cli
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.report import report_run
-from lightning_vgg.runs.folder import RunFolder
-from lightning_vgg.runs.mistakes import Attention, keep_mistakes, read_mistakes
+from lightning_vgg.runs.mistakes import Attention, read_mistakes
 
 SECTIONS = ["verdict", "curves", "classes", "confusion", "mistakes", "calibration", "speed", "machines", "runs"]
-HALF = Attention("block2.conv1", lambda image, label: np.array([[1.0, 0.0]]))
-
-
-def mistaken(folder: Path, wrong: int = 20, attention: Attention | str = HALF) -> RunFolder:
-    """A run with the pictures of its mistakes: 5 images of each class taken for the next one."""
-    run = make_run(folder, wrong=wrong)
-    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    keep_mistakes(run, images, attention)
-    return run
 
 
 def section(page: str) -> str:
@@ -36,7 +26,7 @@ def section(page: str) -> str:
 
 
 def test_the_report_lies_in_the_run_folder_and_holds_the_pictures(tmp_path: Path) -> None:
-    run = mistaken(tmp_path / "run")
+    run = make_mistaken_run(tmp_path / "run")
     report = report_run(run)
     assert report == run.path / "report.html"
     page, about = report.read_text(), read_mistakes(run)
@@ -60,7 +50,7 @@ def test_the_report_lies_in_the_run_folder_and_holds_the_pictures(tmp_path: Path
 
 
 def test_numbers_and_the_text_report_say_the_same(tmp_path: Path) -> None:
-    run = mistaken(tmp_path / "run")
+    run = make_mistaken_run(tmp_path / "run")
     report_run(run)
     found = json.loads((run.path / "report.json").read_text())["mistakes"]
     labels, logits = run.read_predictions()
@@ -81,7 +71,7 @@ def test_numbers_and_the_text_report_say_the_same(tmp_path: Path) -> None:
 
 
 def test_lightning_vgg_report_of_the_run_shows_them_too(tmp_path: Path) -> None:
-    run = mistaken(tmp_path / "run")
+    run = make_mistaken_run(tmp_path / "run")
     assert cli.run(["report", str(run.path)]) == 0
     found = json.loads((tmp_path / "report" / "report.json").read_text())["mistakes"]
     assert (tmp_path / "report" / found["surest"][0]["picture"]).is_file()
@@ -89,7 +79,7 @@ def test_lightning_vgg_report_of_the_run_shows_them_too(tmp_path: Path) -> None:
 
 
 def test_a_comparison_shows_none(tmp_path: Path) -> None:
-    runs = [mistaken(tmp_path / "a"), make_run(tmp_path / "b", "keras")]
+    runs = [make_mistaken_run(tmp_path / "a"), make_run(tmp_path / "b", "keras")]
     assert cli.run(["report", *(str(run.path) for run in runs)]) == 0
     assert json.loads((tmp_path / "report" / "report.json").read_text())["mistakes"] is None
     page = (tmp_path / "report" / "report.html").read_text()
@@ -100,20 +90,24 @@ def test_a_comparison_shows_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "attention", "words"),
     [
-        (0, HALF, "None: every test image was classified correctly."),
+        (0, LEFT_HALF, "None: every test image was classified correctly."),
         (3, "the network has no convolution", "Without Grad-CAM: the network has no convolution."),
         (3, None, "lightning-vgg test -c RUN/config.yaml --report true"),
     ],
 )
 def test_what_there_is_not_is_said(wrong: int, attention: Attention | str | None, words: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", wrong=3) if attention is None else mistaken(tmp_path / "run", wrong, attention)
+    run = (
+        make_run(tmp_path / "run", wrong=3)
+        if attention is None
+        else make_mistaken_run(tmp_path / "run", wrong, attention)
+    )
     shown = section(report_run(run).read_text())
     assert words in shown
     assert shown.count("<img") == (3 + 3 if isinstance(attention, str) else 0)
 
 
 def test_pictures_that_are_gone_or_of_other_predictions_are_refused(tmp_path: Path) -> None:
-    run = mistaken(tmp_path / "run")
+    run = make_mistaken_run(tmp_path / "run")
     report = report_run(run)
     before = report.read_text()
     (run.mistakes / "0.jpg").unlink()
