@@ -126,3 +126,16 @@ def load(path: Path, image_size: int = 4) -> ImageSet:
 
 def without(*starts: str) -> Files:
     return {name: contents for name, contents in small_set().items() if not name.startswith(starts)}
+
+
+def noise(folder: Path, size: int, train: int, test: int) -> Path:
+    """A folder of images of noise in two classes."""
+    random = np.random.default_rng(0)
+    files = {
+        f"{part}/{'ab'[number % 2]}/{number}.png": encoded(
+            Image.fromarray(random.integers(0, 256, (size, size, 3), np.uint8)), "PNG"
+        )
+        for part, count in (("train", train), ("test", test))
+        for number in range(count)
+    }
+    return write(folder, files)

@@ -33,7 +33,8 @@ class MixedRows(NamedTuple):
 class TrainRows(NamedTuple):
     """A training batch before it is cut: see :class:`~lightning_vgg.experiment.draws.Draws`.
 
-    Where images are mixed, partners from other processes' shares of the batch are among them.
+    Where images are mixed, partners from other processes' shares of the batch are among them. ``fetched`` holds the
+    images uint8 (B, S, S, C), or their features (B, ..., C), where the device has not all of them.
     """
 
     image: Tensor
@@ -48,6 +49,7 @@ class TrainRows(NamedTuple):
     erased: Tensor | None = None
     mixing: MixedRows | None = None
     crop: Tensor | None = None
+    fetched: Tensor | None = None
 
 
 def train_rows(draws: Draws, batch: slice, share: slice) -> TrainRows:

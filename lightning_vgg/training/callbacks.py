@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ from lightning_vgg.weights.pretrained import describe_start
 CHECKPOINT_SECONDS = 600.0
 """Seconds between checkpoints inside an epoch: the most work that a kill can cost."""
 
-_STEPS_A_LOOK = 50  # between looks at the loss; each waits for the device
+LOOK_SECONDS = 10.0
+"""Seconds between looks at the loss inside an epoch; each waits for the device, so they are not counted in steps."""
 
 
 class RunRecorder(Checkpoint):
@@ -75,6 +77,9 @@ class RunRecorder(Checkpoint):
         self.bad_step = torch.tensor(-1, device=pl_module.device)
         self.epoch_started = time.perf_counter() - self.epoch_seconds
         self.saved = time.monotonic()
+        self.looked = -math.inf
+        # Processes agree by way of their hosts: an answer by way of the devices would be waited for in every step.
+        self.hosts = torch.distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
         SIGNALS.install()  # lightning has put its own handler there
         self.signals = ExitStack()
         self.signals.enter_context(SIGNALS.deferred())
@@ -118,11 +123,15 @@ class RunRecorder(Checkpoint):
             self.train_seconds = time.perf_counter() - self.epoch_started
             self._refuse_bad_loss(trainer)
             return  # resumed here, lightning would skip the validation: what is due waits for the epoch's end
-        if batch_idx % _STEPS_A_LOOK == 0:
-            self._refuse_bad_loss(trainer)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients are in no checkpoint
-        signal, due = self._agreed(trainer, SIGNALS.received, time.monotonic() - self.saved >= CHECKPOINT_SECONDS)
+        now = time.monotonic()
+        signal, due, look = self._agreed(
+            trainer, SIGNALS.received, now - self.saved >= CHECKPOINT_SECONDS, now - self.looked >= LOOK_SECONDS
+        )
+        if look:
+            self._refuse_bad_loss(trainer)
+            self.looked = now
         if signal or due:
             self._save(trainer)
         if signal:
@@ -142,18 +151,17 @@ class RunRecorder(Checkpoint):
         elif self.best is None:  # until there is a validation, the last epoch is the best one
             better = True
         self._save(trainer, better)
-        signal, _ = self._agreed(trainer, SIGNALS.received, False)
+        (signal,) = self._agreed(trainer, SIGNALS.received)
         if signal:
             raise Interrupted(signal, str(self.run.checkpoints / LAST))
 
-    @staticmethod
-    def _agreed(trainer: Trainer, signal: int, due: bool) -> tuple[int, bool]:
-        """The same answer in all processes: checkpoints are written together."""
-        if trainer.world_size > 1:
-            both = torch.tensor([signal, int(due)], device=trainer.strategy.root_device)
-            signal, due_somewhere = trainer.strategy.reduce(both, reduce_op="max").tolist()
-            due = bool(due_somewhere)
-        return signal, due
+    def _agreed(self, trainer: Trainer, *mine: int) -> list[int]:
+        """The largest number of any process in place of each: checkpoints are written together."""
+        if trainer.world_size == 1:
+            return list(mine)
+        numbers = torch.tensor(mine)
+        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, self.hosts)  # type: ignore[arg-type]
+        return numbers.tolist()
 
     def _watch(self, trainer: Trainer, loss: Tensor) -> None:
         """Note the first step with a loss that is not finite, on the device: looking at each would wait for a GPU."""
@@ -162,7 +170,7 @@ class RunRecorder(Checkpoint):
         self.bad_step = torch.where(first, trainer.global_step, self.bad_step)
 
     def _refuse_bad_loss(self, trainer: Trainer) -> None:
-        """Before a checkpoint, and every so many steps."""
+        """Before a checkpoint, and every so often."""
         step = int(trainer.strategy.reduce(self.bad_step, reduce_op="max"))
         if step < 0:
             return
@@ -204,7 +212,8 @@ class RunRecorder(Checkpoint):
         module = trainer.lightning_module
         assert isinstance(module, VGGClassifier)
         confusion = module.confusion if validated else None
-        self.run.write_epoch(row, confusion, self.images_per_second, self.startup_seconds, peak_memory())
+        memory = peak_memory(trainer.strategy.root_device)
+        self.run.write_epoch(row, confusion, self.images_per_second, self.startup_seconds, memory)
         if self.echo:
             print(epoch_line(row, trainer.max_epochs, module.spec.best_by), flush=True)
 
@@ -267,6 +276,6 @@ def describe_run(trainer: Trainer) -> PlainDict:
     }
 
 
-def peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else of the process."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_memory()
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of a GPU, else of the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_memory()

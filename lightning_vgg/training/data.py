@@ -1,19 +1,23 @@
 """LightningDataModule: all images on the device as uint8, batches cut, augmented and normalized there.
 
-Images that are too many for it stay in the host's memory or in a file, and each batch is brought to the device first.
+Images that are too many for it stay in the host's memory or in a file, and go to the device batch by batch.
 
-A loader here yields rows of the table of random draws (which images, augmented how): a few kilobytes a batch.
+A loader here yields rows of the table of random draws (which images, augmented how): a few kilobytes a batch. Nothing
+that is done with them makes the host wait for a GPU, so the host prepares the next steps while the GPU computes.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningDataModule
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from lightning_vgg.experiment.draws import Draws, draw_epoch
@@ -26,11 +30,13 @@ from lightning_vgg.training.read_ahead import ReadAhead, announced
 
 
 class EvalRows(NamedTuple):
-    """An evaluation batch before it is cut: which images, int64 (B,)."""
+    """An evaluation batch before it is cut: which images, int64 (B,); ``fetched`` as in `TrainRows`."""
 
     image: Tensor
+    fetched: Tensor | None = None
 
 
+Rows = TypeVar("Rows", TrainRows, EvalRows)
 Announce = Callable[[TrainRows | EvalRows], None]
 
 
@@ -103,18 +109,57 @@ def has_room(device: torch.device, size: int) -> bool:
     return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
 
 
-class DeviceImages:
-    """uint8 images (N, S, S, C) and labels (N,), and the arithmetic that makes float batches of them on a device.
+def copies_from_pinned(device: torch.device) -> bool:
+    """Whether a device copies from pinned memory while the host goes on; from other memory the host has to wait."""
+    return device.type == "cuda"
+
+
+class OnDevice(ABC):
+    """What the batches of a part are made of, and its labels (N,).
+
+    Attributes:
+        reader: of what is not on the device; None where all is.
+    """
+
+    labels: Tensor
+    reader: ReadAhead | None
+
+    @abstractmethod
+    def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
+        """float (B, C, ...), its channels last in memory, and labels int64 (B,)."""
+
+    @abstractmethod
+    def training_batch(self, rows: TrainRows, cutout: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, augmented, and the masks' keys int64 (B,). Labels of mixed images are shares (B, classes)."""
+
+    def expect(self, rows: TrainRows | EvalRows) -> None:
+        """This will be the batch after the next one."""
+        if self.reader is not None:
+            self.reader.expect(rows.image)
+
+    def fetch(self, rows: Rows) -> Rows:
+        """A batch's rows, still on the host, with what of its images is not on the device."""
+        return rows if self.reader is None else rows._replace(fetched=self.reader.take(rows.image))
+
+    def chosen(self, image: Tensor) -> Tensor:
+        """As the first of `evaluation_batch`, of images whose numbers are on the host, int64 (B,)."""
+        rows = move_data_to_device(self.fetch(EvalRows(image)), self.labels.device)
+        return self.evaluation_batch(rows)[0]
+
+
+class DeviceImages(OnDevice):
+    """uint8 images (N, S, S, C), and the arithmetic that makes float batches of them on a device.
 
     Images of a file stay there, and images that would fill more than half of a GPU stay with the host.
     """
 
     def __init__(self, part: Split, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
-        self.images = (
-            ReadAhead(part.images, device)
-            if isinstance(part.images, StoredImages) or not has_room(device, part.images.nbytes)
-            else torch.from_numpy(part.images).to(device)
-        )
+        self.images: Tensor | None = None
+        self.reader = None
+        if isinstance(part.images, StoredImages) or not has_room(device, part.images.nbytes):
+            self.reader = ReadAhead(part.images, copies_from_pinned(device))
+        else:
+            self.images = torch.from_numpy(part.images).to(device)
         self.labels = torch.from_numpy(part.labels).to(device)
         self.size: int = part.images.shape[1]
         self.channels: int = part.images.shape[3]
@@ -125,8 +170,10 @@ class DeviceImages:
 
     def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
         """float (B, C, S, S), its channels last in memory, and labels int64 (B,)."""
-        images = self.images
-        pixels = images.take(rows.image) if isinstance(images, ReadAhead) else images.index_select(0, rows.image)
+        pixels = rows.fetched
+        if pixels is None:
+            assert self.images is not None
+            pixels = self.images.index_select(0, rows.image)
         return self._normalized(pixels), self.labels[rows.image]
 
     def training_batch(self, rows: TrainRows, cutout: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,23 +193,19 @@ class DeviceImages:
         return batch, labels, mask_keys
 
     def _augmented(self, rows: TrainRows) -> Tensor:
-        if isinstance(self.images, ReadAhead):
-            pixels = self.images.take(rows.image)
-            return augmented(pixels, rows._replace(image=torch.arange(len(pixels), device=pixels.device)))
+        if rows.fetched is not None:
+            places = torch.arange(len(rows.fetched), device=rows.fetched.device)
+            return augmented(rows.fetched, rows._replace(image=places))
+        assert self.images is not None
         return augmented(self.images, rows)
-
-    def expect(self, rows: TrainRows | EvalRows) -> None:
-        """This will be the batch after the next one."""
-        if isinstance(self.images, ReadAhead):
-            self.images.expect(rows.image)
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         flat = pixels.view(-1, self.mean.numel()).to(self.mean.dtype).sub_(self.mean).mul_(self.scale)
         return flat.view(-1, self.size, self.size, self.channels).permute(0, 3, 1, 2).to(self.dtype)
 
 
-class DeviceFeatures:
-    """A frozen network's features of the images, float (N, ..., C), and labels (N,), in place of `DeviceImages`.
+class DeviceFeatures(OnDevice):
+    """A frozen network's features of the images, float (N, ..., C), in place of `DeviceImages`.
 
     Memory-mapped features stay on the disk unless a GPU has room for them.
     """
@@ -171,21 +214,26 @@ class DeviceFeatures:
         self.file = MappedFile(features)
         self.features = torch.from_numpy(self.file.array)
         self.labels = torch.from_numpy(labels).to(device)
+        self.reader = None
         if device.type == "cuda" and has_room(device, features.nbytes):
             self.features = self.features.to(device)
+        elif device.type != "cpu":
+            self.reader = ReadAhead(self.file, copies_from_pinned(device))
 
     def evaluation_batch(self, rows: EvalRows) -> tuple[Tensor, Tensor]:
-        """float (B, C, ...), its channels last in memory, and labels int64 (B,)."""
-        return self._gather(rows.image)
+        return self._gather(rows)
 
     def training_batch(self, rows: TrainRows, cutout: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, and the masks' keys; any change of the images would come too late."""
-        return *self._gather(rows.image), rows.mask_key
+        """Any change of the images would come too late."""
+        return *self._gather(rows), rows.mask_key
 
-    def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        batch = self.features.index_select(0, index.to(self.features.device)).to(index.device)
-        self.file.used(batch.nbytes)
-        return batch.movedim(-1, 1), self.labels[index]
+    def _gather(self, rows: TrainRows | EvalRows) -> tuple[Tensor, Tensor]:
+        batch = rows.fetched
+        if batch is None:
+            batch = self.features.index_select(0, rows.image)
+            if batch.device.type == "cpu":
+                self.file.used(batch.nbytes)
+        return batch.movedim(-1, 1), self.labels[rows.image]
 
 
 class ImageData(LightningDataModule):
@@ -205,7 +253,7 @@ class ImageData(LightningDataModule):
         self.spec = experiment.data
         self.seed = experiment.seed_everything
         self.dataset = load_dataset(self.spec, normalization)
-        self._on_device: dict[str, DeviceImages | DeviceFeatures] = {}
+        self._on_device: dict[str, OnDevice] = {}
         self._place: dict[str, int] = {}
         self._train_loader: TrainLoader | None = None
 
@@ -254,21 +302,31 @@ class ImageData(LightningDataModule):
         return EvalLoader(self.count(part), self.spec.eval_batch_size, self._share(), partial(self._expect, part))
 
     def _expect(self, part: str, rows: TrainRows | EvalRows) -> None:
-        images = self._on_device.get(part)
-        if isinstance(images, DeviceImages):
-            images.expect(rows)
+        if part in self._on_device:
+            self._on_device[part].expect(rows)
 
     def _share(self) -> slice:
         """Every world_size-th row of a batch."""
         return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(None)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """To the rows, still on the host, comes what of their images is not on the device."""
         assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        batch = self.images(self._part_of(batch), device).fetch(batch)
+        return apply_to_collection(batch, Tensor, Tensor.pin_memory) if copies_from_pinned(device) else batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        images = self.images(self._part_of(batch), batch.image.device)
         if isinstance(batch, TrainRows):
-            source, cutout = self.images("train", batch.image.device), self.spec.augmentation.cutout
-            return source.training_batch(batch, cutout, self.num_classes)
-        part = "test" if self.trainer.testing else "val"
-        return self.images(part, batch.image.device).evaluation_batch(batch)
+            return images.training_batch(batch, self.spec.augmentation.cutout, self.num_classes)
+        return images.evaluation_batch(batch)
+
+    def _part_of(self, batch: TrainRows | EvalRows) -> str:
+        if isinstance(batch, TrainRows):
+            return "train"
+        assert self.trainer is not None
+        return "test" if self.trainer.testing else "val"
 
     def feed_features(self, part: str, features: np.ndarray, device: torch.device) -> None:
         """From now on batches of a part are made of its features (N, ..., C)."""
@@ -281,7 +339,7 @@ class ImageData(LightningDataModule):
     def has_features(self, part: str) -> bool:
         return isinstance(self._on_device.get(part), DeviceFeatures)
 
-    def images(self, part: str, device: torch.device) -> DeviceImages | DeviceFeatures:
+    def images(self, part: str, device: torch.device) -> OnDevice:
         """What the batches of a part are cut from."""
         if part not in self._on_device:
             assert self.trainer is not None and self.trainer.lightning_module is not None

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec
 from lightning_vgg.images.sources import cache_folder
 from lightning_vgg.runs.machine import keep_freed_memory
-from lightning_vgg.training.data import DeviceImages, EvalRows, ImageData
+from lightning_vgg.training.data import DeviceImages, ImageData
 from lightning_vgg.training.pretrained import load_pretrained
 from lightning_vgg.training.transfer import Backbone, backbone_of
 from lightning_vgg.training.weights import network_tensors
@@ -80,8 +80,8 @@ def kept_features(trainer: Trainer, backbone: Backbone, layers: int, data: Image
         if not on_device:
             on_device.append(DeviceImages(data.part(part), normalization, device, precision))
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            index = torch.arange(rows.start, rows.stop, device=device)
-            features = backbone.features(on_device[0].evaluation_batch(EvalRows(index))[0], layers)
+            batch = on_device[0].chosen(torch.arange(rows.start, rows.stop))
+            features = backbone.features(batch, layers)
             return features.movedim(1, -1).to(getattr(torch, np.dtype(dtype).name)).cpu().numpy()
 
     return remember_backbone_features(

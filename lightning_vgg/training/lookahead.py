@@ -49,12 +49,13 @@ class Lookahead(Callback):
         if step == self.step:
             return
         self.step = step
+        if step % EVERY and step != total:
+            return
         assert self.slow is not None
         fast = _floats(pl_module)
         if step % EVERY == 0:
             torch._foreach_lerp_(list(self.slow.values()), list(fast.values()), 1 - slow_share(step, total))
-        if step % EVERY == 0 or step == total:
-            torch._foreach_copy_(list(fast.values()), list(self.slow.values()))
+        torch._foreach_copy_(list(fast.values()), list(self.slow.values()))
 
 
 def _floats(module: LightningModule) -> dict[str, Tensor]:

@@ -41,11 +41,16 @@ class TrainingLoss(torch.nn.Module):
         """What each process adds up of its share of a batch: losses, and images or weights; scalars, 0 of no images."""
         if self.class_weights is None:
             total = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="sum")
-            return total, torch.tensor(float(len(labels)), device=logits.device)
+            return total, _count(labels, logits)
         weights = self.class_weights.to(torch.promote_types(logits.dtype, torch.float32))
         of_images = weights[labels]
         if self.by_weight:
             total = F.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing, reduction="sum")
             return total, of_images.sum()
         losses = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")
-        return (losses * of_images).sum(), torch.tensor(float(len(labels)), device=logits.device)
+        return (losses * of_images).sum(), _count(labels, logits)
+
+
+def _count(labels: Tensor, logits: Tensor) -> Tensor:
+    """How many, as a float32 scalar beside the logits: made there, a GPU does not wait for the host to send it."""
+    return torch.full((), len(labels), dtype=torch.float32, device=logits.device)

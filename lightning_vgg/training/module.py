@@ -227,8 +227,8 @@ class VGGClassifier(LightningModule):
         self._scores("train").update(logits.detach(), labels, self.loss.unweighted(logits.detach(), targets))
         # DDP takes the mean of the processes' gradients, whose shares of the batch may differ by an image.
         loss, divisor = self.loss.sum_and_divisor(logits, targets)
-        total = self.trainer.strategy.reduce(divisor, reduce_op="sum")
-        return loss * self.trainer.world_size / total + l2_penalty(self.penalized)
+        torch.distributed.all_reduce(divisor)  # the strategy's own has a barrier, at which the host waits for its GPU
+        return loss * self.trainer.world_size / divisor + l2_penalty(self.penalized)
 
     def on_save_checkpoint(self, checkpoint: PlainDict) -> None:
         """What an epoch has measured so far goes in, too."""
@@ -260,12 +260,16 @@ class VGGClassifier(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         logits = self._evaluate("test", batch)
-        self.test_outputs.append((batch[1].cpu(), logits.float().cpu()))
+        self.test_outputs.append((batch[1], logits.float()))
         if self.spec.tricks.test_time_augmentation != "none":
             augmented = augmented_logits(self, batch[0], logits, self.spec.tricks.test_time_augmentation)
             self._scores("augmented_test").update(augmented, batch[1], F.cross_entropy(augmented, batch[1]))
 
     def on_test_epoch_end(self) -> None:
+        sizes = [len(labels) for labels, _ in self.test_outputs]
+        together = [torch.cat(parts).cpu() for parts in zip(*self.test_outputs, strict=True)]
+        labels, logits = (torch.split(part, sizes) for part in together)
+        self.test_outputs = list(zip(labels, logits, strict=True))
         self._log_scores("test")
         if self.spec.tricks.test_time_augmentation != "none":
             self._log_scores("augmented_test")

@@ -11,38 +11,40 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lightning_vgg.images.stored import Images
+from lightning_vgg.images.stored import Images, MappedFile
 
 Batch = TypeVar("Batch")
 
 
 class ReadAhead:
-    """uint8 images (N, S, S, C) in a file or in the host's memory, of which batches are brought to a device."""
+    """Images or features (N, ...) in a file or in the host's memory, of which batches are read. All of it on the host.
 
-    def __init__(self, images: Images, device: torch.device) -> None:
-        self._images = images
-        self._device = device
+    Args:
+        rows: all of them.
+        pinned: whether batches are put into pinned memory.
+    """
+
+    def __init__(self, rows: Images | MappedFile, pinned: bool) -> None:
+        self._rows = rows
+        self._pinned = pinned
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
         self._expected: deque[tuple[Tensor, Future[Tensor]]] = deque()
 
     def expect(self, index: Tensor) -> None:
-        """Start to read the images of a later batch, int64 (B,)."""
+        """Start to read the rows of a later batch, int64 (B,)."""
         self._expected.append((index, self._thread.submit(self._read, index)))
 
     def take(self, index: Tensor) -> Tensor:
-        """The images, uint8 (B, S, S, C) on the device."""
+        """The rows (B, ...)."""
         while self._expected:
-            expected, pixels = self._expected.popleft()
-            if torch.equal(expected, index.cpu()):
-                return self._on_device(pixels.result())
-        return self._on_device(self._read(index.cpu()))
+            expected, found = self._expected.popleft()
+            if torch.equal(expected, index):
+                return found.result()
+        return self._read(index)
 
     def _read(self, index: Tensor) -> Tensor:
-        pixels = torch.from_numpy(self._images[index.numpy()])
-        return pixels.pin_memory() if self._device.type == "cuda" else pixels
-
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self._device, non_blocking=True)
+        found = torch.from_numpy(self._rows[index.numpy()])
+        return found.pin_memory() if self._pinned else found
 
 
 def announced(batches: Iterable[Batch], announce: Callable[[Batch], None]) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_vgg.training.data import EvalRows, ImageData
+from lightning_vgg.training.data import ImageData
 
 IMAGES = 5000
 """Number of images for the covariance, as in Keller Jordan's airbench94 (arXiv 2404.00498)."""
@@ -51,8 +51,8 @@ class Whitening(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
         every = max(data.count("train") // IMAGES, 1)  # images may lie class by class
-        rows = EvalRows(torch.arange(0, data.count("train"), every, device=pl_module.device)[:IMAGES])
-        images, _ = data.images("train", pl_module.device).evaluation_batch(rows)
+        chosen = torch.arange(0, data.count("train"), every)[:IMAGES]
+        images = data.images("train", pl_module.device).chosen(chosen)
         conv = first_convolution(pl_module)
         with torch.no_grad():
             conv.weight.copy_(whitening_kernels(images.float(), conv.kernel_size[0]))

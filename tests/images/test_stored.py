@@ -97,7 +97,7 @@ def test_a_training_from_the_file_is_the_same_training(program: str, photos: Pat
 
 def test_a_batch_is_read_while_the_one_before_it_is_trained_on() -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    reader = ReadAhead(images, torch.device("cpu"))
+    reader = ReadAhead(images, pinned=False)
     batches = [torch.tensor([4, 0]), torch.tensor([1]), torch.tensor([3, 3])]
     given = []
     for number, batch in enumerate(announced(batches, reader.expect)):
