@@ -190,9 +190,11 @@ class Ladder:
     Args:
         experiment: the network under test, whose own optimizer is one of those tried.
         dataset: its images.
+        device: where torch computes; Keras computes where its backend does.
     """
 
-    def __init__(self, experiment: ExperimentSpec, dataset: Dataset) -> None:
+    def __init__(self, experiment: ExperimentSpec, dataset: Dataset, device: str = "cpu") -> None:
+        self.device = device
         self.experiment = replace(experiment, model=replace(experiment.model, init_from=None))
         self.spec, self.data = self.experiment.model, experiment.data
         self.dataset = dataset
@@ -232,7 +234,7 @@ class Ladder:
 
     def pair(self, precision: Precision) -> Pair:
         weights = self.dataset.class_weights
-        return Pair(self.spec, self.image_size, self.classes, precision, self.seed, self.channels, weights)
+        return Pair(self.spec, self.image_size, self.classes, precision, self.seed, self.channels, weights, self.device)
 
     def batches(self, count: int, precision: Precision, size: int = BATCH) -> list[Batch]:
         """``count`` batches of the training images, again from the start where there are too few."""

@@ -33,7 +33,7 @@ from lightning_vgg.training.kernels import OTHER_KERNELS
 from lightning_vgg.training.loss import TrainingLoss
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.weights import network_tensors
-from parity_tests.frameworks import keras
+from parity_tests.frameworks import as_array, gradients_of, keras
 
 Precision = Literal["float64", "float32", "bfloat16"]
 """bfloat16: activations alone; weights are float32."""
@@ -60,7 +60,7 @@ class Batch:
 
 
 class TorchSide:
-    """The network as the Lightning side builds it.
+    """The network as the Lightning side builds it, on torch's ``device``; what goes in and comes out is on the host.
 
     All tensors, batch-norm statistics included, start from random values, so that none is trivially 0 or 1.
     """
@@ -72,15 +72,17 @@ class TorchSide:
         precision: Precision,
         seed: int,
         class_weights: np.ndarray | None = None,
+        device: str = "cpu",
     ) -> None:
-        self.plan, self.label_smoothing = plan, spec.label_smoothing
+        self.plan, self.label_smoothing, self.device = plan, spec.label_smoothing, device
         weights = None if class_weights is None else torch.from_numpy(class_weights)
-        self.loss_function = TrainingLoss(spec.resolved_semantics, spec.label_smoothing, weights)
+        self.loss_function = TrainingLoss(spec.resolved_semantics, spec.label_smoothing, weights).to(device)
         self.semantics = spec.resolved_semantics
         self.frozen_block: str | None = None
         self.average: Average | None = None
         torch.manual_seed(seed)
-        self.network: nn.Module = build_network(plan, self.semantics).to(getattr(torch, weights_dtype(precision)))
+        self.network: nn.Module = build_network(plan, self.semantics)
+        self.network.to(device, getattr(torch, weights_dtype(precision)))
         randomize(self.network, seed + 1)
 
     def twin(self) -> TorchSide:
@@ -102,35 +104,35 @@ class TorchSide:
         """(B, classes), in evaluation mode."""
         self.network.eval()
         with torch.no_grad():
-            logits = self.network(_nchw(batch.images))
-        return (logits.float() if logits.dtype == torch.bfloat16 else logits).numpy()
+            logits = self.network(self._there(_nchw(batch.images)))
+        return (logits.float() if logits.dtype == torch.bfloat16 else logits).cpu().numpy()
 
     def loss(self, batch: Batch) -> np.ndarray:
         """The training loss, in training mode."""
-        return self._loss(batch).detach().numpy()
+        return self._loss(batch).detach().cpu().numpy()
 
     def losses(self, batch: Batch) -> np.ndarray:
         """The cross-entropy of each image (B,), in training mode."""
-        labels = torch.from_numpy(batch.labels)
+        labels = self._there(batch.labels)
         return (
             F.cross_entropy(
                 self._training_logits(batch), labels, label_smoothing=self.label_smoothing, reduction="none"
             )
             .detach()
+            .cpu()
             .numpy()
         )
 
     def loss_of(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
         """The training loss of given logits (B, classes)."""
-        labels = torch.from_numpy(batch.labels)
-        return self.loss_function(torch.from_numpy(logits), labels).numpy()
+        return self.loss_function(self._there(logits), self._there(batch.labels)).cpu().numpy()
 
     def gradients(self, batch: Batch) -> Tensors:
         """Of the training loss, in torch's names and layouts."""
         self.network.zero_grad()
         self._loss(batch).backward()
         return {
-            name: parameter.grad.numpy().copy()
+            name: parameter.grad.cpu().numpy().copy()
             for name, parameter in self.network.named_parameters()
             if parameter.grad is not None
         }
@@ -142,11 +144,11 @@ class TorchSide:
 
     def kept_units(self, batch: Batch) -> Tensors:
         """What each dropout layer makes of ones, channels last."""
-        set_mask_keys(self.network, torch.from_numpy(batch.mask_keys))
+        set_mask_keys(self.network, self._there(batch.mask_keys))
         kept = {}
         for planned in _dropped(self.plan):
-            ones = torch.from_numpy(np.moveaxis(_ones(batch, planned), -1, 1))
-            units = self.network.get_submodule(planned.name).train()(ones).numpy()
+            ones = self._there(np.moveaxis(_ones(batch, planned), -1, 1))
+            units = self.network.get_submodule(planned.name).train()(ones).cpu().numpy()
             kept[planned.name] = _as_keras_has_it(planned, self.plan, units)
         return kept
 
@@ -183,7 +185,7 @@ class TorchSide:
 
         def give(gradients: Tensors) -> None:
             for name, parameter in self.network.named_parameters():
-                parameter.grad = torch.from_numpy(gradients[name].copy())
+                parameter.grad = self._there(gradients[name].copy())
 
         return self.updates([lambda each=each: give(each) for each in gradients], optimizer, rates, clip)
 
@@ -213,21 +215,23 @@ class TorchSide:
         """The parameters' moving averages after the steps of an optimizer that keeps them."""
         assert self.average is not None
         averages = zip(self.network.named_parameters(), self.average.tensors, strict=True)
-        return {name: average.numpy().copy() for (name, _), average in averages}
+        return {name: average.cpu().numpy().copy() for (name, _), average in averages}
 
     def _training_logits(self, batch: Batch) -> torch.Tensor:
         """With the graph."""
         self.network.train()
-        set_mask_keys(self.network, torch.from_numpy(batch.mask_keys))
+        set_mask_keys(self.network, self._there(batch.mask_keys))
         if self.frozen_block is not None:
             self.network.get_submodule(self.frozen_block).eval()
-        return self.network(_nchw(batch.images))
+        return self.network(self._there(_nchw(batch.images)))
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """With the graph."""
-        labels = torch.from_numpy(batch.labels)
-        loss = self.loss_function(self._training_logits(batch), labels)
+        loss = self.loss_function(self._training_logits(batch), self._there(batch.labels))
         return loss + penalty.l2_penalty(penalty.penalized_layers(self.network))
+
+    def _there(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
 
 
 class KerasSide:
@@ -259,14 +263,14 @@ class KerasSide:
                     layer.rate = 0  # as the reference leaves it out among frozen layers
 
     def logits(self, batch: Batch) -> np.ndarray:
-        return np.asarray(self.model(batch.images, training=False))
+        return as_array(self.model(batch.images, training=False))
 
     def loss(self, batch: Batch) -> np.ndarray:
-        return np.asarray(self._loss(batch))
+        return as_array(self._loss(batch))
 
     def losses(self, batch: Batch) -> np.ndarray:
         with keras_precision(self.precision):
-            return np.asarray(self.loss_function.call(batch.labels, self.model(batch.for_keras, training=True)))
+            return as_array(self.loss_function.call(batch.labels, self.model(batch.for_keras, training=True)))
 
     def _loss(self, batch: Batch) -> Any:
         """Cross-entropy and L2, as ``train_on_batch`` adds them up."""
@@ -281,17 +285,13 @@ class KerasSide:
     def loss_of(self, logits: Any, batch: Batch) -> np.ndarray:
         loss = self.mixed_loss if batch.labels.ndim == 2 else self.weighted_loss
         with keras_precision(self.precision):
-            return np.asarray(loss(batch.labels, logits))
+            return as_array(loss(batch.labels, logits))
 
     def gradients(self, batch: Batch) -> Tensors:
         """Put into a second model, and read back like weights."""
-        import tensorflow as tf
-
         with keras_precision(self.precision):
             holder = keras_blocks.build_network(self.plan)
-        with tf.GradientTape() as tape:
-            value = self._loss(batch)
-        gradients = tape.gradient(value, [variable.value for variable in self.model.trainable_variables])
+        gradients = gradients_of(lambda: self._loss(batch), self.model.trainable_variables)
         for variable, gradient in zip(holder.trainable_variables, gradients, strict=True):
             variable.assign(gradient)
         return parameters(keras_tensors(model_tensors(holder, self.plan)))
@@ -300,7 +300,7 @@ class KerasSide:
         before = self.tensors()
         outputs = self._probe(batch.for_keras, training=True)
         load_tensors("itself", model_tensors(self.model, self.plan), before)
-        return {name: np.asarray(output) for name, output in outputs.items()}
+        return {name: as_array(output) for name, output in outputs.items()}
 
     @cached_property
     def _probe(self) -> keras.Model:
@@ -316,7 +316,7 @@ class KerasSide:
         for planned in _dropped(self.plan):
             layer = self.model.get_layer(layer_name(planned))
             with drop_by(keras.ops.convert_to_tensor(as_words(batch.mask_keys))):
-                kept[planned.name] = np.asarray(layer(_ones(batch, planned), training=True))
+                kept[planned.name] = as_array(layer(_ones(batch, planned), training=True))
         return kept
 
     def steps(
@@ -374,10 +374,11 @@ class Pair:
         seed: int,
         channels: int = 3,
         class_weights: np.ndarray | None = None,
+        device: str = "cpu",
     ) -> None:
         self.spec = spec
         self.plan = plan_network(self.spec.network, image_size, num_classes, channels)
-        self.torch = TorchSide(self.spec, self.plan, precision, seed, class_weights)
+        self.torch = TorchSide(self.spec, self.plan, precision, seed, class_weights, device)
         self.keras = KerasSide(self.spec, self.plan, precision, self.torch.tensors(), class_weights)
 
     @cached_property
@@ -419,7 +420,7 @@ def torch_activations(
     found: Tensors = {}
 
     def note(planned: PlannedLayer, value: torch.Tensor) -> None:
-        found[planned.name] = _as_keras_has_it(planned, plan, value.detach().numpy())
+        found[planned.name] = _as_keras_has_it(planned, plan, value.detach().cpu().numpy())
 
     hooks = [
         network.get_submodule(planned.name).register_forward_hook(
@@ -554,5 +555,5 @@ def weights_dtype(precision: Precision) -> Literal["float64", "float32"]:
     return "float64" if precision == "float64" else "float32"
 
 
-def _nchw(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+def _nchw(images: np.ndarray) -> np.ndarray:
+    return np.moveaxis(images, -1, 1)
