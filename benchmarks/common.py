@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -32,8 +33,15 @@ from lightning_vgg.runs.machine import processor_name
 BENCHMARKS = Path(__file__).parent
 CONFIGS = BENCHMARKS.parent / "configs"
 PROGRAMS = Path(sys.executable).parent
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LESSON = {"model.network.filters": [32, 64, 128], "model.network.units": [256]}
 """The network whose training is timed."""
+NETWORKS: dict[str, list[Settings]] = {
+    "lesson": [CONFIGS / "vgg" / "base.yaml", LESSON],
+    "vgg16": [CONFIGS / "vgg" / "base.yaml", CONFIGS / "vgg" / "vgg16.yaml"],
+}
+AUGMENTED = {"data.augmentation.flip": True, "data.augmentation.shift": 4, "data.augmentation.cutout": 8}
+"""What the bare loop does with --augmented."""
 
 
 def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -60,20 +68,22 @@ def image_settings(root: str, train_images: int | None = None) -> dict[str, Any]
     return settings
 
 
-def train(program: str, *settings: Settings) -> tuple[dict[str, Any], list[dict[str, float]]]:
+def train(program: str, *settings: Settings, **variables: str) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Run a whole ``fit`` in a process of its own, and keep nothing but what this returns.
 
     Args:
         program: ``lightning-vgg`` or ``keras-reference``.
         settings: of the experiment.
+        variables: of the environment.
 
     Returns:
         Its run.json, and the rows of its history.csv.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = as_arguments(*settings, {"trainer.default_root_dir": folder})
-        environment = {**os.environ, "WANDB_MODE": "offline"}
-        command = [PROGRAMS / program, "fit", *arguments]
+        environment = {**os.environ, "WANDB_MODE": "offline", **variables}
+        code = f"from {program.replace('-', '_')}.cli import main; main()"  # a clone need not be installed
+        command = [sys.executable, "-c", code, "fit", *arguments]
         process = subprocess.run(command, env=environment, capture_output=True, text=True)
         if process.returncode:
             raise SystemExit(process.stderr)
@@ -81,17 +91,28 @@ def train(program: str, *settings: Settings) -> tuple[dict[str, Any], list[dict[
         return RunFolder(path).read_record(), RunFolder(path).read_history()
 
 
-def bare_loop_speed(root: str, precision: str, *arguments: str) -> float:
-    """Images per second of bare_loop.py in a process of its own, median over its epochs."""
+def bare_loop(root: str, precision: str, *arguments: str, **variables: str) -> dict[str, float]:
+    """What bare_loop.py prints, in a process of its own with these variables of the environment."""
     command = [sys.executable, BENCHMARKS / "bare_loop.py", "--root", root, "--precision", precision, *arguments]
-    return statistics.median(map(float, subprocess.check_output(command, text=True).split()))
+    return json.loads(subprocess.check_output(command, text=True, env={**os.environ, **variables}))
+
+
+def bare_loop_speed(root: str, precision: str, *arguments: str) -> float:
+    """Images per second."""
+    return bare_loop(root, precision, *arguments)["images_per_second"]
+
+
+def finish_on_device() -> None:
+    """Wait until a GPU has done what it was given."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def training_step(
     network: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor, precision: str = "32-true"
 ) -> None:
     """As one writes it by hand."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         loss = F.cross_entropy(network(inputs), labels)
     optimizer.zero_grad()
     loss.backward()
@@ -121,14 +142,12 @@ def matrix_peak(precision: str, seconds: float = 2.0) -> float:
     """FLOP/s of torch's product of two 2048 x 2048 matrices, the best of what fits into ``seconds``."""
     size = 2048
     dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    left, right = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         left @ right
-        if device == "cuda":
-            torch.cuda.synchronize()
+        finish_on_device()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
@@ -175,8 +194,11 @@ def fill_table(
     settings: dict[str, Any],
     cells: dict[str, Callable[[], dict[str, Any]]],
     row: Callable[[dict[str, Any]], list[str]],
+    seconds: float = math.inf,
 ) -> None:
     """Measure the cells that ``output`` does not have yet with the same settings, and publish after each of them.
+
+    One that fails does not keep the others from being measured; it ends the program with a status of 1.
 
     Args:
         output: the JSON file.
@@ -185,21 +207,43 @@ def fill_table(
         settings: what all cells have in common.
         cells: what is measured (words with commas between) -> how.
         row: figures of a cell -> its columns.
+        seconds: after so many no other cell is begun, and those that are left are named.
     """
     known = json.loads(output.read_text()) if output.exists() else {}
     figures = known["cells"] if known.get("settings") == settings else {}
+    end, failed = time.monotonic() + seconds, []
     for name, measure in cells.items():
         if name in figures:
             continue
-        figures[name] = measure()
+        if time.monotonic() > end:
+            print(f"left for another time: {name}")
+            continue
+        try:
+            figures[name] = measure()
+        except (Exception, SystemExit) as error:
+            print(f"{name} failed: {error}", flush=True)
+            failed.append(name)
+            continue
         rows = [[*name.split(", "), *row(figure)] for name, figure in figures.items()]
         publish(output, title, columns, rows, {"settings": settings, "cells": figures})
+    if failed:
+        raise SystemExit(f"failed: {'; '.join(failed)}")
+
+
+def commit() -> str | None:
+    """Of this clone; None outside of one."""
+    command = ["git", "-C", str(BENCHMARKS), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def publish(output: Path, title: str, columns: list[str], rows: list[list[str]], figures: dict[str, Any]) -> None:
     """Print a table, and write a JSON file that also says where and with what the figures were measured."""
     machine = {
         "date": datetime.date.today().isoformat(),
+        "commit": commit(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

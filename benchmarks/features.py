@@ -17,7 +17,17 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from common import RATIO_COLUMNS, add_backbone, add_images, benchmark_parser, publish, ratios_to_bare_loop, take_turns
+from common import (
+    DEVICE,
+    RATIO_COLUMNS,
+    add_backbone,
+    add_images,
+    benchmark_parser,
+    finish_on_device,
+    publish,
+    ratios_to_bare_loop,
+    take_turns,
+)
 from lightning.pytorch import Trainer
 from torchvision.models import vgg16
 
@@ -58,10 +68,9 @@ def main() -> None:
 
 
 def bare_loop(data: ImageData, options: argparse.Namespace, precision: str) -> float:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.device("meta"):
         features = vgg16(init_weights=False).features
-    features = features.to_empty(device=device).eval()
+    features = features.to_empty(device=DEVICE).eval()
     with torch.no_grad():
         for parameter in features.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.02)
@@ -70,13 +79,12 @@ def bare_loop(data: ImageData, options: argparse.Namespace, precision: str) -> f
     images = torch.from_numpy(data.dataset.train.images).permute(0, 3, 1, 2).float() / 64 - 2
     if options.image_size != images.shape[-1]:
         images = torch.nn.functional.interpolate(images[:1000], (options.image_size,) * 2, mode="bilinear")
-    batches = images.to(device, memory_format=torch.channels_last).split(batch_size)
+    batches = images.to(DEVICE, memory_format=torch.channels_last).split(batch_size)
     start = time.perf_counter()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+    with torch.inference_mode(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         for batch in batches:
             features(batch)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    finish_on_device()
     return len(images) / (time.perf_counter() - start)
 
 

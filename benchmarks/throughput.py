@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from common import (
+    AUGMENTED,
     CONFIGS,
     LESSON,
     RATIO_COLUMNS,
@@ -35,7 +36,6 @@ from common import (
 from lightning_vgg import plan_network
 
 EPOCHS = 3
-AUGMENTED = {"data.augmentation.flip": True, "data.augmentation.shift": 4, "data.augmentation.cutout": 8}
 
 
 def main() -> None:
