@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 IMAGES ?= $(LIGHTNING_VGG_TEST_DATA)/data/cifar10-jpeg.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-quick test-all mutants chaos photos lint wheel docs notebooks bench bench-quick clean
+.PHONY: help setup quickstart test test-quick test-all mutants chaos photos lint wheel docs notebooks bench bench-quick bench-gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,7 +57,7 @@ docs: $(READY)  ## build the documentation into site/; a warning is an error
 notebooks: $(READY)  ## run the text of the notebooks in examples/ anew, and keep the outputs
 	$(BIN)/python examples/build.py
 
-bench: $(READY)  ## all benchmarks of speed, hours; IMAGES=FILE names an image archive; on an otherwise idle machine
+bench: $(READY)  ## all benchmarks of speed and their table, hours; IMAGES=FILE names an image archive; on an idle machine
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --batches 32 512 1024 --turns 1 --images 4096 \
@@ -67,11 +67,16 @@ bench: $(READY)  ## all benchmarks of speed, hours; IMAGES=FILE names an image a
 	$(BIN)/python benchmarks/heads.py --root $(IMAGES)
 	$(BIN)/python benchmarks/growth.py --root $(IMAGES)
 	$(BIN)/python benchmarks/accuracy.py --root $(IMAGES)
+	$(BIN)/python benchmarks/table.py
 
 bench-quick: $(READY)  ## start-up and throughput in about three minutes, into runs/bench-quick
 	$(BIN)/python benchmarks/startup.py --turns 1 --output runs/bench-quick/startup.json
 	$(BIN)/python benchmarks/throughput.py --root $(IMAGES) --keras --images 640 --turns 1 \
 	  --output runs/bench-quick/throughput.json
+
+bench-gpu: $(READY)  ## speed, time to accuracy and agreement on one GPU, ten minutes; no TensorFlow needed; IMAGES=FILE
+	$(BIN)/python benchmarks/gpu.py --root $(IMAGES)
+	$(BIN)/python benchmarks/table.py
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
 	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
