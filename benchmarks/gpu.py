@@ -58,8 +58,20 @@ Cell = Callable[[], dict[str, Any]]
 PRECISIONS = {"fp32 without TF32": "32-true", "fp32": "32-true", "bf16": "bf16-mixed"}
 QUICK = {"data.train_images": 64, "data.batch_size": 32, "trainer.max_epochs": 1, "trainer.limit_test_batches": 1}
 LIVELY = AugmentationSpec(
-    flip=True, shift=4, cutout=8, rotation=0.1, zoom=0.3, contrast=0.5, brightness=0.3, erasing=0.5, mixup=0.4, cutmix=1
+    flip=True,
+    shift=4,
+    cutout=8,
+    vertical_flip=True,
+    rotation=0.1,
+    zoom=0.3,
+    contrast=0.5,
+    brightness=0.3,
+    erasing=0.5,
+    mixup=0.4,
+    cutmix=1.0,
+    resized_crop=0.3,
 )
+"""All that there is."""
 
 
 def main() -> None:

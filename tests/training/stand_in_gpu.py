@@ -126,6 +126,8 @@ class PythonsOwn(TorchFunctionMode):
         if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return function(*args, **kwargs).to(device)
+        if function is Tensor.new_tensor and isinstance(args[0], OnGPU):
+            return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)).to(DEVICE)
         if function is Tensor.tolist:
             return args[0].cpu().tolist() if isinstance(args[0], OnGPU) else function(*args)
         return function(*args, **kwargs)
