@@ -25,7 +25,7 @@ def find_mistakes(result: Result, folder: Path) -> PlainDict | None:
     kept = read_mistakes(result.run)
     if kept is None:
         return None
-    if [*kept["pictures"]] != shown_mistakes(result.labels, result.logits):
+    if {*kept["pictures"]} != {*shown_mistakes(result.labels, result.logits)}:
         raise ExperimentError(
             f"{result.run.mistakes} does not belong to the test_predictions.npz beside it: test the run again with "
             "--report true, or remove that folder"

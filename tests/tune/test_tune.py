@@ -635,10 +635,11 @@ def test_the_best_trains_unchanged_by_fit_and_over_seeds_by_the_command(study_fo
     retrained = [runs / f"best{best.number:04}_seed{seed}" / "run.json" for seed in (0, 5)]
     outputs = []
     for _ in range(2):
-        outputs.append(tune(study_folder, "--retrain-best", "0", "5"))
+        outputs.append(tune(study_folder, "--retrain-best", "0", "5", "--report", "true"))
         times = [path.stat().st_mtime_ns for path in retrained]
     accuracies = [json.loads(path.read_text())["test_acc"] for path in retrained]
     assert [path.stat().st_mtime_ns for path in retrained] == times  # tested once
+    assert all((path.parent / "report.html").is_file() for path in retrained)
     for output in outputs:
         assert f"seed 5  test_acc {accuracies[1]:.2%}" in output
         assert f"mean    test_acc {sum(accuracies) / 2:.2%}" in output
