@@ -21,7 +21,7 @@ from lightning_vgg.experiment.parsing import parse_experiment
 if TYPE_CHECKING:
     from parity_tests.ladder import Ladder, Report
 
-IMAGES = 2000
+IMAGES = 512
 SMALL = {"model.network.filters": [8, 16], "model.network.units": [16]}
 
 
