@@ -17,8 +17,9 @@ STEP = "trainer/global_step"
 """The step axis of every curve, as lightning's WandbLogger names it."""
 SPEED = ("startup_seconds", "images_per_second", "peak_memory_bytes")
 """Keys of run.json."""
-CLASS_TABLE = "test_classes"
-"""Table in the summary: precision, recall, F1 and test images of each class."""
+CLASSES = "test_classes"
+"""In the summary, by class: precision, recall, F1 and test images. A table of W&B's would be a file beside the curves,
+and its absolute path would stand in the run."""
 VERDICT_TABLE = "verdicts"
 PARITY_TABLE = "parity"
 """Tables in the summary of a comparison's report."""
@@ -74,14 +75,12 @@ def wandb_arguments(run: RunFolder, experiment: str, framework: str, config: Pla
 
 def summary(run: RunFolder) -> PlainDict:
     """What belongs into the summary of the W&B run, beside its curves: speed, and once it was tested the classes."""
-    import wandb
-
     record = run.read_record()
     found = {name: record[name] for name in SPEED}
     if "test_acc" not in record:  # a trial of a study
         return found
     rows = class_rows(confusion(*run.read_predictions()), record["class_names"])
-    return {**found, CLASS_TABLE: wandb.Table(columns=[*CLASS_COLUMNS], data=rows)}
+    return {**found, CLASSES: {name: dict(zip(CLASS_COLUMNS[1:], row, strict=True)) for name, *row in rows}}
 
 
 def end_wandb_run(failed: bool) -> None:

@@ -709,14 +709,14 @@ def test_keras_can_be_the_engine(tmp_path: Path) -> None:
         "import sys\nfrom lightning_vgg.cli import run\nstatus = run(sys.argv[1:])\n"
         "print('loaded', *sorted({'torch', 'lightning', 'tensorflow'} & set(sys.modules)))\nsys.exit(status)"
     )
-    args = ["tune", "-c", "tune.yaml", "--framework", "keras", "--trials", "5"]
+    args = ["tune", "-c", "tune.yaml", "--framework", "keras", "--trials", "8"]
     result = subprocess.run(
         [sys.executable, "-c", code, *args], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "loaded tensorflow"
     trials = trials_of(tmp_path, "--framework", "keras")
-    assert [trial.state in studies.FINISHED for trial in trials] == [True] * 5
+    assert [trial.state in studies.FINISHED for trial in trials] == [True] * 8
     rates = [float(trial.params["model.optimizer.learning_rate"]) for trial in trials]
     assert ["error" in trial.user_attrs for trial in trials] == [rate == 1e30 for rate in rates]
     assert set(rates) == {1e-5, 0.01, 1e30}  # by this seed
