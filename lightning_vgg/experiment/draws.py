@@ -100,6 +100,12 @@ class Draws(_Table):
     mixing: Mixing | None = None
     crop: np.ndarray | None = None
 
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether any pixel of these images changes its place."""
+        places = (self.vertical_flip, self.turn, self.crop)
+        return bool(self.flip.any() or self.shift.any()) or any(column is not None for column in places)
+
 
 def draw_epoch(seed: int, epoch: int, count: int, image_size: int, augmentation: AugmentationSpec) -> Draws:
     """Draw the whole epoch (0, 1, ...) of ``count`` images.

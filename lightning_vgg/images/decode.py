@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 # Formats that Pillow names but can only identify, and EPS, for which it would run another program.
 _NO_IMAGE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-_SMALL = 16_384  # bytes; threads only slow smaller files down (60,000 of 32x32: 7 s without, 12 s with)
+_SMALL = 4_096  # bytes; threads only slow smaller files down (60,000 of 32x32: 7 s without, 12 s with)
 _MAX_WAITING = 256  # files read but not yet decoded: bounds the memory when decoding is slower than reading
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lightning_vgg.experiment.draws import Draws, draw_epoch
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, ExperimentSpec
+from lightning_vgg.images import augmentation
 from lightning_vgg.images.batches import Normalization, cut_batch, normalize, training_batch
 from lightning_vgg.images.dataset import Split
-from lightning_vgg.training.augmentation import TrainRows, train_rows
+from lightning_vgg.training.augmentation import TrainRows, augmented, train_rows
 from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader
 from lightning_vgg.training.module import Confusion, Scores
 
@@ -241,7 +244,11 @@ def as_lists(batches: list[TrainRows]) -> list[list[object]]:
 
 def tensors_of(rows: tuple[object, ...]) -> list[torch.Tensor]:
     """Those of what is switched on, mixing among them."""
-    found = [[item] if isinstance(item, torch.Tensor) else tensors_of(item) for item in rows if item is not None]
+    found = [
+        [item] if isinstance(item, torch.Tensor) else tensors_of(item)
+        for item in rows
+        if isinstance(item, torch.Tensor | tuple)
+    ]
     return list(chain.from_iterable(found))
 
 
@@ -373,3 +380,19 @@ def test_no_validation_images_no_validation() -> None:
     data = ImageData(ExperimentSpec(data=DataSpec(source="digits", image_size=8, validation_fraction=0)))
     assert data.count("val") == 0
     assert data.val_dataloader() == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"contrast": 0.5}, {"brightness": 0.3, "cutout": 4}])
+def test_images_whose_pixels_stay_where_they_are_are_gathered_whole(changes: dict[str, Any]) -> None:
+    """And become what the gather of single pixels makes of them, in numpy and in torch."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 7, 7, 3), dtype=np.uint8)
+    draws = draw_epoch(1, 0, 20, 7, AugmentationSpec(**changes))[slice(0, 9)]
+    assert not draws.moves_pixels
+    in_place = replace(draws, vertical_flip=np.zeros(9, bool))
+    assert in_place.moves_pixels
+    expected = augmentation.augmented(images, in_place)
+    np.testing.assert_array_equal(augmentation.augmented(images, draws), expected)
+    rows = train_rows(draws, slice(0, 9), slice(None))
+    assert not rows.moves_pixels
+    np.testing.assert_array_equal(augmented(torch.from_numpy(images), rows).numpy(), expected)
+    assert train_rows(in_place, slice(0, 9), slice(None)).moves_pixels
