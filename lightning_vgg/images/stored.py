@@ -12,7 +12,7 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 
 _CHUNK = 1 << 26  # bytes of images in memory at a time, where all of them are gone through
-_RESIDENT = 1 << 29  # bytes of a mapped file that may count as this process's own memory
+_RESIDENT = 1 << 28  # bytes of a mapped file that may count as this process's own memory
 
 
 class MappedFile:
