@@ -297,6 +297,27 @@ def gpu(results: Results) -> Iterator[Figure]:
                 yield Figure(f"{name}: {json.dumps(cell)}", ())
 
 
+def photos(results: Results) -> Iterator[Figure]:
+    ours, pillow, torchvision = (
+        f"{results['decoding'][name]['median']:,.0f}"
+        for name in ("lightning_vgg", "Pillow, one thread", "torchvision, all cores")
+    )
+    yield Figure(f"{ours} photos/s are decoded, {pillow} by Pillow in one thread, {torchvision} by torchvision")
+    file, memory = (results["peak_memory_bytes"][name] / 1e9 for name in ("from the file", "from memory"))
+    of_memory = "{median:.2f} ({min:.2f} to {max:.2f})".format(**results["file_to_memory"])
+    yield Figure(
+        f"a training from the file: {of_memory} of the speed from memory, {file:.1f} GB instead of {memory:.1f}"
+    )
+
+
+def more_photos(results: Results) -> Iterator[Figure]:
+    trained, peak = results["training"]["from the file"]["median"], results["peak_memory_bytes"]["from the file"]
+    yield Figure(
+        f"{results['photos']:,} photos, {results['gigabytes']:.0f} GB of pixels: {trained:,.0f} images/s, "
+        f"{peak / 1e9:.1f} GB of memory; read for the first time in {results['seconds_of_the_first_reading']:.0f} s"
+    )
+
+
 def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
 
@@ -315,6 +336,10 @@ BENCHMARKS = [
         throughput_batch_32,
     ),
     Benchmark("features.json", f"python benchmarks/features.py {BACKBONE}", features),
+    Benchmark("photos.json", "python benchmarks/photos.py --root images.tar.xz", photos),
+    Benchmark(
+        "photos_20_gb.json", "python benchmarks/photos.py --root images.tar.xz --photos 133000 --no-ratio", more_photos
+    ),
     Benchmark("heads.json", f"python benchmarks/heads.py {BACKBONE}", heads),
     Benchmark("growth.json", "python benchmarks/growth.py --root images.tar.xz", growth),
     Benchmark("accuracy.json", "python benchmarks/accuracy.py --root images.tar.xz", accuracy),
