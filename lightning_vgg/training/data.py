@@ -194,6 +194,8 @@ class DeviceImages(OnDevice):
 
     def _augmented(self, rows: TrainRows) -> Tensor:
         if rows.fetched is not None:
+            if not rows.moves_pixels and rows.contrast is None and rows.brightness is None:
+                return rows.fetched  # which need not be copied once more
             places = torch.arange(len(rows.fetched), device=rows.fetched.device)
             return augmented(rows.fetched, rows._replace(image=places))
         assert self.images is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from made_images import encoded, write
 from PIL import Image
 
 from lightning_vgg.common.errors import ExperimentError
-from lightning_vgg.experiment.specs import DataSpec
+from lightning_vgg.experiment.draws import draw_epoch
+from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec
 from lightning_vgg.images import stored
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.images.dataset import Dataset, load_dataset
 from lightning_vgg.images.stored import MappedFile, StoredImages, in_memory
+from lightning_vgg.training.augmentation import train_rows
+from lightning_vgg.training.data import DeviceImages
 from lightning_vgg.training.read_ahead import ReadAhead, announced
 
 SIZE = 8
@@ -93,6 +97,19 @@ def test_a_training_from_the_file_is_the_same_training(program: str, photos: Pat
         )
     histories = [history_without_seconds(only_run(folder)) for folder in folders.values()]
     assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"brightness": 0.5}, {"flip": True}])
+def test_a_batch_from_the_file_is_the_same_batch(settings: dict[str, Any], photos: Path) -> None:
+    batches = []
+    for memory in (None, 0):
+        images = dataset(photos, memory)
+        part, device = images.train, torch.device("cpu")
+        rows = train_rows(draw_epoch(0, 0, 36, SIZE, AugmentationSpec(**settings)), slice(0, 7), slice(None))
+        on_device = DeviceImages(part, images.normalization, device, torch.float32)
+        batches.append(on_device.training_batch(on_device.fetch(rows), cutout=0, classes=2))
+    for held, kept in zip(*batches, strict=True):
+        torch.testing.assert_close(kept, held, rtol=0, atol=0)
 
 
 def test_a_batch_is_read_while_the_one_before_it_is_trained_on() -> None:
