@@ -193,6 +193,8 @@ class VGGClassifier(LightningModule):
         return [*callbacks, Lookahead()] if tricks.lookahead else callbacks
 
     def setup(self, stage: str) -> None:
+        # Lightning 2.6 converts a module only after it has loaded a checkpoint, whose float64 weights would be rounded.
+        self.trainer.precision_plugin.convert_module(self)
         if self.trainer.strategy.root_device.type == "mps":  # Apple's GPUs have no float64
             for module in self.modules():
                 if isinstance(module, LossSum):

@@ -113,7 +113,7 @@ def stop_after_epoch(monkeypatch: pytest.MonkeyPatch) -> Stop:
         pytest.param(STOPPING, 1, id="before early stopping", marks=pytest.mark.thorough),
         pytest.param(STOPPING, 0, id="after early stopping", marks=pytest.mark.thorough),
         pytest.param(LOWERING, 1, id="reduce on plateau and accumulation"),
-        pytest.param(AVERAGING, 1, id="averaged weights"),
+        pytest.param(f"{AVERAGING} --trainer.precision 64-true", 1, id="averaged weights in float64"),
     ],
 )
 def test_an_interrupted_run_ends_like_one_that_was_not(
