@@ -17,7 +17,7 @@ WORK = (
 # What can differ is which package loads a framework first, its own or the one that brings it along (lightning torch,
 # keras tensorflow), and where keras_reference stands: before both, between them, or last.
 ORDERS = [
-    "keras_reference tensorflow torch",
+    pytest.param("keras_reference tensorflow torch", marks=pytest.mark.thorough),
     pytest.param("keras_reference lightning keras", marks=pytest.mark.thorough),
     pytest.param("torch keras_reference.module lightning_vgg.training.module", marks=pytest.mark.thorough),
     "lightning_vgg.training.module keras_reference.module torch",

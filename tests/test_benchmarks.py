@@ -79,7 +79,7 @@ def test_masks_and_augmentation_are_numpys_bit_for_bit(
         assert cell["compared"] > 1e6 and cell["different"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_fit_and_the_bare_loop_are_measured(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = ["lesson, bf16, bare loop", "lesson, bf16, fit without channels_last"]
     cells = quick_cells(photos, tmp_path, monkeypatch, *arms)
