@@ -47,7 +47,7 @@ from lightning.fabric.utilities import move_data_to_device
 
 import lightning_vgg
 from lightning_vgg.experiment.draws import draw_epoch, layer_key, lowest_kept, mask_bits, mask_keys
-from lightning_vgg.experiment.specs import AugmentationSpec
+from lightning_vgg.experiment.specs import LIVELY
 from lightning_vgg.images.batches import normalize, training_batch
 from lightning_vgg.images.dataset import Split
 from lightning_vgg.training.augmentation import train_rows
@@ -57,21 +57,6 @@ from lightning_vgg.training.dropout import kept
 Cell = Callable[[], dict[str, Any]]
 PRECISIONS = {"fp32 without TF32": "32-true", "fp32": "32-true", "bf16": "bf16-mixed"}
 QUICK = {"data.train_images": 64, "data.batch_size": 32, "trainer.max_epochs": 1, "trainer.limit_test_batches": 1}
-LIVELY = AugmentationSpec(
-    flip=True,
-    shift=4,
-    cutout=8,
-    vertical_flip=True,
-    rotation=0.1,
-    zoom=0.3,
-    contrast=0.5,
-    brightness=0.3,
-    erasing=0.5,
-    mixup=0.4,
-    cutmix=1.0,
-    resized_crop=0.3,
-)
-"""All that there is."""
 
 
 def main() -> None:

@@ -20,7 +20,14 @@ import numpy as np
 from keras_reference.data import Preprocess, normalizer
 from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.draws import draw_epoch, mask_keys
-from lightning_vgg.experiment.specs import AugmentationSpec, ExperimentSpec, ModelSpec, OptimizerSpec, ScheduleSpec
+from lightning_vgg.experiment.specs import (
+    LIVELY,
+    AugmentationSpec,
+    ExperimentSpec,
+    ModelSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+)
 from lightning_vgg.images.batches import normalize
 from lightning_vgg.images.dataset import Dataset, Split
 from lightning_vgg.training.kernels import OTHER_KERNELS, Kernels
@@ -55,21 +62,6 @@ CANDIDATES = 8
 """Batches of each size."""
 STEPS = 50
 EVALUATED = 200
-LIVELY = AugmentationSpec(
-    flip=True,
-    shift=4,
-    cutout=8,
-    vertical_flip=True,
-    rotation=0.1,
-    zoom=0.3,
-    contrast=0.5,
-    brightness=0.3,
-    erasing=0.5,
-    mixup=0.4,
-    cutmix=1.0,
-    resized_crop=0.3,
-)
-"""All that there is."""
 
 _NESTEROV = OptimizerSpec(name="sgd", learning_rate=2.0**-7, momentum=0.875, nesterov=True, weight_decay=5e-4)
 _ADAMW = OptimizerSpec(name="adamw", learning_rate=1e-3, weight_decay=0.01, decay_all=False)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from lightning_vgg import cli
 from lightning_vgg.common.plain import PlainDict
-from lightning_vgg.experiment.specs import DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
+from lightning_vgg.experiment.specs import LIVELY, DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
-from parity_tests.ladder import LIVELY, Ladder, Rung, SmallBatch, evenly, failed, search_small_batch
+from parity_tests.ladder import Ladder, Rung, SmallBatch, evenly, failed, search_small_batch
 from parity_tests.mutants import plain_spec
 from parity_tests.pair import Precision
 from parity_tests.whole_run import histories

@@ -13,6 +13,10 @@ class ExperimentError(ValueError):
     """
 
 
+class DataError(ExperimentError):
+    """Something is wrong with the user's data. The message names the thing, the place and the remedy."""
+
+
 class Diverged(ExperimentError):
     """The loss of a training is not finite: in a search such settings are to be expected."""
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.errors import DataError, ExperimentError
 from lightning_vgg.experiment.nulls import refuse_null
 from lightning_vgg.experiment.patience import EarlyStoppingSpec, PlateauSpec, Rows, plateau_factor
 from lightning_vgg.experiment.schedule import ScheduleSpec as ScheduleSpec
@@ -338,6 +338,23 @@ class AugmentationSpec:
         return self.mixup > 0 or self.cutmix > 0
 
 
+LIVELY = AugmentationSpec(
+    flip=True,
+    shift=4,
+    cutout=8,
+    vertical_flip=True,
+    rotation=0.1,
+    zoom=0.3,
+    contrast=0.5,
+    brightness=0.3,
+    erasing=0.5,
+    mixup=0.4,
+    cutmix=1.0,
+    resized_crop=0.3,
+)
+"""All that there is, at once: for what must hold with any of it."""
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """The images.
@@ -421,15 +438,18 @@ class DataSpec:
         """Refuse a folder of images that is not there, before weights are downloaded for it.
 
         Raises:
-            ExperimentError: source is folder, and root is not set or leads nowhere.
+            DataError: source is folder, and root is not set or leads nowhere.
         """
-        if self.source == "folder" and self.root is None:
-            raise ExperimentError(
+        if self.source != "folder":
+            return
+        if self.root is None:
+            raise DataError(
                 "data.source: folder needs data.root: a folder with a folder of images for each class, an archive of "
                 "it, or a .csv"
             )
-        if self.source == "folder" and self.root is not None and not Path(self.root).expanduser().exists():
-            raise ExperimentError(f"data.root: there is no folder or archive {self.root}")
+        path = Path(self.root).expanduser()
+        if not path.is_dir() and not path.is_file():
+            raise DataError(f"data.root: there is no folder or archive {self.root}")
 
     @property
     def channels(self) -> int:

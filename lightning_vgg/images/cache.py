@@ -88,16 +88,23 @@ class DecodedImages:
 
     def append(self, image: Pixels) -> int:
         """The image's number. Raises _NotWritten where the disk is full."""
-        try:
-            self._file.write(image.data)
-        except OSError as error:
-            raise _NotWritten(str(error)) from error
+        with _writing():
+            if self._file.write(image.data) != image.nbytes:  # it is not buffered
+                raise OSError("the disk is full")
         self.count += 1
         return self.count - 1
 
 
 class _NotWritten(Exception):
     """The images cannot be kept on disk. No OSError, which a damaged archive raises, too."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _NotWritten(str(error)) from error
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -170,7 +177,9 @@ def _discard(entry: Path) -> None:
 def _write(entry: Path, size: int, build: Callable[[DecodedImages], Index]) -> None:
     """Put the images there in one step, so that nobody ever sees half an entry."""
     with _scratch(entry.parent) as new:
-        with (new / "pixels").open("wb") as file:
+        with _writing():
+            file = (new / "pixels").open("wb", buffering=0)
+        with file:
             images = DecodedImages(file)
             index = build(images)
         about = {
@@ -180,16 +189,14 @@ def _write(entry: Path, size: int, build: Callable[[DecodedImages], Index]) -> N
             "left_out": index.left_out,
             "remarks": index.remarks,
         }
-        try:
-            arrays = {f"{part}_rows": rows for part, rows in index.rows.items()}
-            arrays |= {f"{part}_labels": labels for part, labels in index.labels.items()}
+        arrays = {f"{part}_rows": rows for part, rows in index.rows.items()}
+        arrays |= {f"{part}_labels": labels for part, labels in index.labels.items()}
+        with _writing():
             np.savez(new / "index.npz", allow_pickle=False, **arrays)
             pixels = np.memmap(new / "pixels", np.uint8, "r", shape=(images.count, size, size, 3))
             about["fingerprint"] = index.image_set(pixels, memory=0).fingerprint
             del pixels  # Windows moves no file that is open
             (new / "about.json").write_text(json.dumps(about))
-        except OSError as error:
-            raise _NotWritten(str(error)) from error
         try:
             new.rename(entry)
         except OSError as error:
@@ -201,12 +208,10 @@ def _write(entry: Path, size: int, build: Callable[[DecodedImages], Index]) -> N
 def _scratch(cache: Path) -> Iterator[Path]:
     """A new folder, which is gone afterwards unless it was moved. Raises _NotWritten."""
     made = not cache.exists()
-    try:
+    with _writing():
         cache.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".images-", dir=cache)
         Path(folder.name, "new").mkdir()
-    except OSError as error:
-        raise _NotWritten(str(error)) from error
     try:
         with folder:
             yield Path(folder.name, "new")

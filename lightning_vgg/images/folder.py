@@ -49,8 +49,8 @@ def load_folder(spec: DataSpec, sizing: Sizing, cache: Path) -> ImageSet:
     Raises DataError when the layout is none of these, when classes differ between the parts, or, unless
     `spec.on_bad_image` is "skip", when an image cannot be decoded.
     """
-    if spec.root is None:
-        raise DataError(f"The source 'folder' needs data.root: a folder, an archive, or a .csv, that holds {LAYOUT}.")
+    spec.require_root()
+    assert spec.root is not None
     path = Path(spec.root).expanduser()
     reading = _Reading(path, sizing, spec.on_bad_image, spec.test_fraction)
     key, build = _source(path, reading)
@@ -66,16 +66,14 @@ def _source(path: Path, reading: _Reading) -> tuple[str, Callable[[DecodedImages
         files = list(walk_files(path))
         key = reading.key("folder", _listing(path, files))
         return key, lambda images: reading.load(images, folder_members(path, files))
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() == ".csv":
         table = read_table(path)
         files = [path.parent.joinpath(*parts) for parts in table]
         key = reading.key("csv", path.read_bytes() + _listing(path.parent, files))
         return key, lambda images: reading.load(images, folder_members(path.parent, files), table)
-    if path.is_file():
-        with path.open("rb") as file:
-            key = reading.key("archive", hashlib.file_digest(file, "sha256").digest())
-        return key, reading.load_archive
-    raise DataError(f"data.root: there is no folder or archive {path}.")
+    with path.open("rb") as file:
+        key = reading.key("archive", hashlib.file_digest(file, "sha256").digest())
+    return key, reading.load_archive
 
 
 def _left_out(images: ImageSet) -> list[str]:

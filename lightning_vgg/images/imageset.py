@@ -1,4 +1,4 @@
-"""The images and labels of one data set, and the error for bad data."""
+"""The images and labels of one data set."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lightning_vgg.common.errors import ExperimentError
+from lightning_vgg.common.errors import DataError as DataError
 from lightning_vgg.images.stored import Images, chunks
 
 Labels = npt.NDArray[np.int64]
-
-
-class DataError(ExperimentError):
-    """Something is wrong with the user's data. The message names the thing, the place and the remedy."""
 
 
 def error_text(error: BaseException) -> str:
