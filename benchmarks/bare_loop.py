@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from lightning_vgg import build_network, load_images
 from lightning_vgg.training.callbacks import peak_memory
+from lightning_vgg.training.cuda_check import make_cuda_checks_cheap
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     parser.add_argument("--compile", action="store_true", help="by torch.compile")
     options = parser.parse_args()
+    make_cuda_checks_cheap()  # as in fit
     images = load_images(image_settings(options.root, options.images)).train
     speed = statistics.median(train(images.images, images.labels, options))
     print(json.dumps({"images_per_second": round(speed, 1), "peak_memory_bytes": peak_memory(DEVICE)}))

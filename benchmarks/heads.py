@@ -33,6 +33,7 @@ from common import (
 from torch import nn
 
 from lightning_vgg import extract_features
+from lightning_vgg.training.cuda_check import make_cuda_checks_cheap
 from lightning_vgg.weights.feature_store import LabelledFeatures
 
 BASE = CONFIGS / "transfer" / "base.yaml"
@@ -59,6 +60,7 @@ def main() -> None:
             "trainer.max_epochs": EPOCHS,
         }
         kept = extract_features(BASE, settings)["train"]
+        make_cuda_checks_cheap()  # for the bare loop, as in fit
         for head in HEADS:
             for batch in options.batches:
                 name = f"{head}, batch {batch}"

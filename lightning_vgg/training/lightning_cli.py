@@ -35,6 +35,7 @@ from lightning_vgg.runs.folder import MEASURED, RunFolder, test_lines
 from lightning_vgg.runs.machine import keep_freed_memory
 from lightning_vgg.runs.tracking import end_wandb_run
 from lightning_vgg.training.callbacks import RunRecorder
+from lightning_vgg.training.cuda_check import make_cuda_checks_cheap
 from lightning_vgg.training.data import ImageData
 from lightning_vgg.training.loggers import build_loggers, log_summary
 from lightning_vgg.training.mistakes import picture_mistakes
@@ -48,6 +49,7 @@ from lightning_vgg.weights.pretrained import recorded_pretrained
 def run_command(command: str, args: list[str], cli: Callable[..., ExperimentCLI] | None = None) -> ExperimentCLI:
     """Run ``fit``, ``validate`` or ``test`` with its arguments, by ExperimentCLI or a kind of it."""
     keep_freed_memory()
+    make_cuda_checks_cheap()
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # or it lists absent hardware and advertises
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # whose results are such messages, too
