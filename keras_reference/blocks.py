@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import keras
@@ -22,20 +23,20 @@ from lightning_vgg.experiment.recipe import (
     SpatialDropout,
     ZeroPadding,
 )
-from lightning_vgg.experiment.semantics import KERAS
+from lightning_vgg.experiment.semantics import KERAS, Semantics
 
 
-def build_network(plan: NetworkPlan) -> keras.Model:
+def build_network(plan: NetworkPlan, semantics: Semantics = KERAS) -> keras.Model:
     """The network of a plan: images (B, S, S, C) -> logits (B, classes), freshly initialized.
 
-    Its precision is that of ``keras.config.dtype_policy()``.
+    Its precision is that of ``keras.config.dtype_policy()``. Of the semantics, ``initialization`` alone is followed.
     """
     images = keras.Input(plan.input_shape, name="images")
     outputs = images
     for planned in plan.layers:
         if len(outputs.shape) == 4 and len(planned.input_shape) == 1:
             outputs = keras.layers.Flatten(name="flatten")(outputs)
-        outputs = build_layer(planned)(outputs)
+        outputs = build_layer(planned, semantics)(outputs)
     return dropout.Classifier(images, outputs)
 
 
@@ -43,10 +44,10 @@ def layer_name(planned: PlannedLayer) -> str:
     return planned.name.replace(".", "_")
 
 
-def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
+def build_layer(planned: PlannedLayer, semantics: Semantics) -> keras.layers.Layer:
     layers, name = keras.layers, layer_name(planned)
     match planned.layer:
-        case Conv(kernel=kernel, stride=stride, activation=activation, bias=bias, padding=padding) as conv:
+        case Conv(kernel=kernel, stride=stride, activation=activation, bias=bias, padding=padding):
             return layers.Conv2D(
                 planned.width,
                 kernel,
@@ -55,12 +56,11 @@ def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
                 activation=_activation(activation),
                 use_bias=bias,
                 name=name,
-                **_kernel(conv),
+                **_weights(planned, semantics),
             )
-        case Dense(activation=activation, bias=bias) as dense:
-            return layers.Dense(
-                planned.width, activation=_activation(activation), use_bias=bias, name=name, **_kernel(dense)
-            )
+        case Dense(activation=activation, bias=bias):
+            weights = _weights(planned, semantics)
+            return layers.Dense(planned.width, activation=_activation(activation), use_bias=bias, name=name, **weights)
         case BatchNorm(momentum=momentum, scale=scale, epsilon=epsilon, bias=bias):
             return layers.BatchNormalization(
                 momentum=KERAS.batch_norm_momentum if momentum is None else momentum,
@@ -91,9 +91,16 @@ def build_layer(planned: PlannedLayer) -> keras.layers.Layer:
             return layers.Activation(_activation(activation), name=name)
 
 
-def _kernel(layer: Conv | Dense) -> dict[str, object]:
-    """How its kernel is initialized and regularized."""
+def _weights(planned: PlannedLayer, semantics: Semantics) -> dict[str, object]:
+    """How kernel and bias of a convolution or dense layer are initialized, and the kernel regularized."""
+    layer = planned.layer
+    assert isinstance(layer, Conv | Dense)
     settings: dict[str, object] = {}
+    if semantics.initialization == "kaiming_uniform":
+        fan_in = planned.input_shape[-1] * (layer.kernel**2 if isinstance(layer, Conv) else 1)
+        bound = 1 / math.sqrt(fan_in)
+        for part in ("kernel", "bias"):
+            settings[f"{part}_initializer"] = keras.initializers.RandomUniform(-bound, bound)
     if layer.initializer is not None:
         settings["kernel_initializer"] = layer.initializer.replace(" ", "_")
     if layer.l2:

@@ -56,7 +56,7 @@ def kept_features(
 def backbone_features(experiment: ExperimentSpec) -> dict[str, LabelledFeatures]:
     """Of each part that has images; see :func:`keras_reference.extract_features`."""
     size, precision = experiment.data.image_size, experiment.trainer.precision
-    pretrained = load_pretrained(require_backbone(experiment.model), size)
+    pretrained = load_pretrained(require_backbone(experiment.model), size, experiment.model.resolved_semantics)
     dataset = load_dataset(experiment.data, pretrained.normalization)
     prepare_keras(precision, experiment.seed_everything)
     backbone = Backbone(pretrained, size)

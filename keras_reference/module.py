@@ -51,7 +51,7 @@ def fit(experiment: ExperimentSpec, watch: Watch | None = None, resumed: RunFold
         training = Training(experiment, pretrained)
     else:
         if spec.backbone is not None:
-            pretrained = load_pretrained(spec.backbone, size)
+            pretrained = load_pretrained(spec.backbone, size, spec.resolved_semantics)
         training = Training(experiment, pretrained)
         if spec.init_from is not None:
             load_network(training.network.tensors(), Path(spec.init_from).expanduser())
@@ -147,7 +147,9 @@ def test(experiment: ExperimentSpec, run: RunFolder) -> RunFolder:
 def build(experiment: ExperimentSpec, num_classes: int) -> keras.Model:
     """The model of an experiment before its training."""
     spec = experiment.model
-    pretrained = None if spec.backbone is None else load_pretrained(spec.backbone, experiment.image_size)
+    pretrained = None
+    if spec.backbone is not None:
+        pretrained = load_pretrained(spec.backbone, experiment.image_size, spec.resolved_semantics)
     network = build_layers(experiment, num_classes, pretrained)
     if spec.init_from is not None:
         load_network(network.tensors(), Path(spec.init_from).expanduser())
@@ -159,7 +161,7 @@ def build_layers(experiment: ExperimentSpec, num_classes: int, pretrained: Pretr
     prepare_keras(experiment.trainer.precision, experiment.seed_everything)
     size = experiment.image_size
     plan = plan_model(experiment, num_classes, pretrained.plan if pretrained else None)
-    return Network(plan, pretrained, size)
+    return Network(plan, pretrained, size, experiment.model.resolved_semantics)
 
 
 class Training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,7 +11,7 @@ from keras_reference.export import load_classifier
 from keras_reference.weights import network_tensors
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
-from lightning_vgg.experiment.semantics import KERAS
+from lightning_vgg.experiment.semantics import KERAS, Semantics
 from lightning_vgg.experiment.specs import BackboneSpec
 from lightning_vgg.runs.folder import RunFolder
 from lightning_vgg.weights.pretrained import Pretrained, Readers, file_sha256, read_pretrained
@@ -22,11 +23,11 @@ IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
 """What ``keras.applications.VGG16(weights="imagenet", include_top=False)`` loads."""
 
 
-def load_pretrained(spec: BackboneSpec, image_size: int) -> Pretrained:
+def load_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics) -> Pretrained:
     """:func:`lightning_vgg.weights.pretrained.read_pretrained` by Keras."""
     readers = Readers("keras", _download, _read_pth, _read_checkpoint)
-    pretrained = read_pretrained(spec, image_size, KERAS, readers)
-    if pretrained.plan.semantics != KERAS:
+    pretrained = read_pretrained(spec, image_size, semantics, readers)
+    if replace(pretrained.plan.semantics, initialization=KERAS.initialization) != KERAS:
         raise ExperimentError(
             f"model.backbone.weights: {spec.weights} was trained with torch's semantics, at least in part; the Keras "
             "reference builds only Keras's layers: name a run with semantics: keras"

@@ -17,6 +17,7 @@ from keras_reference.weights import NeutralTensor, layer_variables, load_tensors
 from lightning_vgg.experiment.backbone_plan import BackbonePlan
 from lightning_vgg.experiment.network_plan import NetworkPlan
 from lightning_vgg.experiment.recipe import Dense
+from lightning_vgg.experiment.semantics import KERAS, Semantics
 from lightning_vgg.images.batches import Normalization
 from lightning_vgg.weights.pretrained import FIRST_KERNEL, Pretrained
 
@@ -107,7 +108,7 @@ def _layers(plan: BackbonePlan) -> list[keras.layers.Layer]:
         if isinstance(planned.layer, Dense)
         else network.get_layer(planned.name)
         if network
-        else build_layer(planned)
+        else build_layer(planned, plan.semantics)
         for planned in plan.layers
     ]
 
@@ -169,9 +170,11 @@ class Network:
         backbone: what it stands on.
     """
 
-    def __init__(self, plan: NetworkPlan, pretrained: Pretrained | None, image_size: int) -> None:
+    def __init__(
+        self, plan: NetworkPlan, pretrained: Pretrained | None, image_size: int, semantics: Semantics = KERAS
+    ) -> None:
         self.plan = plan
-        self.head = build_network(plan)  # first, so that its random start does not depend on the backbone
+        self.head = build_network(plan, semantics)  # first, so that its random start does not depend on the backbone
         self.backbone = Backbone(pretrained, image_size) if pretrained is not None else None
 
     def model(self, frozen: int = 0, fed: int = 0) -> keras.Model:

@@ -207,12 +207,12 @@ def _plan_rounded(arms: Sequence[Arm]) -> tuple[Control, Arm] | None:
 
 
 def _same_training(arm: Arm, keras: Arm) -> bool:
-    """Whether an arm of Lightning trains what one of Keras does, with Keras's defaults."""
+    """Whether an arm of Lightning trains what one of Keras does."""
     usual = ModelSpec()
     indifferent = {"channels_last": usual.channels_last, "compile": False, "semantics": "keras", "semantics_except": []}
     models = [replace(each.experiment.model, **indifferent) for each in (arm, keras)]  # type: ignore[arg-type]
     return (
-        arm.experiment.model.resolved_semantics == usual.resolved_semantics
+        arm.experiment.model.resolved_semantics == keras.experiment.model.resolved_semantics
         and models[0] == models[1]
         and replace(arm.experiment, model=models[1]) == replace(keras.experiment, model=models[1])
     )

@@ -28,6 +28,9 @@ MODEL_SETTINGS = {
 """Settings below ``model`` that it reads. All others must be as they are by default, and so must all tricks but one
 that means nothing without the others."""
 
+ALSO: dict[str, object] = {"semantics_except": ["initialization"]}
+"""A second value of a setting that it implements."""
+
 
 def refuse_unimplemented(experiment: ExperimentSpec) -> None:
     """Raise ExperimentError for the first setting that the Keras reference would ignore."""
@@ -36,7 +39,7 @@ def refuse_unimplemented(experiment: ExperimentSpec) -> None:
     default = ModelSpec()
     for name in names:
         value, usual = attrgetter(name)(experiment.model), attrgetter(name)(default)
-        if value != usual:
+        if value not in (usual, ALSO.get(name, usual)):
             raise ExperimentError(
                 f"the Keras reference does not implement model.{name}: {_yaml(value)}; leave it at {_yaml(usual)}"
             )

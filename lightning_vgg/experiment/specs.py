@@ -172,7 +172,8 @@ class ModelSpec:
         optimizer: the optimizer.
         schedule: the learning rate over the steps.
         semantics: whose defaults the Lightning side follows where the frameworks differ.
-        semantics_except: switches that follow the other framework, by name (``batch_norm_epsilon``, ...).
+        semantics_except: switches that follow the other framework, by name (``batch_norm_epsilon``, ...); the Keras
+            side knows ``initialization`` alone.
         label_smoothing: share of the target spread evenly over all classes.
         early_stopping: ends a training that gets no better; null for max_epochs in any case.
         reduce_on_plateau: lowers the learning rate of a training that gets no better; null for the schedule alone.

@@ -27,9 +27,7 @@ OF_ONE_RUN = (
     "trainer.enable_progress_bar",
 )
 """Settings that differ between runs of one arm, or say where files are; they do not make another arm."""
-OF_LIGHTNING = tuple(
-    f"model.{name}" for name in ("semantics", "semantics_except", "channels_last", "compile", "other_kernels")
-)
+OF_LIGHTNING = tuple(f"model.{name}" for name in ("semantics", "channels_last", "compile", "other_kernels"))
 """Settings that mean nothing to Keras."""
 
 

@@ -204,8 +204,6 @@ def undecided(comparison: Comparison) -> list[str]:
 def _switches(members: dict[int, Result]) -> frozenset[str]:
     """The defaults in which an arm follows PyTorch."""
     record = next(iter(members.values())).record
-    if record["framework"] == "keras":
-        return frozenset()
     turned = frozenset(record["semantics_except"])
     return turned if record["semantics"] == "keras" else frozenset(SWITCHES) - turned
 

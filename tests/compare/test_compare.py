@@ -76,6 +76,12 @@ def test_rounding_gets_an_arm_where_both_frameworks_train_the_same(tmp_path: Pat
 
     assert control() == Control("compiled", "keras", "compiled-rounded")
     assert control(rounding=False) is None
+    arms["keras"]["settings"] = {"model.semantics_except": ["initialization"]}
+    assert control() is None
+    arms["compiled"]["settings"]["model.semantics_except"] = ["initialization"]
+    assert control() == Control("compiled", "keras", "compiled-rounded")
+    for name in ("keras", "compiled"):
+        del arms[name]["settings"]["model.semantics_except"]
     arms["compiled-rounded"] = {"framework": "lightning"}
     with pytest.raises(ExperimentError, match="compiled-rounded is the name of the arm of rounding"):
         control()
@@ -106,7 +112,12 @@ def test_every_shipped_comparison_can_be_planned(base: str, overlays: list[str])
         networks = {str(arm.experiment.model.network) for arm in this.arms}
         assert len(this.arms) == len(networks) == 12 and this.control is None
     if "switches" in overlays:
-        assert len(this.arms) == 8 and this.arms[1].experiment.model.semantics_except == ["initialization"]
+        switches = [set(arm.experiment.model.semantics_except) for arm in this.arms]
+        assert (
+            len(this.arms) == 8
+            and switches[0] == {"initialization"}
+            and all(len(s ^ switches[0]) < 3 for s in switches)
+        )
 
 
 @pytest.mark.parametrize(

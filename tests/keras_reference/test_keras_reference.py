@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 import yaml
 from conftest import CONFIGS, history_without_seconds, printed_by, run_here, run_in, wandb_records
 from PIL import Image
+from scipy.stats import kstest, uniform
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, recall_score
 
 from keras_reference import cli
@@ -28,6 +31,7 @@ from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.experiment.draws import draw_epoch
 from lightning_vgg.experiment.network_plan import NetworkPlan, plan_network
 from lightning_vgg.experiment.schedule import rate_factors
+from lightning_vgg.experiment.semantics import KERAS
 from lightning_vgg.experiment.specs import AugmentationSpec, DataSpec, NetworkSpec, OptimizerSpec, ScheduleSpec
 from lightning_vgg.images.batches import Normalization, cut_batch
 from lightning_vgg.images.dataset import Split, load_dataset
@@ -232,6 +236,7 @@ def test_other_backends_train_too_and_without_validation_images_the_last_epoch_c
         (["fitt"], "unknown command 'fitt'"),
         (["fit", "--model.semantics", "torch"], "does not implement model.semantics: torch; leave it at keras"),
         (["fit", "--model.semantics_except", "[adam_formula]"], "model.semantics_except: [adam_formula]"),
+        (["fit", "--model.semantics_except", "[initialization, adam_formula]"], "[initialization, adam_formula]"),
         (["fit", "--model.channels_last", "false"], "does not implement model.channels_last: false; leave it at true"),
         (["fit", "--model.tricks.lookahead", "true"], "does not implement model.tricks.lookahead: true"),
         (
@@ -379,6 +384,22 @@ def test_convolutions_have_torchs_layout_in_the_file(keras: Any) -> None:
     found = np.asarray(keras.Model(model.input, model.get_layer("block1_conv1").output)(images))
     np.testing.assert_array_equal(found[:, 1:, :, 1], images[:, :-1, :, 2])
     assert not found[..., 0].any() and not found[:, 0].any()
+
+
+def test_keras_can_start_as_pytorch_does(keras: Any) -> None:
+    """Kernels and biases of its convolutions and dense layers are U(±1/√fan_in); a word of the recipe comes before."""
+    from keras_reference.blocks import build_network
+
+    spec = NetworkSpec("conv(5x5) - conv(he normal, no bias) - maxpool", [512], "dense", [1000])
+    plan = plan_network(spec, image_size=2, num_classes=10)
+    keras.utils.set_random_seed(0)
+    model = build_network(plan, replace(KERAS, initialization="kaiming_uniform"))
+    for name, fan_in in {"block1_conv1": 3 * 5 * 5, "head1_dense1": 512}.items():
+        for weights in model.get_layer(name).get_weights():
+            assert kstest(weights.ravel() * math.sqrt(fan_in), uniform(-1, 2).cdf).pvalue > 0.01
+            assert np.abs(weights).max() * math.sqrt(fan_in) <= 1
+    (kernel,) = model.get_layer("block1_conv2").get_weights()
+    assert kernel.std() == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.01)
 
 
 def test_weights_that_do_not_fit_are_named_with_both_shapes(keras: Any) -> None:
