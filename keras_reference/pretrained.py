@@ -23,7 +23,7 @@ IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
 """What ``keras.applications.VGG16(weights="imagenet", include_top=False)`` loads."""
 
 
-def load_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics) -> Pretrained:
+def load_pretrained(spec: BackboneSpec, image_size: int, semantics: Semantics = KERAS) -> Pretrained:
     """:func:`lightning_vgg.weights.pretrained.read_pretrained` by Keras."""
     readers = Readers("keras", _download, _read_pth, _read_checkpoint)
     pretrained = read_pretrained(spec, image_size, semantics, readers)

@@ -318,6 +318,10 @@ class ImageData(LightningDataModule):
         batch = self.images(self._part_of(batch), device).fetch(batch)
         return apply_to_collection(batch, Tensor, Tensor.pin_memory) if copies_from_pinned(device) else batch
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Where there is no way to go, Lightning's own still looks at each column, in every step."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images = self.images(self._part_of(batch), batch.image.device)
         if isinstance(batch, TrainRows):

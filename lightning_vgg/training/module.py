@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import Metric
 
 from lightning_vgg.common.errors import ExperimentError
 from lightning_vgg.common.plain import PlainDict
@@ -31,92 +30,11 @@ from lightning_vgg.training.loss import TrainingLoss
 from lightning_vgg.training.optim import build_optimizer, clip_gradients
 from lightning_vgg.training.penalty import l2_penalty, penalized_layers
 from lightning_vgg.training.pretrained import load_pretrained
+from lightning_vgg.training.scores import Scores
 from lightning_vgg.training.transfer import Backbone, Freezing, on_backbone, parameter_groups
 from lightning_vgg.training.weights import load_network
 from lightning_vgg.training.whitening import Whitening, first_convolution
 from lightning_vgg.weights.pretrained import Pretrained
-
-
-class LossSum(Metric):
-    """Sum of the losses of all images, in float64 whatever the precision of the training, where the device has that.
-
-    torchmetrics 1.9's own means will not do: let through NaNs, as they must be, and MeanMetric forgets its weights; and
-    on its way through a trainer an aggregator is set back to float32.
-    """
-
-    total: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, mean_loss: Tensor, count: int) -> None:
-        self.total += mean_loss.to(self.total.dtype) * count
-
-    def compute(self) -> Tensor:
-        return self.total
-
-
-class Confusion(Metric):
-    """Confusion matrix of all images, int64 (classes, classes): of the row's class, taken for the column's.
-
-    torchmetrics 1.9's own counts by torch.bincount, for which a GPU is waited for in every step.
-    """
-
-    matrix: Tensor
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        cells = labels * len(self.matrix) + logits.argmax(1)
-        self.matrix.view(-1).scatter_add_(0, cells, torch.ones_like(cells))
-
-    def compute(self) -> Tensor:
-        return self.matrix
-
-
-class Scores(nn.Module):
-    """Mean loss and accuracy over all images seen since the last reset, in the dtype of `LossSum`."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.loss = LossSum()
-        self.confusion = Confusion(num_classes)
-
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (B, classes), labels (B,), its mean loss ()."""
-        if not len(labels):  # a process's share of a small last batch: its loss is NaN
-            return
-        self.loss.update(loss, len(labels))
-        self.confusion.update(logits, labels)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy, scalars."""
-        matrix = self.confusion.compute().to(self.loss.total.dtype)
-        total = matrix.sum()
-        return self.loss.compute() / total, matrix.trace() / total
-
-    def reset(self) -> None:
-        self.loss.reset()
-        self.confusion.reset()
-
-    def sums(self) -> dict[str, dict[str, Tensor]]:
-        """What has been added up since the last reset, by all processes together; all of them must ask."""
-        found = {}
-        for name, metric in (("loss", self.loss), ("confusion", self.confusion)):
-            with metric.sync_context():
-                found[name] = {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
-        return found
-
-    def restore(self, sums: dict[str, dict[str, Tensor]]) -> None:
-        if "confusion" not in sums:  # a checkpoint from before it: the mean is over the rest of its epoch
-            return
-        for name, states in sums.items():
-            metric = getattr(self, name)
-            for key, value in states.items():
-                setattr(metric, key, value.to(metric.device))
 
 
 class VGGClassifier(LightningModule):
@@ -196,9 +114,9 @@ class VGGClassifier(LightningModule):
         # Lightning 2.6 converts a module only after it has loaded a checkpoint, whose float64 weights would be rounded.
         self.trainer.precision_plugin.convert_module(self)
         if self.trainer.strategy.root_device.type == "mps":  # Apple's GPUs have no float64
-            for module in self.modules():
-                if isinstance(module, LossSum):
-                    module.set_dtype(torch.float32)
+            for scores in self.scores.values():
+                assert isinstance(scores, Scores)
+                scores.sum_losses_in(torch.float32)
             self.loss.float()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -243,7 +161,7 @@ class VGGClassifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         self._log_scores("train")
         rate = self.rates[self.global_step - 1] * self.plateau_factor
-        self.log("learning_rate", torch.tensor(rate, dtype=self._scores("train").loss.total.dtype), sync_dist=True)
+        self.log("learning_rate", torch.tensor(rate, dtype=self._scores("train").loss_sum.dtype), sync_dist=True)
 
     def on_validation_start(self) -> None:
         """Batch norm's statistics differ between processes; a checkpoint will hold those of the first."""
@@ -289,11 +207,11 @@ class VGGClassifier(LightningModule):
 
     def _log_scores(self, part: str) -> None:
         scores = self._scores(part)
-        loss, accuracy = scores.compute()
+        loss, accuracy, matrix = scores.compute()
         # They are those of all processes already; sync_dist only says that this is known.
         self.log_dict({f"{part}_loss": loss, f"{part}_acc": accuracy}, prog_bar=True, sync_dist=True)
         if part in ("val", "test"):
-            self.confusion = scores.confusion.compute().cpu().numpy()
+            self.confusion = matrix.cpu().numpy()
             over_classes = {
                 f"{part}_{name}": loss.new_tensor(value) for name, value in macro_scores(self.confusion).items()
             }

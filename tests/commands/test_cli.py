@@ -143,8 +143,10 @@ def test_a_run_whose_keys_have_moved_since_is_tested_and_continued(
     assert tricks == {}
     for path in (run / "checkpoints").iterdir():  # the epoch's images were counted otherwise, too
         checkpoint = torch.load(path, weights_only=True)
-        matrix = checkpoint["train_sums"].pop("confusion")["matrix"]
-        checkpoint["train_sums"]["counts"] = {"tp": matrix.diag(), "fn": matrix.sum(1) - matrix.diag()}
+        sums = checkpoint["train_sums"]
+        matrix = sums["confusion"]
+        counts = {"tp": matrix.diag(), "fn": matrix.sum(1) - matrix.diag()}
+        checkpoint["train_sums"] = {"loss": {"total": sums["loss_sum"]}, "counts": counts}
         torch.save(checkpoint, path)
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     before = json.loads((run / "run.json").read_text())

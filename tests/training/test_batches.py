@@ -23,7 +23,7 @@ from lightning_vgg.images.batches import Normalization, cut_batch, normalize, tr
 from lightning_vgg.images.dataset import Split
 from lightning_vgg.training.augmentation import TrainRows, augmented, train_rows
 from lightning_vgg.training.data import DeviceImages, EvalLoader, EvalRows, ImageData, TrainLoader
-from lightning_vgg.training.module import Confusion, Scores
+from lightning_vgg.training.scores import Scores
 
 NORMALIZATION = Normalization(mean=(125.3, 122.95, 113.87), std=(62.99, 62.09, 66.7))
 DTYPES = [(np.float32, torch.float32), (np.float64, torch.float64)]
@@ -343,7 +343,7 @@ def test_scores_take_an_empty_share() -> None:
     scores = Scores(3)
     scores.update(torch.eye(3), torch.tensor([0, 1, 1]), torch.tensor(0.5))
     scores.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), torch.tensor(math.nan))
-    loss, accuracy = scores.compute()
+    loss, accuracy, _ = scores.compute()
     assert loss.item() == 0.5
     assert accuracy.item() == pytest.approx(2 / 3)
 
@@ -352,13 +352,13 @@ def test_confusions_are_those_of_torchmetrics_and_no_value_is_waited_for() -> No
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 7, generator=generator)
     labels = torch.randint(0, 6, (200,), generator=generator)  # of the last class there are no images
-    confusion = Confusion(7)
+    scores, loss = Scores(7), torch.zeros(())
     for rows in (slice(0, 150), slice(150, 200)):
-        confusion.update(logits[rows], labels[rows])
+        scores.update(logits[rows], labels[rows], loss)
     golden = multiclass_confusion_matrix(logits, labels, num_classes=7)
-    assert_array_equal(confusion.compute().numpy(), golden.numpy())
+    assert_array_equal(scores.compute()[2].numpy(), golden.numpy())
     # It has shapes alone: whoever asks for a value, as torch.bincount does, gets an error.
-    confusion.to("meta").update(logits.to("meta"), labels.to("meta"))
+    scores.to("meta").update(*(tensor.to("meta") for tensor in (logits, labels, loss)))
 
 
 # --- all together -----------------------------------------------------------------------------------------------------
