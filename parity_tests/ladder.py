@@ -372,7 +372,7 @@ class Ladder:
             return after | {"frozen tensors that moved": np.array(float("nan") if moved else 1.0)}
 
         name = f"frozen {first}, {len(batches)} step{'s' * (len(batches) > 1)}"
-        rung = compare(name, precision, GATES["sgd"], measured(pair, trained, controlled=small is not None))
+        rung = judged(name, precision, GATES["sgd"], pair, trained)
         return without_verdict(rung) if small and small.own_flips else rung
 
     def clipping(self, precision: Precision) -> Report:
@@ -444,7 +444,7 @@ class Ladder:
         # There is no .999 in float32. Keras takes what is nearest, torch does not, and 1 - .999 differs by 1.3e-5.
         betas = {name: float(np.float32(getattr(optimizer, name))) for name in ("beta1", "beta2")}
         twin = pair.torch.twin()
-        sides = measured(pair, stepped, controlled=False)
+        sides = [stepped(pair.torch), stepped(pair.keras)]
         sides += controls(twin, lambda side: stepped(side, replace(optimizer, **betas)))
         for rung in step_rungs(f"{name}, 1 step", "float32", optimizer, sides, pair.damped):
             yield self._gated_if_steady(rung, "float32")
@@ -494,10 +494,7 @@ class Ladder:
     def _rung(
         self, name: str, precision: Precision, gate: Gate, measure: Callable[[Side], Tensors], damped: bool = False
     ) -> Rung:
-        """How far ``measure`` of the two sides lies apart; in float32, beside the controls."""
-        pair = self.pair(precision)
-        sides = measured(pair, measure, controlled=precision == "float32")
-        return compare(name, precision, gate, sides, damped_scales(sides[0], pair.damped) if damped else None)
+        return judged(name, precision, gate, self.pair(precision), measure, damped)
 
     def _gated_if_steady(self, rung: Rung, precision: Precision) -> Report:
         return without_verdict(rung) if precision == "float32" and self.small_batch.own_flips else rung
@@ -521,11 +518,21 @@ def movement(side: Side, batch: Batch, optimizer: OptimizerSpec, clip: float | N
     return {name: value - before[name] for name, value in parameters(side.tensors()).items()}
 
 
-def measured(pair: Pair, measure: Callable[[Side], Tensors], controlled: bool) -> list[Tensors]:
-    """torch's, Keras's, and if wanted the controls'."""
+def judged(
+    name: str, precision: Precision, gate: Gate, pair: Pair, measure: Callable[[Side], Tensors], damped: bool = False
+) -> Rung:
+    """How far ``measure`` of the two sides lies apart.
+
+    In float64 the gate tells enough, unless the network amplifies every rounding: then, and in float32, the controls
+    are measured, too.
+    """
     twin = pair.torch.twin()  # measuring may train the side
     sides = [measure(pair.torch), measure(pair.keras)]
-    return sides + (controls(twin, measure) if controlled else [])
+    scales = damped_scales(sides[0], pair.damped) if damped else None
+    rung = compare(name, precision, gate, sides, scales)
+    if rung.passed and precision == "float64":
+        return rung
+    return compare(name, precision, gate, sides + controls(twin, measure), scales)
 
 
 def controls(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,9 +18,9 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import LIVELY, DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
-from parity_tests.ladder import Ladder, Rung, SmallBatch, evenly, failed, search_small_batch
+from parity_tests.ladder import Gate, Ladder, Rung, SmallBatch, evenly, failed, judged, search_small_batch
 from parity_tests.mutants import plain_spec
-from parity_tests.pair import Precision
+from parity_tests.pair import Pair, Precision, Tensors
 from parity_tests.whole_run import histories
 
 DATA = DataSpec(source="digits", image_size=8, train_images=300, eval_batch_size=64)
@@ -95,6 +97,34 @@ def test_activations_that_only_one_framework_cuts_to_zero_are_counted() -> None:
     first.data[0].neg_()
     flips, own_flips = pair.flips(batch)
     assert flips > 0 and own_flips == 0
+
+
+class Amplifier:
+    """Stands for a side that measures 1, and by other kernels 1 + ``rounding``."""
+
+    def __init__(self, rounding: float, twins: float = 0.0) -> None:
+        self.rounding, self.twins = rounding, twins
+
+    def twin(self) -> Amplifier:
+        return Amplifier(self.twins, self.twins)
+
+
+@pytest.mark.parametrize(("rounding", "limit"), [(2e-13, 2e-12), (1e-14, 1e-12)])
+def test_a_gate_in_float64_follows_from_the_controls_where_a_network_amplifies_rounding(
+    rounding: float, limit: float
+) -> None:
+    """Behind a dense layer's batch norm the gradients of a right port were 1.3e-12 apart."""
+
+    def measure(side: Any) -> Tensors:
+        return {"weight": np.array([1 + side.rounding])}
+
+    def judge(apart: float) -> Rung:
+        pair = cast(Pair, SimpleNamespace(torch=Amplifier(0, rounding), keras=Amplifier(apart), damped=()))
+        return judged("gradients", "float64", Gate(1e-12, 1e-5), pair, measure)
+
+    assert judge(0.9e-12).passed and judge(0.9e-12).control is None
+    assert judge(0.9 * limit).passed and not judge(1.2 * limit).passed
+    assert judge(1.2 * limit).control == pytest.approx(rounding, rel=0.1)
 
 
 def test_a_small_batch_is_one_on_which_nothing_flips() -> None:
