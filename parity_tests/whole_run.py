@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +25,16 @@ from parity_tests.pair import Tensors
 
 
 def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> tuple[Tensors, Tensors]:
-    """What Lightning and Keras have measured: columns of history.csv, and results of the test.
+    """The first two of `whole_runs`: Lightning's and Keras's."""
+    with closing(whole_runs(experiment, dataset, epochs)) as found:
+        return next(found), next(found)
 
-    Both train in float64, dropout and augmentation as the experiment has them, on the training images of ``dataset``.
+
+def whole_runs(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> Generator[Tensors]:
+    """What Lightning, Keras, and Lightning by other kernels have measured: columns of history.csv, and the test.
+
+    Each trains when it is asked for, in float64, dropout and augmentation as the experiment has them, on the training
+    images of ``dataset``.
 
     Raises:
         ExperimentError: a command line failed; the message ends with its last words.
@@ -51,7 +60,9 @@ def histories(experiment: ExperimentSpec, dataset: Dataset, epochs: int = 1) -> 
         config.write_text(config_text(experiment))
         # Keras follows Keras, whatever the Lightning side is set to.
         as_keras = ("--model.semantics", "keras", "--model.semantics_except", "[]")
-        return _history("lightning-vgg", config, root), _history("keras-reference", config, root, *as_keras)
+        yield _history("lightning-vgg", "lightning", config, root)
+        yield _history("keras-reference", "keras", config, root, *as_keras)
+        yield _history("lightning-vgg", "other-kernels", config, root, "--model.other_kernels", "true")
 
 
 def write_images(root: Path, dataset: Dataset) -> None:
@@ -75,9 +86,9 @@ def run_program(program: str, arguments: list[str]) -> None:
         raise ExperimentError(f"{program} fit failed:\n{result.stderr[-2000:]}")
 
 
-def _history(program: str, config: Path, root: Path, *flags: str) -> Tensors:
-    run_program(program, ["fit", "-c", str(config), "--name", program, "--trainer.default_root_dir", str(root), *flags])
-    run = RunFolder.open(root / "runs" / "vgg" / program)
+def _history(program: str, name: str, config: Path, root: Path, *flags: str) -> Tensors:
+    run_program(program, ["fit", "-c", str(config), "--name", name, "--trainer.default_root_dir", str(root), *flags])
+    run = RunFolder.open(root / "runs" / "vgg" / name)
     rows, record = run.read_history(), run.read_record()
     columns = {name: np.array([row[name] for row in rows if name in row]) for name in MEASURED}
     return columns | {name: np.array(record[name]) for name in TESTED}
