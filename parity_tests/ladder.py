@@ -469,8 +469,8 @@ class Ladder:
 
         twin = pair.torch.twin()
         sides = [snapshots(pair.torch), snapshots(pair.keras)]
-        # Fifty steps are dear. In float64 the gate tells enough, unless the network amplifies every rounding; in float32
-        # they are only reported.
+        # Fifty steps are dear. In float64 the gate tells enough, unless the network amplifies every rounding, and in
+        # float32 they are only reported.
         for kernels in OTHER_KERNELS[::-1] if precision == "float64" else OTHER_KERNELS[-1:]:
             if precision == "float64" and all(rung.passed for rung in rungs(sides)):
                 break
