@@ -469,13 +469,9 @@ class Ladder:
 
         twin = pair.torch.twin()
         sides = [snapshots(pair.torch), snapshots(pair.keras)]
-        # Fifty steps are dear. In float64 the gate tells enough, unless the network amplifies every rounding, and in
-        # float32 they are only reported.
-        for kernels in OTHER_KERNELS[::-1] if precision == "float64" else OTHER_KERNELS[-1:]:
-            if precision == "float64" and all(rung.passed for rung in rungs(sides)):
-                break
-            sides += controls(twin, snapshots, [kernels])
-        return rungs(sides)
+        others = controls(twin, snapshots, OTHER_KERNELS[::-1])
+        # Fifty steps are dear, and in float32 they are only reported.
+        return with_controls(rungs, sides, others) if precision == "float64" else rungs([*sides, next(others)])
 
     def evaluation(self) -> Rung:
         """Loss and accuracy of the test images by either side's own loop, float64."""
@@ -495,10 +491,13 @@ class Ladder:
         A control, too, where the gate does not do: fine-tuning amplifies rounding within an epoch.
         """
         some = replace(self.dataset, train=evenly(self.dataset.train, 500), test=evenly(self.dataset.test, EVALUATED))
+
+        def rungs(sides: list[Tensors]) -> list[Rung]:
+            return [compare("whole run, 1 epoch", "float64", GATES["adam"], sides)]
+
         with closing(whole_runs(replace(self.experiment, data=replace(self.data, batch_size=64)), some)) as runs:
-            sides = [next(runs), next(runs)]
-            rung = compare("whole run, 1 epoch", "float64", GATES["adam"], sides)
-            return rung if rung.passed else compare(rung.name, "float64", GATES["adam"], [*sides, next(runs)])
+            (rung,) = with_controls(rungs, [next(runs), next(runs)], runs)
+        return rung
 
     def _rung(
         self, name: str, precision: Precision, gate: Gate, measure: Callable[[Side], Tensors], damped: bool = False
@@ -530,29 +529,38 @@ def movement(side: Side, batch: Batch, optimizer: OptimizerSpec, clip: float | N
 def judged(
     name: str, precision: Precision, gate: Gate, pair: Pair, measure: Callable[[Side], Tensors], damped: bool = False
 ) -> Rung:
-    """How far ``measure`` of the two sides lies apart.
-
-    In float64 the gate tells enough, unless the network amplifies every rounding: then, and in float32, the controls
-    are measured, too.
-    """
+    """How far ``measure`` of the two sides lies apart; in float32 beside all controls."""
     twin = pair.torch.twin()  # measuring may train the side
     sides = [measure(pair.torch), measure(pair.keras)]
     scales = damped_scales(sides[0], pair.damped) if damped else None
-    rung = compare(name, precision, gate, sides, scales)
-    if rung.passed and precision == "float64":
-        return rung
-    return compare(name, precision, gate, sides + controls(twin, measure), scales)
+
+    def rungs(sides: list[Tensors]) -> list[Rung]:
+        return [compare(name, precision, gate, sides, scales)]
+
+    others = controls(twin, measure)
+    (rung,) = with_controls(rungs, sides, others) if precision == "float64" else rungs([*sides, *others])
+    return rung
+
+
+def with_controls(
+    rungs: Callable[[list[Measured]], list[Rung]], sides: list[Measured], others: Iterator[Measured]
+) -> list[Rung]:
+    """Rungs of two sides in float64, where the gates tell enough unless the network amplifies every rounding: only then
+    controls are measured, one after the other.
+    """
+    while failed(found := rungs(sides)) and (other := next(others, None)) is not None:
+        sides = [*sides, other]
+    return found
 
 
 def controls(
     side: TorchSide, measure: Callable[[Side], Measured], others: Sequence[Kernels] = OTHER_KERNELS
-) -> list[Measured]:
-    """What torch measures by other kernels."""
-    found = []
+) -> Iterator[Measured]:
+    """What torch measures by other kernels, each when it is asked for."""
     for kernels in others:
         with kernels():
-            found.append(measure(side.twin()))
-    return found
+            found = measure(side.twin())
+        yield found
 
 
 def step_rungs(

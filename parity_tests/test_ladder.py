@@ -18,7 +18,17 @@ from lightning_vgg.common.plain import PlainDict
 from lightning_vgg.experiment.specs import LIVELY, DataSpec, ExperimentSpec, ModelSpec, NetworkSpec, OptimizerSpec
 from lightning_vgg.images.dataset import load_dataset
 from parity_tests.distance import distance
-from parity_tests.ladder import Gate, Ladder, Rung, SmallBatch, evenly, failed, judged, search_small_batch
+from parity_tests.ladder import (
+    Gate,
+    Ladder,
+    Rung,
+    SmallBatch,
+    evenly,
+    failed,
+    judged,
+    search_small_batch,
+    with_controls,
+)
 from parity_tests.mutants import plain_spec
 from parity_tests.pair import Pair, Precision, Tensors
 from parity_tests.whole_run import histories
@@ -125,6 +135,17 @@ def test_a_gate_in_float64_follows_from_the_controls_where_a_network_amplifies_r
     assert judge(0.9e-12).passed and judge(0.9e-12).control is None
     assert judge(0.9 * limit).passed and not judge(1.2 * limit).passed
     assert judge(1.2 * limit).control == pytest.approx(rounding, rel=0.1)
+
+
+def test_no_more_controls_are_measured_than_it_takes() -> None:
+    def rungs(sides: list[float]) -> list[Rung]:
+        ours, theirs, *others = sides
+        return [Rung("made", "float64", abs(theirs - ours), "", None, max([1.0, *others]))]
+
+    for apart, passed, left in ((0.5, True, [3.0, 9.0, 9.0]), (2.0, True, [9.0, 9.0]), (10.0, False, [])):
+        others = iter([3.0, 9.0, 9.0])
+        assert with_controls(rungs, [0.0, apart], others)[0].passed == passed
+        assert list(others) == left
 
 
 def test_a_small_batch_is_one_on_which_nothing_flips() -> None:
